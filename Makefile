@@ -1,0 +1,101 @@
+# `make` lists what can be made. Needed beforehand: Python 3.11 or newer, git, make.
+
+.PHONY: help demo test check format learn bench results constraints clean
+
+DEMO = train race-matd3 mamujoco/Hopper-3x1 --minutes 3 --evaluate-every 1000
+TORCH = torch==2.13.0
+ARGS =
+
+BIN = .venv/bin
+RUN = PATH="$(CURDIR)/$(BIN):$$PATH"
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Compiled programs are kept between test runs, except in CI, where every run is the first.
+TESTS = $(if $(CI),,JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.jax_cache") $(BIN)/python -m pytest
+
+help:
+	@echo "make demo          train RACE on 3-agent Hopper for three minutes, and draw its curve"
+	@echo "make test          run the tests (ARGS='-k race' chooses some)"
+	@echo "make check         formatting, lint, types, tests: what must pass before a change lands"
+	@echo "make format        put the code into the format that check wants"
+	@echo "make learn         run the slow tests, which learn for minutes"
+	@echo "make bench         measure steps and updates per second on this machine"
+	@echo "make results       run every results/*/command.sh again; this takes hours"
+	@echo "make constraints   choose the exact versions anew (needs uv)"
+	@echo "make clean         remove what was built here; runs/ stays"
+
+demo: .venv/.installed
+	$(BIN)/comarl $(DEMO)
+
+test: .venv/.installed-dev
+	$(TESTS) -m "not slow" $(ARGS)
+
+check: .venv/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(TESTS) -m "not slow" --durations 15 $(ARGS)
+
+format: .venv/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+learn: .venv/.installed-dev
+	$(TESTS) -m slow --durations 0 $(ARGS)
+
+bench: .venv/.installed-bench
+	$(BIN)/python bench/env_steps.py $(ARGS)
+	$(BIN)/python bench/updates.py $(ARGS)
+
+results: .venv/.installed
+	@for command in results/*/command.sh; do \
+	    [ -e "$$command" ] || { echo "no results/*/command.sh yet"; exit 1; }; \
+	    echo "== $$command"; $(RUN) bash "$$command" || exit 1; \
+	done
+
+constraints:
+	@command -v uv >/dev/null || { echo "make constraints needs uv on the PATH"; exit 1; }
+	uv pip compile pyproject.toml --extra all --extra dev --universal --python-version 3.11 --fork-strategy fewest \
+	    --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file constraints.new
+	(echo "# The exact versions that tests and results use, for Python 3.11 to 3.13. Made by: make constraints"; \
+	    cat constraints.new) > constraints.txt
+	rm constraints.new
+
+clean:
+	rm -rf .venv .jax_cache .pytest_cache .ruff_cache dist
+
+# The environment, in layers. Each is made anew when the versions or the requirements change.
+
+.venv/.installed: .venv/.created pyproject.toml constraints.txt
+	@echo "Installing comarl and what it needs into .venv; the first time this takes a while."
+	$(PIP) --editable ".[mujoco,report]"
+	@touch $@
+
+.venv/.installed-dev: .venv/.created pyproject.toml constraints.txt
+	@echo "Installing comarl, what it needs and the tools of its tests into .venv; the first time this takes a while."
+	$(PIP) --editable ".[mujoco,report,dev]"
+	@touch .venv/.installed $@
+
+# PyTorch is only what comarl is compared with; where pip can be pointed at a CPU build, that is enough.
+.venv/.installed-bench: .venv/.installed
+	$(PIP) $(TORCH)
+	$(PIP) --editable ".[mujoco,report,bench]"
+	@touch $@
+
+# The first Python of 3.11 to 3.13, else the first that is newer; `make demo PYTHON=...` names another.
+.venv/.created:
+	@suits() { "$$1" -c "import sys; v = sys.version_info; sys.exit(not (3, 11) <= v < (3, $$2))" 2>/dev/null; }; \
+	python="$(PYTHON)"; \
+	for below in 14 99; do for name in python3 python3.13 python3.12 python3.11 python3.14; do \
+	    if [ -z "$$python" ] && suits $$name $$below; then python=$$name; fi; \
+	done; done; \
+	if [ -z "$$python" ]; then \
+	    echo "comarl needs Python 3.11 or newer. Neither python3 nor python3.11 to python3.14 on the PATH is one;"; \
+	    echo "python3 is: $$(python3 --version 2>&1 || true)"; \
+	    echo "Install one, or name it: make demo PYTHON=/path/to/python"; exit 1; \
+	fi; \
+	suits "$$python" 99 || { echo "$$python is not Python 3.11 or newer"; exit 1; }; \
+	"$$python" -c "import ensurepip, venv" 2>/dev/null || { \
+	    echo "$$python cannot make environments: its modules venv and ensurepip are missing."; \
+	    echo "On Debian and Ubuntu they are in the package python3-venv."; exit 1; }; \
+	echo "Making .venv with $$("$$python" --version)"; "$$python" -m venv .venv
+	@touch $@

@@ -1,0 +1,114 @@
+"""PyTorch's updates compute what comarl's do: `python -m pytest bench/test_torch_updates.py -c pyproject.toml`.
+
+Both begin with the same parameters and see the same batches, noise and teams. Their losses must agree to 1e-4, and so
+must the change of every parameter and target, relative to the largest change in its array.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from torch import nn
+from torch_matd3 import TorchMatd3, named_parameters, tensor, to_torch
+from torch_race import TorchRace
+
+from comarl.algorithms.matd3 import Matd3
+from comarl.algorithms.race_matd3 import RaceMatd3
+from comarl.ops.learner import Adam
+from comarl.types import Clock, EnvSpec, Key, Timestep, Transition
+
+SPEC = EnvSpec(num_agents=3, obs_size=4, state_size=6, action_size=2, discrete=False, horizon=10)
+BATCH, UPDATES = 32, 4
+HIDDEN = (40, 30)
+
+
+def make_batch(key: Key) -> Transition:
+    keys = jax.random.split(key, 7)
+    see = lambda o, s: Timestep(
+        jax.random.normal(o, (BATCH, SPEC.num_agents, SPEC.obs_size)), jax.random.normal(s, (BATCH, SPEC.state_size))
+    )
+    action = jax.random.uniform(keys[4], (BATCH, SPEC.num_agents, SPEC.action_size), minval=-1.0)
+    reward = jax.random.normal(keys[5], (BATCH,))
+    terminated = jax.random.bernoulli(keys[6], 0.2, (BATCH,))
+    return Transition(see(keys[0], keys[1]), action, reward, terminated, see(keys[2], keys[3]))
+
+
+def make_noise(algorithm: Any, key: Key) -> jax.Array:
+    """What `smooth_target` draws from this key."""
+    noise = algorithm.target_noise * jax.random.normal(key, (BATCH, SPEC.num_agents, SPEC.action_size))
+    return jnp.clip(noise, -algorithm.target_noise_clip, algorithm.target_noise_clip)
+
+
+def look_up(module: Any, name: str) -> np.ndarray:
+    """comarl's array of PyTorch's dotted name."""
+    for part in name.split("."):
+        module = module[int(part)] if part.isdigit() else getattr(module, part)
+    return np.asarray(module)
+
+
+def assert_same(before: Any, after: Any, module: nn.Module) -> None:
+    """Whole arrays, as Adam makes much of single gradients that are all rounding error."""
+    for name, theirs in named_parameters(module).items():
+        start, ours = look_up(before, name), look_up(after, name)
+        change = np.linalg.norm(ours - start)
+        assert change > 0, name
+        error = np.linalg.norm(theirs.reshape(ours.shape) - ours)
+        # A float32 parameter cannot hold its change to better than its own last digit.
+        rounding = 1e-7 * np.linalg.norm(ours)
+        print(f"{name:40} {error/change:.1e} {rounding/change:.1e}")
+        assert error < 1e-4 * change + rounding, (name, error / change)
+
+
+def assert_metrics(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    for name, value in theirs.items():
+        np.testing.assert_allclose(float(value), float(ours[name]), rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def clock(index: int) -> Clock:
+    return Clock(jnp.int32(0), jnp.int32(index), jnp.int32(index))
+
+
+@pytest.mark.parametrize("kind", ["for", "foreach", "fused"])
+@pytest.mark.parametrize("layer_norm", [True, False])
+@pytest.mark.parametrize("max_norm", [10.0, 0.05])
+def test_matd3_updates_are_the_same(kind, layer_norm, max_norm):
+    adam = Adam(1e-3, max_norm)
+    algorithm = Matd3(hidden=HIDDEN, layer_norm=layer_norm, actor_optimiser=adam, critic_optimiser=adam)
+    state = start = algorithm.init(SPEC, jax.random.key(0))
+    theirs = TorchMatd3(algorithm, state, "cpu", kind)
+    update = jax.jit(algorithm.update)
+    for index in range(UPDATES):
+        batch, key = make_batch(jax.random.key(100 + index)), jax.random.key(200 + index)
+        state, metrics = update(state, batch, clock(index), key)
+        assert_metrics(metrics, theirs.update(to_torch(batch, "cpu"), tensor(make_noise(algorithm, key))))
+    for before, after in ((start, state),):
+        assert_same(before.actors.value, after.actors.value, theirs.policy)
+        assert_same(before.critic.value, after.critic.value, theirs.critic)
+        assert_same(before.target_actors, after.target_actors, theirs.target_policy)
+        assert_same(before.target_critic, after.target_critic, theirs.target_critic)
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+@pytest.mark.parametrize("index", [0, 5])
+def test_race_updates_are_the_same(index, layer_norm):
+    """Teams 0 and others; 5 is the MARL team."""
+    algorithm = RaceMatd3(hidden=HIDDEN, layer_norm=layer_norm, beta=0.1, embedding=16, mine_width=20)
+    state = start = algorithm.init(SPEC, jax.random.key(0))
+    theirs = TorchRace(algorithm, state, "cpu")
+    update = jax.jit(algorithm.update)
+    for index in range(UPDATES):
+        batch, key = make_batch(jax.random.key(100 + index)), jax.random.key(200 + index)
+        noise_key, *team_keys = jax.random.split(key, 3)
+        teams = [int(jax.random.randint(k, (), 0, algorithm.num_teams)) for k in team_keys]
+        state, metrics = update(state, batch, clock(index), key)
+        assert_metrics(metrics, theirs.update(to_torch(batch, "cpu"), tensor(make_noise(algorithm, noise_key)), *teams))
+    assert_same(start.encoders.value, state.encoders.value, theirs.policy.encoders)
+    assert_same(start.head.value, state.head.value, theirs.policy.heads)
+    for name in ("critic", "team_critic", "value", "mine"):
+        assert_same(getattr(start, name).value, getattr(state, name).value, getattr(theirs, name))
+    assert_same(start.target_encoders, state.target_encoders, theirs.target_policy.encoders)
+    assert_same(start.target_head, state.target_head, theirs.target_policy.heads)
+    assert_same(start.target_critic, state.target_critic, theirs.target_critic)
+    assert_same(start.target_team_critic, state.target_team_critic, theirs.target_team_critic)

@@ -1,0 +1,53 @@
+"""The table of algorithms: names, presets, and the settings that papers tuned for their tasks."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from comarl.algorithms.matd3 import MADDPG, Matd3
+from comarl.algorithms.race_matd3 import RaceMatd3
+from comarl.names import unknown
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An algorithm or preset as it is called by name."""
+
+    algorithm: Any  # an `Algorithm`
+    summary: str
+
+
+ALGORITHMS = {
+    "matd3": Entry(Matd3(), "twin delayed policy gradients with one critic for the team (Ackermann et al., 2019)"),
+    "maddpg": Entry(MADDPG, "MATD3 with one Q-function, no delay and no smoothing (Lowe et al., NeurIPS 2017)"),
+    "race-matd3": Entry(RaceMatd3(), "evolving teams and a learning team share their encoders (Li et al., ICML 2023)"),
+}
+
+# RACE, Table 3: alpha and beta were tuned per task, on the test metric.
+_RACE_MATD3 = {
+    "HalfCheetah-2x3": (0.7, 0.1),
+    "HalfCheetah-6x1": (0.5, 0.01),
+    "Ant-2x4": (0.7, 0.01),
+    "Ant-2x4d": (0.2, 0.01),
+    "Ant-4x2": (0.2, 0.001),
+    "Hopper-3x1": (1.0, 0.1),
+    "Humanoid-9|8": (0.7, 0.01),
+    "HumanoidStandup-9|8": (1.0, 0.001),
+}
+TUNED: dict[tuple[str, str], dict[str, Any]] = {
+    ("race-matd3", f"mamujoco/{task}"): {"mutated_fraction": alpha, "beta": beta}
+    for task, (alpha, beta) in _RACE_MATD3.items()
+}
+"""(algorithm, task) -> the fields that its paper set for that task"""
+
+
+def find_algorithm(name: str) -> Entry:
+    """The algorithm of a name. Raises UnknownName."""
+    if name not in ALGORITHMS:
+        raise unknown("algorithm", name, ALGORITHMS, "`comarl list` shows all.")
+    return ALGORITHMS[name]
+
+
+def tuned(name: str, task: str) -> tuple[Any, dict[str, Any]]:
+    """The algorithm with what its paper tuned for this task, and those fields."""
+    changes = TUNED.get((name, task), {})
+    return replace(find_algorithm(name).algorithm, **changes), changes

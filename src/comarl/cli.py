@@ -1,0 +1,263 @@
+"""The command line: `comarl train | evaluate | report | list | doctor`."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+USAGE = """\
+usage: comarl COMMAND ...
+
+  train ALGORITHM TASK   train, or continue a run that was started; --help after both names shows every option
+  evaluate RUN           greedy episodes of a trained team
+  report RUN...          learning curves, a table of final returns, and the CSV of every seed
+  list                   algorithms and tasks, a line each
+  doctor                 versions, devices, extras, rendering, disk and memory
+
+For example: comarl train race-matd3 mamujoco/Hopper-3x1 --seeds 3 --steps 200000 --algorithm.beta 0
+"""
+
+AlgorithmT, TaskT = TypeVar("AlgorithmT"), TypeVar("TaskT")
+Arguments = Sequence[str]
+
+
+class UsageError(ValueError):
+    """A command line that cannot be meant."""
+
+
+@dataclass(frozen=True)
+class TrainSettings(Generic[AlgorithmT, TaskT]):
+    """Train an algorithm on a task, or continue the run with these settings if it was started."""
+
+    algorithm: AlgorithmT
+    task: TaskT
+    seeds: int = 1
+    """how many seeds train together"""
+    first_seed: int = 0
+    """the first seed; the others count up from it"""
+    steps: int = 1_000_000
+    """environment steps of each seed, those of all its teams together; a round begun is finished"""
+    evaluate_every: int = 10_000
+    """environment steps between evaluations"""
+    evaluation_episodes: int = 10
+    """greedy episodes of each evaluation"""
+    minutes: float | None = None
+    """stop after so many minutes, at the end of a round; the same command continues"""
+    folder: Path | None = None
+    """where the run is kept; by default runs/ and a name made of its settings"""
+    checkpoint_seconds: float = 120.0
+    """least time between checkpoints"""
+    seeds_together: bool | None = None
+    """whether seeds are array axes or take turns: speed only; by default the first on accelerators"""
+    dry_run: bool = False
+    """say what would be done and how much memory it takes, and stop"""
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Play greedy episodes of the teams that a run has trained so far."""
+
+    run: tyro.conf.Positional[Path]
+    """the run's folder"""
+    episodes: int = 32
+    """episodes per seed and team"""
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """Draw learning curves and tables of one or more runs."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """the runs' folders"""
+    out: Path = Path("report")
+    """the folder for pictures, tables and the CSV"""
+
+
+def main(arguments: Arguments | None = None) -> int:
+    """Runs one command; returns the exit status: 0 done, 1 failed, 2 misused."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    commands: dict[str, Callable[[Arguments, Console], int]] = {
+        "train": train,
+        "evaluate": evaluate,
+        "report": report,
+        "list": list_all,
+        "doctor": doctor,
+    }
+    console = Console()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    try:
+        if arguments[0] not in commands:
+            from comarl.names import unknown
+
+            raise unknown("command", arguments[0], commands, "`comarl --help` shows all.")
+        return commands[arguments[0]](arguments[1:], console)
+    except KeyboardInterrupt:
+        print("Interrupted. The same command continues from the last checkpoint.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not is_told(error):
+            raise
+        print(f"comarl: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+
+
+def is_told(error: Exception) -> bool:
+    """Whether an error speaks to the user, so that one line is enough; all others keep their traceback."""
+    from comarl.training.checkpoint import DamagedCheckpoint, OtherConfiguration
+    from comarl.training.memory import TooLittleMemory
+    from comarl.training.run import Diverged
+    from comarl.types import TaskDied
+
+    told = (ValueError, ImportError, FileNotFoundError, DamagedCheckpoint, OtherConfiguration)
+    return isinstance(error, (*told, TooLittleMemory, Diverged, TaskDied))
+
+
+def train(arguments: Arguments, console: Console) -> int:
+    if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
+        print(USAGE, end="")
+        if not arguments or arguments[0] in ("-h", "--help"):
+            return 0
+        raise UsageError("train needs the names of an algorithm and a task, in this order, before any option")
+    from comarl.algorithms import tuned
+    from comarl.envs import find_task
+
+    algorithm_name, task_name = arguments[:2]
+    algorithm, changes = tuned(algorithm_name, task_name)
+    task = find_task(task_name)
+    settings = tyro.cli(
+        TrainSettings[type(algorithm), type(task)],  # type: ignore[misc]
+        prog=f"comarl train {algorithm_name} {task_name}",
+        args=list(arguments[2:]),
+        default=TrainSettings(algorithm, task),
+    )
+    check_pair(algorithm_name, settings.algorithm, task_name, settings.task)
+    tell_tuned(changes, settings.algorithm, console)
+    return run_training(settings, algorithm_name, task_name, console)
+
+
+def check_pair(algorithm_name: str, algorithm: Any, task_name: str, task: Any) -> None:
+    """Raises UsageError where the algorithm cannot choose the task's kind of actions, or the task is another's."""
+    kind = "discrete" if task.spec.discrete else "continuous"
+    if kind not in algorithm.actions:
+        from comarl.algorithms import ALGORITHMS
+
+        able = [name for name, entry in ALGORITHMS.items() if kind in entry.algorithm.actions]
+        raise UsageError(
+            f"{algorithm_name} chooses {' or '.join(sorted(algorithm.actions))} actions and {task_name} has {kind} "
+            f"ones; algorithms for it are {', '.join(able)}."
+        )
+    from comarl.envs import find_task
+
+    named = find_task(task_name)
+    for field in ("robot", "partition", "name"):
+        given, right = getattr(task, field, None), getattr(named, field, None)
+        if given != right:
+            raise UsageError(f"--task.{field} {given!r}: the task's name already says {right!r}; give another name")
+
+
+def tell_tuned(changes: dict[str, Any], algorithm: Any, console: Console) -> None:
+    """Says which of the paper's settings for this task apply, and which were overridden."""
+    for field, value in changes.items():
+        used = getattr(algorithm, field)
+        how = "the paper's setting for this task" if used == value else f"overridden; the paper's is {value}"
+        console.print(f"{field} = {used} ({how})", highlight=False)
+
+
+def run_training(settings: TrainSettings, algorithm_name: str, task_name: str, console: Console) -> int:
+    from comarl.training.memory import check_memory
+    from comarl.training.run import Options, Session, folder_name, identity
+    from comarl.training.train import Run
+
+    names = [field.name for field in dataclasses.fields(Run)]
+    run = Run(**{name: getattr(settings, name) for name in names})
+    config = identity(run, algorithm_name, task_name)
+    folder = settings.folder or Path("runs") / folder_name(config)
+    what = f"{algorithm_name} on {task_name}, {run.seeds} seed(s), {run.steps:,} steps each"
+    console.print(f"{what}: {folder}", highlight=False, soft_wrap=True)
+    if settings.dry_run:
+        console.print(check_memory(run), highlight=False)
+        return 0
+    options = Options(settings.minutes, settings.checkpoint_seconds, settings.seeds_together)
+    state = Session(run, config, folder, options, console).train()
+    summarise(run, state, folder, console)
+    return 0
+
+
+def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
+    """The last evaluation of every seed, where the curve is, and how to go on."""
+    from comarl.training.records import read
+
+    last = {line["seed"]: line for line in read(folder)}
+    table = Table("seed", "steps", "updates", "MARL team", "best team", title="Last evaluation: mean greedy return")
+    mean = lambda values: f"{sum(values) / len(values):,.1f}" if values else "-"
+    for seed, line in sorted(last.items()):
+        row = (f"{line['env_steps']:,}", f"{line['updates']:,}", mean(line["marl_team"]), mean(line.get("best_team")))
+        table.add_row(str(seed), *row)
+    console.print(table)
+    if last:
+        try:
+            from comarl.report import single_run_curve
+
+            console.print(f"curve: {single_run_curve(folder)}", highlight=False, soft_wrap=True)
+        except ImportError as missing:
+            console.print(f"no curve was drawn: {missing}", highlight=False)
+    done = bool((state.clock.env_steps >= run.steps).all())
+    console.print("The run is done." if done else "The run is saved; the same command continues it.")
+
+
+def evaluate(arguments: Arguments, console: Console) -> int:
+    settings = tyro.cli(EvaluateSettings, prog="comarl evaluate", args=list(arguments))
+    from comarl.training.load import load_run
+    from comarl.training.run import evaluate_once
+
+    run, config, state = load_run(settings.run)
+    returns = evaluate_once(dataclasses.replace(run, evaluation_episodes=settings.episodes), state)
+    table = Table("seed", "team", "mean", "least", "greatest", title=f"{settings.episodes} greedy episodes: return")
+    for team, values in returns.items():
+        for seed, row in enumerate(values):
+            numbers = (f"{row.mean():,.1f}", f"{row.min():,.1f}", f"{row.max():,.1f}")
+            table.add_row(str(run.first_seed + seed), team.replace("_", " "), *numbers)
+    console.print(f"{config['algorithm_name']} on {config['task_name']}: {settings.run}", highlight=False)
+    console.print(table)
+    return 0
+
+
+def report(arguments: Arguments, console: Console) -> int:
+    settings = tyro.cli(ReportSettings, prog="comarl report", args=list(arguments))
+    from comarl.report import report as write_report
+
+    for path in write_report(list(settings.runs), settings.out):
+        console.print(str(path), highlight=False, soft_wrap=True)
+    return 0
+
+
+def list_all(arguments: Arguments, console: Console) -> int:
+    if arguments:
+        raise UsageError(f"list takes no arguments, not {arguments[0]!r}")
+    from comarl.algorithms import ALGORITHMS
+    from comarl.envs import TASKS
+
+    rows = {"Algorithms": {name: entry.summary for name, entry in ALGORITHMS.items()}, "Tasks": TASKS}
+    for title, lines in rows.items():
+        table = Table("name", "what it is", title=title, title_justify="left", box=None, pad_edge=False)
+        for name, summary in lines.items():
+            table.add_row(name, summary)
+        console.print(table, highlight=False)
+        console.print()
+    return 0
+
+
+def doctor(arguments: Arguments, console: Console) -> int:
+    if arguments:
+        raise UsageError(f"doctor takes no arguments, not {arguments[0]!r}")
+    from comarl.doctor import main as diagnose
+
+    return diagnose()

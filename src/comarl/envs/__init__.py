@@ -1,0 +1,25 @@
+"""The table of tasks: every name begins with its family."""
+
+from typing import Any
+
+from comarl.envs import mamujoco, probes
+from comarl.names import unknown
+
+TASKS: dict[str, str] = {
+    **{f"mamujoco/{name}": summary for name, summary in mamujoco.TASKS.items()},
+    **{f"probe/{name}": probe.summary for name, probe in probes.PROBES.items()},
+}
+"""name -> what the task is, in a line"""
+
+
+def find_task(name: str) -> Any:
+    """The task of a name: an `Environment` or a `Task`.
+
+    Raises UnknownName for a name that no family has, ValueError for an impossible partition of a known robot.
+    """
+    family, _, rest = name.partition("/")
+    if family == "probe" and rest in probes.PROBES:
+        return probes.PROBES[rest]
+    if family == "mamujoco" and rest.partition("-")[0] in mamujoco.PARTITIONS:
+        return mamujoco.parse(rest)
+    raise unknown("task", name, TASKS, "`comarl list` shows all; other partitions of a robot work by name, too.")

@@ -1,0 +1,202 @@
+"""Multi-Agent MuJoCo: one robot whose joints are shared out among agents that see only what is near them.
+
+The tasks are those of gymnasium-robotics (`mamujoco_v1`, after Peng et al., FACMAC, NeurIPS 2021), which gives models,
+partitions and observations. States, observations, rewards and ends equal those of gymnasium-robotics to 1e-9.
+"""
+
+import functools
+import os
+import re
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from comarl.envs.mamujoco_physics import ROBOTS, BatchPhysics, GymnasiumPhysics, Reference, new_reference
+from comarl.names import unknown
+from comarl.types import EnvSpec
+
+TASKS = {
+    "HalfCheetah-2x3": "a two-legged runner; its hind and its front leg are agents",
+    "HalfCheetah-6x1": "a two-legged runner; each of its six joints is an agent",
+    "Ant-2x4": "a four-legged walker; its front and its back legs are agents",
+    "Ant-2x4d": "a four-legged walker; each diagonal pair of legs is an agent",
+    "Ant-4x2": "a four-legged walker; each of its legs is an agent",
+    "Hopper-3x1": "a one-legged hopper; each of its three joints is an agent",
+    "Humanoid-9|8": "a humanoid that is to run; its upper and its lower body are agents",
+    "HumanoidStandup-9|8": "a humanoid that is to stand up; its upper and its lower body are agents",
+}
+"""the tasks of RACE (ICML 2023), Fig. 2, by the name that `parse` reads"""
+
+PARTITIONS = {
+    "HalfCheetah": ("2x3", "6x1"),
+    "Ant": ("2x4", "2x4d", "4x2"),
+    "Hopper": ("3x1",),
+    "Humanoid": ("9|8",),
+    "HumanoidStandup": ("9|8",),
+    "Walker2d": ("2x3",),
+    "Swimmer": ("2x1",),
+    "Reacher": ("2x1",),
+    "Pusher": ("3p",),
+    "CoupledHalfCheetah": ("1p1",),
+    "ManySegmentAnt": ("<agents>x<segments of each>",),
+    "ManySegmentSwimmer": ("<agents>x<segments of each>",),
+}
+"""the names that `gymnasium_robotics.envs.multiagent_mujoco.obsk` knows; what they stand for is read there"""
+
+
+@dataclass(frozen=True)
+class MultiAgentMujoco:
+    """One robot of Multi-Agent MuJoCo, and how its joints are shared out among agents."""
+
+    robot: str
+    """which robot: HalfCheetah, Ant, Hopper, Humanoid, HumanoidStandup, Walker2d, Swimmer, Reacher, ..."""
+    partition: str
+    """which agent moves which joints; 2x3 is two agents of three joints each"""
+    agent_obsk: int = 0
+    """how many joints away an agent sees: 0 is its own joints only (RACE), 1 is what the benchmark recommends"""
+    horizon: int = 1000
+    """steps after which an episode is cut"""
+    num_threads: int | None = field(default=None, compare=False)
+    """processor threads that step the copies, by default all there are; results do not depend on it"""
+
+    def __post_init__(self):
+        known = PARTITIONS.get(self.robot)
+        if known is None:
+            raise unknown("robot", self.robot, PARTITIONS, f"The robots are {', '.join(PARTITIONS)}.")
+        of_any_size = self.robot.startswith("ManySegment")
+        if not (re.fullmatch(r"[1-9]\d*x[1-9]\d*", self.partition) if of_any_size else self.partition in known):
+            raise unknown("partition", self.partition, known, f"{self.robot} has {', '.join(known)}.")
+        for name, least in (("agent_obsk", 0), ("horizon", 1), ("num_threads", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value} is too small: it must be {least} or more")
+
+    def __str__(self) -> str:
+        return f"{self.robot}-{self.partition}"
+
+    @functools.cached_property
+    def spec(self) -> EnvSpec:
+        """The sizes of the task; `obs_from_state` is None for the few robots whose agents see what no state has."""
+        reference = _reference(self.robot, self.partition, self.agent_obsk)
+        obs_sizes = tuple(reference.observation_space(agent).shape[0] for agent in reference.possible_agents)
+        action_sizes = tuple(len(part) for part in reference.agent_action_partitions)
+        robot = ROBOTS.get(self.robot)
+        gathered = robot is not None and (robot.velocity_limit is None or robot.agents_see_limit)
+        rows = reference.observation_factorization.values() if gathered else ()
+        return EnvSpec(
+            num_agents=len(obs_sizes),
+            obs_size=max(obs_sizes),
+            state_size=reference.single_agent_env.observation_space.shape[0],
+            action_size=max(action_sizes),
+            discrete=False,
+            horizon=self.horizon,
+            obs_sizes=obs_sizes if len(set(obs_sizes)) > 1 else None,
+            action_sizes=action_sizes if len(set(action_sizes)) > 1 else None,
+            obs_from_state=tuple(tuple(int(i) for i in row) for row in rows) or None,
+        )
+
+    def make(self, num_copies: int) -> "MultiAgentMujocoCopies":
+        """`num_copies` robots side by side, each in a world of its own."""
+        return MultiAgentMujocoCopies(self, num_copies)
+
+
+def parse(name: str) -> MultiAgentMujoco:
+    """The task of a name.
+
+    >>> parse("Humanoid-9|8")
+    MultiAgentMujoco(robot='Humanoid', partition='9|8', agent_obsk=0, horizon=1000, num_threads=None)
+
+    Raises:
+        UnknownName: a ValueError, if there is no such robot or partition; it says what would be right.
+    """
+    robot, dash, partition = name.partition("-")
+    if not dash:
+        raise unknown("task", name, TASKS, "A name is <robot>-<partition>.")
+    return MultiAgentMujoco(robot, partition)
+
+
+class HostTimestep(NamedTuple):
+    """`comarl.types.Timestep` in NumPy arrays."""
+
+    obs: Float[np.ndarray, "copies agents obs"]
+    state: Float[np.ndarray, "copies state"]
+    available: None = None
+
+
+class MultiAgentMujocoCopies:
+    """Copies of one task, as `comarl.types.HostEnvironment` says; their episodes start together.
+
+    An action is [copies, agents, action] in [-1, 1], which stands for each actuator's own range; padding is ignored.
+    Beyond it MuJoCo limits the torque and Gymnasium's reward counts the cost of the whole action.
+    """
+
+    def __init__(self, task: MultiAgentMujoco, num_copies: int, dtype: type = np.float32):
+        self.spec, self.num_copies = task.spec, num_copies
+        self._task, self._dtype = task, dtype
+        names = task.robot, task.partition, task.agent_obsk
+        reference = _reference(*names)
+        entries = {  # of a team's flattened action, by actuator
+            node.act_ids: agent * self.spec.action_size + slot
+            for agent, part in enumerate(reference.agent_action_partitions)
+            for slot, node in enumerate(part)
+        }
+        self._entries = np.array([entries[actuator] for actuator in range(len(entries))])
+        low, high = reference.single_agent_env.unwrapped.model.actuator_ctrlrange.T
+        self._centre, self._half_range = (high + low) / 2, (high - low) / 2
+        if task.robot in ROBOTS:
+            threads = min(num_copies, task.num_threads or _available_threads())
+            self._physics = BatchPhysics(reference, ROBOTS[task.robot], num_copies, threads, dtype)
+        else:
+            sizes = self.spec.num_agents, self.spec.obs_size, self.spec.state_size
+            self._physics = GymnasiumPhysics([new_reference(*names) for _ in range(num_copies)], *sizes, dtype)
+        self._elapsed = 0
+        self._play(np.zeros(num_copies, bool))
+
+    def reset(self, seeds: Int[np.ndarray, " copies"], playing: Bool[np.ndarray, " copies"]) -> HostTimestep:
+        """Starts an episode in the copies that play, each drawn as Gymnasium draws it from the copy's seed alone."""
+        self._elapsed = 0
+        self._play(playing.copy())
+        self._physics.start(self._ids, seeds)
+        return HostTimestep(*self._physics.see())
+
+    def step(
+        self, action: Float[np.ndarray, "copies agents action"]
+    ) -> tuple[HostTimestep, Float[np.ndarray, " copies"], Bool[np.ndarray, " copies"], Bool[np.ndarray, " copies"]]:
+        """`(timestep, team rewards, terminated, truncated)`.
+
+        Raises:
+            RuntimeError: if a simulation diverges or an action is not finite; it names task, copy and step.
+        """
+        playing, truncated = self._playing, np.zeros(self.num_copies, bool)
+        if not len(self._ids):
+            return HostTimestep(*self._physics.see()), truncated.astype(self._dtype), truncated, truncated.copy()
+        controls = action.reshape(self.num_copies, -1).take(self._entries, axis=1) * self._half_range + self._centre
+        reward, fallen = self._physics.advance(self._ids, controls)
+        self._elapsed += 1
+        if problem := self._physics.problem():
+            raise RuntimeError(f"{self._task}, step {self._elapsed} of the episode: {problem}")
+        terminated = fallen & playing
+        if self._elapsed >= self.spec.horizon:
+            truncated = playing & ~terminated
+        if terminated.any() or truncated.any():
+            self._play(playing & ~terminated & ~truncated)
+        return HostTimestep(*self._physics.see()), (reward * playing).astype(self._dtype), terminated, truncated
+
+    def close(self) -> None:
+        """Gives back threads and memory; the copies cannot be used any more."""
+        del self._physics
+
+    def _play(self, playing: Bool[np.ndarray, " copies"]) -> None:
+        self._playing, self._ids = playing, np.flatnonzero(playing)
+
+
+@functools.lru_cache
+def _reference(robot: str, partition: str, agent_obsk: int) -> Reference:
+    """What a task's sizes and model are read from; it is never stepped."""
+    return new_reference(robot, partition, agent_obsk)
+
+
+def _available_threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

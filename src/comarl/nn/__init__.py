@@ -1,0 +1,1 @@
+"""Networks, as modules whose every leaf is an array."""

@@ -1,0 +1,99 @@
+"""Centralised critics: they see the state and the joint action of the whole team."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from comarl.nn.mlp import MLP, Linear, leaky_relu
+from comarl.types import EnvSpec, Key
+
+
+def join(
+    state: Float[Array, "batch state"], action: Float[Array, "batch agents action"], *more: Float[Array, "batch more"]
+) -> Float[Array, "batch inputs"]:
+    return jnp.concatenate([state, action.reshape(action.shape[0], -1), *more], axis=-1)
+
+
+class Critic(eqx.Module):
+    """Independent Q-functions of state and joint action, stacked: TD3 takes two and uses their minimum in targets."""
+
+    members: MLP  # leaves lead with `critics`
+
+    def __init__(self, spec: EnvSpec, hidden: Sequence[int], *, critics: int, layer_norm: bool, key: Key):
+        inputs = spec.state_size + spec.num_agents * spec.action_size
+        make = lambda k: MLP(
+            (inputs, *hidden, 1), activation=leaky_relu, layer_norm=layer_norm, output_scale=0.1, key=k
+        )
+        self.members = jax.vmap(make)(jax.random.split(key, critics))
+
+    def __call__(
+        self, state: Float[Array, "batch state"], action: Float[Array, "batch agents action"]
+    ) -> Float[Array, "critics batch"]:
+        x = join(state, action)
+        return jax.vmap(lambda member: member(x)[:, 0])(self.members)
+
+    def first(
+        self, state: Float[Array, "batch state"], action: Float[Array, "batch agents action"]
+    ) -> Float[Array, " batch"]:
+        """The first Q-function alone: the one that policies climb."""
+        member = jax.tree.map(lambda leaf: leaf[0], self.members)
+        return member(join(state, action))[:, 0]
+
+
+class TeamCritic(eqx.Module):
+    """Q_theta(s, a, W): a value function extended by the policy that it values (PeVFA; RACE, Table 2).
+
+    Each action dimension of the team is one column of W: `features` weights and a bias. A small network embeds each
+    column; the mean over all columns of all agents is the team's embedding, an input beside state and action.
+    """
+
+    embedders: MLP  # leaves lead with `critics`: each Q-function has its own
+    members: MLP
+    spec: EnvSpec = eqx.field(static=True)
+
+    def __init__(
+        self, spec: EnvSpec, features: int, hidden: Sequence[int], embedding: int, *, layer_norm: bool, key: Key
+    ):
+        embed_key, member_key = jax.random.split(key)
+        sizes = (features + 1, embedding, embedding, embedding)
+        make_embedder = lambda k: MLP(sizes, activation=leaky_relu, key=k)
+        inputs = spec.state_size + spec.num_agents * spec.action_size + embedding
+        make = lambda k: MLP(
+            (inputs, *hidden, 1), activation=leaky_relu, layer_norm=layer_norm, output_scale=0.1, key=k
+        )
+        self.embedders = jax.vmap(make_embedder)(jax.random.split(embed_key, 2))
+        self.members = jax.vmap(make)(jax.random.split(member_key, 2))
+        self.spec = spec
+
+    def embed(self, embedder: MLP, heads: Linear) -> Float[Array, " embedding"]:
+        """chi(W): the mean embedding of the team's real (not padded) columns; permuting actions does not change it."""
+        columns = jnp.concatenate([jnp.swapaxes(heads.weight, 1, 2), heads.bias[..., None]], axis=-1)
+        real = jnp.asarray(self.spec.action_mask)[..., None]
+        return jnp.sum(embedder(columns) * real, axis=(0, 1)) / real.sum()
+
+    def value(
+        self,
+        embedder: MLP,
+        member: MLP,
+        state: Float[Array, "batch state"],
+        action: Float[Array, "batch agents action"],
+        heads: Linear,
+    ) -> Float[Array, " batch"]:
+        chi = self.embed(embedder, heads)
+        return member(join(state, action, jnp.broadcast_to(chi, (state.shape[0], *chi.shape))))[:, 0]
+
+    def __call__(
+        self, state: Float[Array, "batch state"], action: Float[Array, "batch agents action"], heads: Linear
+    ) -> Float[Array, "critics batch"]:
+        one = lambda embedder, member: self.value(embedder, member, state, action, heads)
+        return jax.vmap(one)(self.embedders, self.members)
+
+    def first(
+        self, state: Float[Array, "batch state"], action: Float[Array, "batch agents action"], heads: Linear
+    ) -> Float[Array, " batch"]:
+        """The first Q-function alone: the one that the encoder climbs."""
+        embedder, member = jax.tree.map(lambda leaf: leaf[0], (self.embedders, self.members))
+        return self.value(embedder, member, state, action, heads)

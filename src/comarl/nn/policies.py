@@ -1,0 +1,51 @@
+"""Deterministic team policies: an encoder per agent, and a linear head per agent (and team)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from comarl.nn.mlp import Linear, Torso
+from comarl.types import EnvSpec, Key
+
+
+def make_encoders(spec: EnvSpec, hidden: tuple[int, ...], layer_norm: bool, key: Key) -> Torso:
+    """Z_phi_i for each agent, stacked: leaves lead with `agents`."""
+    make = lambda k: Torso((spec.obs_size, *hidden), activation=jnp.tanh, layer_norm=layer_norm, key=k)
+    return jax.vmap(make)(jax.random.split(key, spec.num_agents))
+
+
+def make_heads(spec: EnvSpec, features: int, key: Key, scale: float = 1.0) -> Linear:
+    """One team's linear policies W_i, stacked: leaves lead with `agents`."""
+    make = lambda k: Linear(features, spec.action_size, key=k, scale=scale)
+    return jax.vmap(make)(jax.random.split(key, spec.num_agents))
+
+
+def encode(encoders: Torso, obs: Float[Array, "*batch agents obs"]) -> Float[Array, "agents *batch features"]:
+    """z_i = Z_phi_i(o_i). Agents lead, so that each agent's batch is one matrix product."""
+    return jax.vmap(lambda encoder, o: encoder(o))(encoders, jnp.moveaxis(obs, -2, 0))
+
+
+def choose(
+    heads: Linear, features: Float[Array, "agents *batch features"], spec: EnvSpec
+) -> Float[Array, "*batch agents action"]:
+    """tanh(W_i z_i) in [-1, 1]; the padded entries of smaller agents are 0."""
+    action = jnp.tanh(jax.vmap(lambda head, z: head(z))(heads, features))
+    return jnp.moveaxis(action, 0, -2) * spec.action_mask
+
+
+def explore_with_noise(
+    action: Float[Array, "agents action"], spread: float | Float[Array, ""], spec: EnvSpec, key: Key
+) -> Float[Array, "agents action"]:
+    """Adds N(0, spread^2) and stays in [-1, 1]."""
+    noise = spread * jax.random.normal(key, action.shape)
+    return jnp.clip(action + noise, -1.0, 1.0) * spec.action_mask
+
+
+def smooth_target(
+    action: Float[Array, "batch agents action"], spread: float, clip: float, spec: EnvSpec, key: Key
+) -> Float[Array, "batch agents action"]:
+    """Target policy smoothing (TD3, Fujimoto et al., 2018, Eq. 14): the target policy's action plus clipped noise."""
+    if spread == 0:
+        return action
+    noise = jnp.clip(spread * jax.random.normal(key, action.shape), -clip, clip)
+    return jnp.clip(action + noise, -1.0, 1.0) * spec.action_mask

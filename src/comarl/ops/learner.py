@@ -1,0 +1,56 @@
+"""A module together with its optimiser: the unit that a gradient step changes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import equinox as eqx
+import jax
+import optax
+from jaxtyping import Array, Float, PyTree
+
+Module = TypeVar("Module")
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam with its gradient clipped to a global norm. Hashable, unlike the optax transformation that it makes."""
+
+    learning_rate: float = 1e-3
+    """step size"""
+    max_grad_norm: float = 10.0
+    """the whole gradient of one network is scaled down to this norm if longer; 0 turns clipping off"""
+    epsilon: float = 1e-8
+    """added to the root of the second moment"""
+
+    @property
+    def transform(self) -> optax.GradientTransformation:
+        adam = optax.adam(self.learning_rate, eps=self.epsilon)
+        return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), adam) if self.max_grad_norm else adam
+
+
+class Learner(eqx.Module, Generic[Module]):
+    """Parameters and their optimiser's state. `value` is what forward passes use."""
+
+    value: Module
+    opt_state: optax.OptState
+    optimiser: Adam = eqx.field(static=True)
+
+    @classmethod
+    def create(cls, value: Module, optimiser: Adam) -> "Learner[Module]":
+        return cls(value, optimiser.transform.init(value), optimiser)  # type: ignore[arg-type]
+
+    def descend(self, loss: Callable[[Module], Float[Array, ""]]) -> tuple["Learner[Module]", Float[Array, ""]]:
+        """One step down the gradient of `loss(value)`, and the loss before it."""
+        loss_value, gradient = jax.value_and_grad(loss)(self.value)
+        return self.apply(gradient), loss_value
+
+    def apply(self, gradient: Module) -> "Learner[Module]":
+        """One step along a gradient computed elsewhere."""
+        updates, opt_state = self.optimiser.transform.update(gradient, self.opt_state, self.value)  # type: ignore
+        return Learner(optax.apply_updates(self.value, updates), opt_state, self.optimiser)  # type: ignore[arg-type]
+
+
+def polyak(target: PyTree, online: PyTree, tau: float) -> PyTree:
+    """Moves `target` a fraction `tau` of the way to `online`."""
+    return jax.tree.map(lambda t, o: t + tau * (o - t), target, online)

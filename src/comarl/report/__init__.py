@@ -1,0 +1,100 @@
+"""`comarl report RUN...`: curves and tables of finished or running runs. It reads their records and never trains."""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from itertools import chain, combinations, compress
+from pathlib import Path
+from typing import Any
+
+from comarl.report.curves import Curves as Curves
+from comarl.report.curves import ReportError as ReportError
+from comarl.report.curves import SeedCurve as SeedCurve
+from comarl.report.curves import draw, read_run, save
+from comarl.report.curves import single_run_curve as single_run_curve
+from comarl.report.tables import improvements, latex_table, markdown_table, per_seed_csv, table_rows
+from comarl.report.tables import rich_table as rich_table
+
+
+def report(runs: list[Path], out: Path) -> list[Path]:
+    """Writes curves.png, curves.svg, table.md, table.tex and per_seed.csv of these run folders into `out`.
+
+    Raises ReportError for a folder without evaluations, before anything is written.
+    """
+    curves = comparison(runs)
+    rows = table_rows(curves)
+    figure = draw(curves)
+    out.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "table.md": markdown_table(rows, improvements(curves)),
+        "table.tex": latex_table(rows),
+        "per_seed.csv": per_seed_csv(curves),
+    }
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
+    return [save(figure, out / "curves.png"), save(figure, out / "curves.svg"), *(out / name for name in texts)]
+
+
+def comparison(folders: Sequence[Path]) -> list[Curves]:
+    """The runs in these folders: runs that differ in nothing but seeds are one, others of one name are told apart.
+
+    Warns if two seeds that should differ have the same curve. A folder that is named twice counts once.
+    """
+    folders = list({folder.resolve(): folder for folder in folders}.values())
+    if not folders:
+        raise ReportError("no run given; name at least one folder that training has written")
+    runs = [read_run(folder) for folder in folders]
+    _warn_of_equal_curves(runs)
+    settings = [_settings(run.config) for run in runs]
+    labelled = [dataclasses.replace(run, label=_label(place, runs, settings)) for place, run in enumerate(runs)]
+    groups: dict[tuple[str, str], list[Curves]] = {}
+    for run in labelled:
+        groups.setdefault((run.label, run.task), []).append(run)
+    return [_pool(group) for group in groups.values()]
+
+
+def _warn_of_equal_curves(runs: Sequence[Curves]) -> None:
+    """Two seeds of one number and one curve, or two of one run: then something that should vary did not."""
+    seeds = [(run, seed) for run in runs for seed in run.seeds]
+    for (run, one), (other, two) in combinations(seeds, 2):
+        if run.task != other.task or (one.env_steps, one.marl_team) != (two.env_steps, two.marl_team):
+            continue
+        varied = len({value for returns in one.marl_team for value in returns}) > 1  # equal constants prove nothing
+        if one.seed == two.seed or (run is other and varied):
+            warnings.warn(
+                f"{run.folder} seed {one.seed} and {other.folder} seed {two.seed} have identical curves: "
+                "seed not varied?",
+                stacklevel=4,
+            )
+
+
+def _settings(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A configuration as one level, "algorithm.beta": 0.1, without what says which seeds were run."""
+    if not isinstance(config, dict):
+        return {prefix: config}
+    items = {name: value for name, value in config.items() if "seed" not in name}
+    return {key: x for name, value in items.items() for key, x in _settings(value, f"{prefix}.{name}").items()}
+
+
+def _label(place: int, runs: Sequence[Curves], settings: Sequence[dict[str, Any]]) -> str:
+    """An algorithm's name, with the settings in which its runs on this task differ: "race-matd3 (beta=0.0)"."""
+    run, mine = runs[place], settings[place]
+    same = [(other.algorithm, other.task) == (run.algorithm, run.task) for other in runs]
+    namesakes = list(compress(settings, same))
+    names = [name for name in dict.fromkeys(chain(*namesakes)) if any(x.get(name) != mine.get(name) for x in namesakes)]
+    if not names:
+        return run.algorithm
+    short = ", ".join(f"{name.rpartition('.')[2]}={mine.get(name)}" for name in names)
+    return f"{run.algorithm} ({short if len(names) <= 3 else run.folder.resolve().name})"
+
+
+def _pool(runs: Sequence[Curves]) -> Curves:
+    """Runs that differ in nothing but seeds as one; a seed that was run twice counts once, the first time."""
+    seeds: dict[int, SeedCurve] = {}
+    for run in runs:
+        for seed in run.seeds:
+            if seed.seed in seeds:
+                again = f"{run.folder}: seed {seed.seed} of {run.label} is in another folder too; counted once"
+                warnings.warn(again, stacklevel=4)
+            seeds.setdefault(seed.seed, seed)
+    return dataclasses.replace(runs[0], seeds=tuple(seeds[number] for number in sorted(seeds)))

@@ -1,0 +1,250 @@
+"""What run folders say, as learning curves: reading them, and drawing them.
+
+Drawing needs matplotlib, which comes with the extra `report` and is imported by the functions that draw. They build
+figures of their own and leave the caller's pyplot, backend and settings as they are.
+"""
+
+import textwrap
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from comarl.report.statistics import SEEDS_FOR_AN_INTERVAL, band, mean_over_episodes, on_common_grid
+from comarl.training import records
+
+Team = Literal["marl_team", "best_team"]
+Returns = tuple[tuple[float, ...], ...]
+
+# Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow, which is faint on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
+BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK = PALETTE
+COLOURS = {
+    **{"race-matd3": BLUE, "race-facmac": VERMILLION, "merl": GREEN, "matd3": ORANGE, "facmac": PURPLE},
+    **{"maddpg": SKY, "ea": BLACK, "lsf-sac": BLUE, "vm3-ac": VERMILLION, "qmix": GREEN, "vdn": SKY, "iql": BLACK},
+}
+LINES: dict[Team, tuple[str, str]] = {"marl_team": ("-", "MARL team"), "best_team": ("--", "best team by training")}
+
+
+class ReportError(ValueError):
+    """A run folder that cannot be reported on; the message names it and says what would be right."""
+
+
+@dataclass(frozen=True)
+class SeedCurve:
+    """The evaluations of one seed, in order, with the raw returns of their episodes."""
+
+    seed: int
+    env_steps: tuple[int, ...]
+    updates: tuple[int, ...]
+    marl_team: Returns
+    best_team: Returns
+    """empty tuples where there is no population"""
+
+    def means(self, team: Team) -> np.ndarray:
+        """One number per evaluation, so that seeds and not episodes are what statistics count."""
+        return mean_over_episodes(getattr(self, team))
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The seeds of one algorithm on one task."""
+
+    folder: Path
+    algorithm: str
+    label: str
+    """the algorithm's name, and whatever tells this run from others of that name"""
+    task: str
+    seeds: tuple[SeedCurve, ...]
+    config: dict[str, Any]
+
+    @property
+    def has_population(self) -> bool:
+        return any(any(seed.best_team) for seed in self.seeds)
+
+    def on_grid(self, team: Team) -> tuple[np.ndarray, np.ndarray]:
+        """The seeds' mean returns on their common grid of env_steps: [time] and [seeds, time]."""
+        env_steps = [np.array(seed.env_steps, float) for seed in self.seeds]
+        return on_common_grid(env_steps, [seed.means(team) for seed in self.seeds])
+
+
+def read_run(folder: Path) -> Curves:
+    """The evaluations that a run has recorded in its folder so far. Raises ReportError if there are none."""
+    if not (folder / records.METRICS).is_file():
+        raise ReportError(f"{folder}: no {records.METRICS} in it; give the folder of a run, where training writes one")
+    try:
+        lines = [line for line in records.read(folder) if line.get("marl_team")]
+        seeds = sorted({line["seed"] for line in lines})
+        curves = tuple(_seed_curve(seed, [line for line in lines if line["seed"] == seed]) for seed in seeds)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ReportError(f"{folder}: its {records.METRICS} is not a run's record ({error!r}); restore it") from error
+    if not curves:
+        raise ReportError(f"{folder}: no evaluation yet; wait for the first one, or train with a larger budget")
+    try:
+        config = records.read_config(folder) if (folder / records.CONFIG).exists() else {}
+    except ValueError as error:
+        raise ReportError(f"{folder}: its {records.CONFIG} is not JSON ({error}); restore it or delete it") from error
+    name, task = (str(config.get(key) or folder.resolve().name) for key in ("algorithm_name", "task"))
+    return Curves(folder, name, name, task, curves, config)
+
+
+def _seed_curve(seed: int, lines: list[dict[str, Any]]) -> SeedCurve:
+    def returns(team: Team) -> Returns:  # a return that was not finite is null in the record
+        return tuple(tuple(float("nan" if x is None else x) for x in line.get(team) or ()) for line in lines)
+
+    env_steps, updates = (tuple(int(line[name]) for line in lines) for name in ("env_steps", "updates"))
+    return SeedCurve(seed, env_steps, updates, returns("marl_team"), returns("best_team"))
+
+
+def draw(runs: Sequence[Curves], *, best_team: bool = True) -> Any:
+    """A matplotlib figure with one panel per task and one colour per algorithm.
+
+    The line is the mean over seeds. Around it is the 95 % t interval, or for fewer than five seeds their range with
+    each seed as a thin line; the text above a panel says which. Dashed is the best team, where there is a population.
+    """
+    tasks = list(dict.fromkeys(run.task for run in runs))
+    styles = line_styles({run.label: run.algorithm for run in runs})
+    columns = 2 if len(tasks) == 4 else min(3, len(tasks))
+    figure, axes = _panels(columns, -(-len(tasks) // columns))
+    for axis, task in zip(axes, tasks, strict=False):
+        here = [run for run in runs if run.task == task]
+        for run in here:
+            few = len(run.seeds) < SEEDS_FOR_AN_INTERVAL
+            _draw_team(axis, run, "marl_team", styles[run.label], shaded=True, thin=few)
+            if best_team and run.has_population:
+                _draw_team(axis, run, "best_team", styles[run.label], shaded=False, thin=False)
+        _describe(axis, task, captions(here), y_label(here, best_team))
+    for axis in axes[len(tasks) :]:
+        axis.remove()
+    both = best_team and any(run.has_population for run in runs)
+    kinds = [(name, {"color": "0.4", "linestyle": style}) for style, name in LINES.values()]
+    _legend(figure, [*styles.items(), *(kinds if both else [])])
+    return figure
+
+
+def draw_single(run: Curves) -> Any:
+    """A matplotlib figure of one run: each seed as a thin line and their mean, for the MARL team and the best team."""
+    figure, (axis,) = _panels(1, 1)
+    teams: list[tuple[Team, str]] = [("marl_team", BLUE), *([("best_team", VERMILLION)] if run.has_population else [])]
+    styles = [(LINES[team][1], {"color": colour, "linestyle": LINES[team][0]}) for team, colour in teams]
+    for (team, _), (_, style) in zip(teams, styles, strict=True):
+        _draw_team(axis, run, team, style, shaded=False, thin=True)
+    _describe(axis, f"{run.label} on {run.task}", _caption(run, "mean", thin=True), y_label([run], True))
+    _legend(figure, styles)
+    return figure
+
+
+def single_run_curve(folder: Path) -> Path:
+    """Draws the curve of one run into its own folder, and returns the picture's path."""
+    return save(draw_single(read_run(folder)), folder / "curve.png")
+
+
+def line_styles(algorithms: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """How to draw each label: the fixed colour of its algorithm, the next free one if another label here has that.
+
+    Beyond seven labels colours repeat, with markers.
+    """
+    fixed: dict[str, str] = {}
+    for label, name in algorithms.items():
+        fixed.setdefault(COLOURS.get(name, PALETTE[zlib.crc32(name.encode()) % len(PALETTE)]), label)
+    styles: dict[str, dict[str, Any]] = {label: {"color": colour} for colour, label in fixed.items()}
+    free = [{"color": colour} for colour in PALETTE if colour not in fixed]
+    marked = [{"color": x, "marker": m, "markevery": 0.1, "markersize": 5} for m in "os^Dv" for x in PALETTE]
+    rest = [label for label in algorithms if label not in styles]
+    styles |= dict(zip(rest, cycle([*free, *marked]), strict=False))
+    return {label: styles[label] for label in algorithms}
+
+
+def captions(runs: Sequence[Curves]) -> str:
+    """What is drawn around the means, and of how many seeds; in one phrase if it is the same for all runs."""
+    phrases = {}
+    for run in runs:
+        drawn = f"mean and {band(np.zeros((len(run.seeds), 1)))[2]}"
+        phrases[run.label] = _caption(run, drawn, thin=len(run.seeds) < SEEDS_FOR_AN_INTERVAL)
+    if len(set(phrases.values())) == 1:
+        return next(iter(phrases.values()))
+    return "\n".join(f"{label}: {phrase}" for label, phrase in phrases.items())
+
+
+def _caption(run: Curves, drawn: str, *, thin: bool) -> str:
+    count = len(run.seeds)
+    if count == 1:
+        return "1 seed, no interval"
+    if len(run.on_grid("marl_team")[0]) < 2:
+        return f"the evaluations of {count} seeds as dots, too few for a mean"
+    return f"{drawn} of {count} seeds{'; thin: each seed' if thin else ''}"
+
+
+def y_label(runs: Sequence[Curves], best_team: bool) -> str:
+    """What is measured, with the episodes of an evaluation: "10 episodes", or "5-10" where evaluations differ."""
+    counts = {len(returns) for run in runs for seed in run.seeds for returns in seed.marl_team}
+    number = "-".join(str(count) for count in sorted({min(counts), max(counts)}))
+    subject = "team" if best_team and any(run.has_population for run in runs) else "MARL team"
+    return f"return of the {subject}\n(greedy, {number} episode{'' if number == '1' else 's'})"
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Writes a figure as its suffix says, with the same bytes each time."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "comarl"}):
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return path
+
+
+def _panels(columns: int, rows: int) -> tuple[Any, list[Any]]:
+    """An empty figure and its axes, row by row."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import EngFormatter
+    except ImportError as error:
+        raise ImportError('drawing curves needs matplotlib: pip install "comarl[report]"') from error
+    figure = Figure(figsize=(max(6.4, 4.4 * columns), 3.4 * rows + 1.0), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color="0.92", linewidth=0.8)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def _draw_team(axis: Any, run: Curves, team: Team, style: dict[str, Any], *, shaded: bool, thin: bool) -> None:
+    """The mean over seeds as a line; a band around it; the seeds as thin lines, up to where the mean ends."""
+    style = {"linestyle": LINES[team][0], **style}
+    grid, values = run.on_grid(team)
+    if thin and len(run.seeds) > 1:
+        for value in values:
+            axis.plot(grid, value, color=style["color"], linewidth=0.6, alpha=0.6)
+    if shaded and len(run.seeds) > 1:
+        axis.fill_between(grid, *band(values)[:2], color=style["color"], alpha=0.18, linewidth=0)
+    if len(grid) > 1:
+        axis.plot(grid, values.mean(axis=0), linewidth=1.8, **style)
+    else:  # too early for lines: a dot per evaluation
+        for seed in run.seeds:
+            axis.plot(seed.env_steps, seed.means(team), "o", color=style["color"], markersize=4)
+
+
+def _describe(axis: Any, title: str, caption: str, y_label: str) -> None:
+    """The words around a panel."""
+    axis.set_xlabel("environment steps (all teams)", fontsize=9)
+    axis.set_ylabel(y_label, fontsize=9)
+    lines = [part for line in caption.split("\n") for part in textwrap.wrap(line, 60)]
+    axis.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=8 + 11 * len(lines))
+    place = {"xycoords": "axes fraction", "xytext": (0, 5), "textcoords": "offset points"}
+    axis.annotate("\n".join(lines), (0, 1), **place, fontsize=8, color="0.35", va="bottom")
+
+
+def _legend(figure: Any, entries: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], label=label, linewidth=1.8, **style) for label, style in entries]
+    widest = 0.8 + 0.075 * max(len(label) for label, _ in entries)  # inches
+    columns = max(1, min(len(entries), int(figure.get_figwidth() / widest)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)

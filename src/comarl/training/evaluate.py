@@ -1,0 +1,66 @@
+"""Greedy episodes, apart from training: of the team that MARL trains, and of the team that was best in training."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from comarl.training import host_rollout, rollout
+from comarl.training.train import Run, seed_keys
+from comarl.types import Clock, Environment, Episode, Evolutionary, Key
+
+Player = Callable[[PyTree, Clock, np.ndarray, np.ndarray, Key, rollout.Mode], Episode]
+"""Plays `teams` `[seeds teams]` where `playing`, with one key per seed: whatever the task, the same episodes."""
+
+
+def make_player(run: Run, num_teams: int) -> tuple[Player, Callable[[], None]]:
+    """What plays `num_teams` teams of every seed, and what to call when it is no longer needed."""
+    if isinstance(run.task, Environment):
+        return functools.partial(rollout.play, run.algorithm, run.task), lambda: None
+    env = run.task.make(run.seeds * num_teams)
+    return functools.partial(host_rollout.play, run.algorithm, env), env.close
+
+
+def num_evaluated_teams(run: Run) -> int:
+    """Copies per seed that one evaluation needs: each episode of each evaluated team is one."""
+    return run.evaluation_episodes * (2 if run.num_teams > 1 else 1)
+
+
+def evaluate(
+    run: Run, player: Player, agent: PyTree, clock: Clock, due: Bool[np.ndarray, " seeds"]
+) -> dict[str, Float[np.ndarray, "seeds episodes"]]:
+    """Undiscounted returns of greedy episodes, by team; seeds that are not due have none played.
+
+    The starts depend on the seed and on how often it was evaluated, not on other seeds nor on training.
+    """
+    teams, keys = evaluation_plan(run, agent, clock)
+    teams = np.asarray(teams)
+    playing = np.broadcast_to(np.asarray(due)[:, None], teams.shape).copy()
+    episodes = player(agent, clock, teams, playing, keys, "greedy")
+    returns = np.asarray(jnp.sum(episodes.reward * episodes.mask, axis=-1))
+    names = ("marl_team", "best_team")[: teams.shape[1] // run.evaluation_episodes]
+    return dict(zip(names, np.split(returns, len(names), axis=1), strict=True))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def evaluation_plan(run: Run, agent: PyTree, clock: Clock) -> tuple[Int[Array, "seeds teams"], Key]:
+    """Which team plays each evaluation episode, and each seed's key."""
+    marl = jnp.full(run.seeds, run.num_teams - 1)
+    teams = jnp.repeat(marl[:, None], run.evaluation_episodes, axis=1)
+    if isinstance(run.algorithm, Evolutionary) and run.num_teams > 1:
+        best = jax.vmap(run.algorithm.best_team)(agent)
+        teams = jnp.concatenate([teams, jnp.repeat(best[:, None], run.evaluation_episodes, axis=1)], axis=1)
+    number = clock.env_steps // run.evaluate_every
+    keys = jax.vmap(lambda key, n: jax.random.fold_in(jax.random.fold_in(key, 1), n))(seed_keys(run), number)
+    return teams, keys
+
+
+def due(run: Run, before: Any, after: Any) -> Bool[np.ndarray, " seeds"]:
+    """Which seeds passed a multiple of `evaluate_every`, or the end of the budget, in this round."""
+    before, after = np.asarray(before), np.asarray(after)
+    passed = after // run.evaluate_every > before // run.evaluate_every
+    return passed | ((before < run.steps) & (after >= run.steps))

@@ -1,0 +1,56 @@
+"""How much memory a run takes, told before it starts."""
+
+import jax
+import numpy as np
+import psutil
+
+from comarl.training.train import Run, start
+
+
+class TooLittleMemory(Exception):
+    """A run that cannot fit."""
+
+
+def num_bytes(tree) -> int:
+    """Bytes of the arrays of a pytree, or of the shapes of one."""
+    size = lambda leaf: 8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.dtype(leaf.dtype).itemsize
+    return sum(size(leaf) * int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def available() -> int:
+    """Bytes free on the device that trains: its own memory, or the machine's."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return psutil.virtual_memory().available
+
+
+def check_memory(run: Run) -> str:
+    """A sentence on what the replay and the networks take. Raises TooLittleMemory if that is more than there is."""
+    shapes = jax.eval_shape(lambda: start(run))
+    replay, agent = num_bytes(shapes.replay), num_bytes(shapes.agent)
+    free, capacity = available(), run.algorithm.replay.capacity
+    # Networks are there twice while a round learns, and a tenth of what is free is left to everything else.
+    room = 0.9 * free - 2 * agent
+    if replay > room:
+        fits = max(int(capacity * room / replay), 0)
+        remedy = (
+            f"--algorithm.replay.capacity {_round_down(fits)} would fit"
+            if fits >= 1000
+            else f"not even a small replay fits beside the networks of {run.seeds} seeds: run fewer with --seeds"
+        )
+        raise TooLittleMemory(
+            f"algorithm.replay.capacity {capacity}: the replay of {run.seeds} seed(s) takes {_giga(replay)} and the "
+            f"networks {_giga(agent)}, but {_giga(free)} are free; {remedy}."
+        )
+    return f"replay {_giga(replay)}, networks {_giga(agent)} for {run.seeds} seed(s); {_giga(free)} free"
+
+
+def _round_down(number: int) -> int:
+    """To two significant digits, so that the suggestion reads well."""
+    digits = 10 ** max(len(str(number)) - 2, 0)
+    return number // digits * digits
+
+
+def _giga(number: float) -> str:
+    return f"{number / 2**30:.2f} GiB"

@@ -1,0 +1,91 @@
+"""What a person sees while a run trains: a live line on a terminal, plain lines elsewhere."""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+WINDOW = 20.0  # seconds over which speeds are averaged
+
+
+def clock_text(seconds: float) -> str:
+    """1:02:03, or 2:03 below an hour."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+@dataclass
+class Display:
+    """Return, steps/s, updates/s and time left of one run."""
+
+    console: Console
+    steps: int
+    seeds: int
+    deadline: float | None = None  # of time.monotonic(), where the run has a time budget
+    returns: str = "-"
+    samples: deque = field(default_factory=deque)
+
+    def __enter__(self) -> "Display":
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[line]}"),
+        )
+        live = self.console.is_terminal
+        self.bar = Progress(*columns, console=self.console, disable=not live, transient=False)
+        self.bar.start()
+        self.task = self.bar.add_task("starting", total=1.0, line="compiling")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+    def update(self, phase: str, env_steps: np.ndarray, updates: float) -> None:
+        """`env_steps` of each seed so far; `updates` of all seeds so far, those of the running round included."""
+        now = time.monotonic()
+        self.samples.append((now, float(env_steps.sum()), updates))
+        while len(self.samples) > 2 and now - self.samples[0][0] > WINDOW:
+            self.samples.popleft()
+        then, steps, update = self.samples[0]
+        elapsed = max(now - then, 1e-9)
+        speed = (float(env_steps.sum()) - steps) / elapsed
+        line = (
+            f"return {self.returns}  {float(env_steps.min()):,.0f}/{self.steps:,} steps"
+            f"  {speed:,.0f} steps/s  {(updates - update) / elapsed:,.0f} updates/s  {self.time_left(env_steps, now)}"
+        )
+        self.bar.update(self.task, description=phase, completed=self.fraction(env_steps, now), line=line)
+
+    def fraction(self, env_steps: np.ndarray, now: float) -> float:
+        done = float(np.minimum(env_steps, self.steps).sum()) / (self.steps * self.seeds)
+        if self.deadline is None:
+            return done
+        return max(done, 1 - max(self.deadline - now, 0) / max(self.deadline - self.started, 1e-9))
+
+    @property
+    def started(self) -> float:
+        self._started = getattr(self, "_started", time.monotonic())
+        return self._started
+
+    def time_left(self, env_steps: np.ndarray, now: float) -> str:
+        """By the mean speed since the first update shown, or by the time budget if that ends sooner."""
+        first = self._first = getattr(self, "_first", (now, env_steps.copy()))
+        gained = float((env_steps - first[1]).sum())
+        todo = float(np.maximum(self.steps - env_steps, 0).sum())
+        by_steps = todo * (now - first[0]) / gained if gained > 0 else np.inf
+        left = min(by_steps, (self.deadline or np.inf) - now)
+        return f"{clock_text(max(left, 0))} left" if np.isfinite(left) else "time left: measuring"
+
+    def evaluated(self, line: dict) -> None:
+        """Shows one seed's evaluation."""
+        marl = float(np.mean(line["marl_team"]))
+        self.returns = f"{marl:,.0f}"
+        best = f", best team {np.mean(line['best_team']):,.0f}" if "best_team" in line else ""
+        self.console.print(
+            f"seed {line['seed']}  {line['env_steps']:>9,} steps  {line['updates']:>9,} updates"
+            f"  return of the MARL team {marl:,.1f}{best}  ({clock_text(line['wall_time'])})",
+            highlight=False,
+        )

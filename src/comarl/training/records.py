@@ -1,0 +1,262 @@
+"""What a run leaves in its folder, and the names that runs go by.
+
+    config.json        the run's settings, from which its folder has its name
+    environment.json   what it ran with: versions, revision, machine, command line
+    metrics.jsonl      one line per seed and evaluation
+    checkpoints/       the newest states of the run
+
+A line of `metrics.jsonl` holds `seed`, `env_steps`, `updates`, `round`, `wall_time`, `marl_team` (raw returns of its
+greedy episodes), `best_team` (the same of the team that did best in training, if there is a population) and
+`training` (each metric's mean since the last evaluation).
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args
+
+import jax
+import numpy as np
+
+from comarl.training.checkpoint import atomically
+
+CONFIG, ENVIRONMENT, METRICS, CHECKPOINTS = "config.json", "environment.json", "metrics.jsonl", "checkpoints"
+PACKAGES = ("comarl", "jax", "jaxlib", "equinox", "optax", "numpy", "mujoco", "gymnasium", "gymnasium-robotics")
+
+
+def to_config(value: Any) -> Any:
+    """Settings as JSON data: dataclasses become dicts with their class as "kind", tuples lists, functions their names.
+
+    Raises TypeError for what has no lasting name, such as a lambda or an array; ValueError for a field called "kind".
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _fields(value)
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, dict):
+        return {str(key): to_config(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_config(item) for item in value]
+    if isinstance(value, np.generic):
+        return to_config(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no word for it
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if callable(value) and "<" not in (name := getattr(value, "__qualname__", "<")):
+        return f"{value.__module__}.{name}"
+    raise TypeError(f"a setting must be plain data or have a name of its own: {value!r}")
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    config = {"kind": type(value).__name__}
+    for field in dataclasses.fields(value):
+        if field.name == "kind":
+            raise ValueError(f'{type(value).__name__} has a field "kind", which names the class in a configuration')
+        item = getattr(value, field.name)
+        # beta=0 and beta=0.0 are one setting, so they must not be two folders.
+        kinds = get_args(field.type) or (field.type,)
+        if type(item) is int and float in kinds and int not in kinds:
+            item = float(item)
+        config[field.name] = to_config(item)
+    return config
+
+
+def canonical(config: Any) -> str:
+    """The one way to write a configuration on one line."""
+    return json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def fingerprint(config: Any) -> str:
+    """Ten hex digits that stand for a configuration, for the name of its folder."""
+    return hashlib.sha256(canonical(config).encode()).hexdigest()[:10]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON for people to read, atomically; what is not finite becomes null."""
+    with atomically(path) as file:
+        file.write((json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_about(folder: Path, config: dict[str, Any]) -> None:
+    """Writes `config.json` and `environment.json`, and makes the folder if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CONFIG, config)
+    write_json(folder / ENVIRONMENT, environment())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The settings of the run in `folder`. Raises FileNotFoundError if there is none."""
+    return json.loads((folder / CONFIG).read_text())
+
+
+def plain(value: Any) -> Any:
+    """Arrays and their scalars as Python lists and numbers; what is not finite as None, because JSON has no NaN."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        array = np.asarray(value)
+        # bfloat16 and its kin have no Python number of their own
+        return plain((array if array.dtype.isbuiltin == 1 else array.astype(np.float64)).tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class Records:
+    """The file `metrics.jsonl` of one run, open for its one writer.
+
+    Opening drops a last line that was only half written.
+    """
+
+    folder: Path
+
+    def __post_init__(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            self._cut(_whole(self.path.read_bytes()))
+
+    @property
+    def path(self) -> Path:
+        return self.folder / METRICS
+
+    def append(self, lines: list[dict[str, Any]]) -> None:
+        """Adds lines and waits until they are on the disk. NaN becomes null. Raises TypeError if one is not JSON."""
+        text = "".join(json.dumps(plain(line), allow_nan=False) + "\n" for line in lines)
+        with self.path.open("ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def position(self) -> int:
+        """The length in bytes, for a checkpoint to remember."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def truncate(self, position: int) -> None:
+        """Drops all lines after `position`, so that a resumed run does not write them twice.
+
+        Raises ValueError if the file is shorter than that, or a line begins elsewhere: it is not the file of the run.
+        """
+        content = self.path.read_bytes() if self.path.exists() else b""
+        if not 0 <= position <= len(content) or _whole(content[:position]) != position:
+            raise ValueError(
+                f"{self.path} has {len(content)} bytes and no line that ends at byte {position}, where the checkpoint "
+                f"says it was. Restore the file, or delete {self.folder} to start this run from the beginning."
+            )
+        self._cut(position)
+
+    def _cut(self, position: int) -> None:
+        if position < self.position():
+            with self.path.open("r+b") as file:
+                file.truncate(position)
+                os.fsync(file.fileno())
+
+
+def _whole(content: bytes) -> int:
+    """The length of the lines that are whole."""
+    return content.rfind(b"\n") + 1
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, also while it is being written; none if there is no such file.
+
+    Raises ValueError with the number of the line that is not JSON.
+    """
+    path = folder / METRICS
+    content = path.read_bytes() if path.exists() else b""
+    lines = []
+    for number, line in enumerate(content[: _whole(content)].splitlines(), start=1):
+        try:
+            lines.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    return lines
+
+
+def environment() -> dict[str, Any]:
+    """What this process runs with. Devices are asked of JAX, which starts its backend."""
+    return {
+        "versions": versions(),
+        "git": git_revision(Path(__file__).parents[1]),
+        "platform": platform.platform(),
+        "cpu": cpu_model(),
+        "cores": usable_cores(),
+        "memory_gib": round(total_memory() / 2**30, 1),
+        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "command": sys.argv,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that can change a result, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision(package: Path) -> dict[str, Any] | None:
+    """Revision of the checkout whose `src` holds `package`, and whether it has changes; None if it is installed."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        # A package installed under somebody else's repository must not be taken for that repository.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != package.resolve().parents[1]:
+            return None
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """How many cores this process may use, with its container's share taken into account."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _read_words("/sys/fs/cgroup/cpu.max")
+    if len(quota) == 2 and quota[0] != "max":
+        cores = min(cores, max(1, round(int(quota[0]) / int(quota[1]))))
+    return cores
+
+
+def total_memory() -> int:
+    """Bytes of memory of the machine, or of the container if it has less; 0 if the system does not say."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+    limit = _read_words("/sys/fs/cgroup/memory.max")
+    return min(memory, int(limit[0])) if limit and limit[0].isdigit() else memory
+
+
+def _read_words(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().split()
+    except OSError:
+        return []

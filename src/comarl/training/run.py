@@ -1,0 +1,262 @@
+"""A run from its first step to its budget: train, evaluate, record, checkpoint; and the same again after any stop."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from comarl.training.checkpoint import Checkpoints
+from comarl.training.evaluate import Player, due, evaluate, make_player, num_evaluated_teams
+from comarl.training.memory import check_memory
+from comarl.training.progress import Display
+from comarl.training.records import CHECKPOINTS, Records, fingerprint, to_config, versions, write_about
+from comarl.training.train import Round, Run, RunState, absorb, begin_round, finish_round, learn, start
+from comarl.types import Metrics
+
+CHUNK = 64  # updates per compiled call: short enough for a live display, long enough to hide the call
+
+
+class Diverged(Exception):
+    """A loss that is no longer a number."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, as opposed to what: none of this changes a result."""
+
+    minutes: float | None = None
+    """stop after so many minutes, at the end of a round; the run can be continued"""
+    checkpoint_seconds: float = 120.0
+    """least time between checkpoints"""
+    seeds_together: bool | None = None
+    """map seeds over array axes, or let them take turns; by default the first on accelerators, the second on CPUs"""
+
+
+@dataclass
+class Means:
+    """Running sums and counts of each seed's training metrics since its last evaluation."""
+
+    sums: list[dict[str, list[float]]] = field(default_factory=list)  # per seed: name -> [sum, count]
+
+    def add(self, seed: int, name: str, total: float, count: float) -> None:
+        cell = self.sums[seed].setdefault(name, [0.0, 0.0])
+        cell[0] += total
+        cell[1] += count
+
+    def take(self, seed: int) -> dict[str, float]:
+        means = {name: total / count for name, (total, count) in self.sums[seed].items() if count}
+        self.sums[seed] = {}
+        return means
+
+
+def identity(run: Run, algorithm: str, task: str) -> dict[str, Any]:
+    """The configuration that a run's folder and checkpoints stand for. A larger budget continues the same run."""
+    config = {"algorithm_name": algorithm, "task_name": task, **to_config(run)}
+    del config["steps"]
+    return config
+
+
+def folder_name(config: dict[str, Any]) -> str:
+    task = "".join(c if c.isalnum() else "-" for c in config["task_name"])
+    return f"{config['algorithm_name']}-{task}-{fingerprint(config)}"
+
+
+@dataclass
+class Session:
+    """One stretch of a run, between its start or resumption and its end or interruption."""
+
+    run: Run
+    config: dict[str, Any]
+    folder: Path
+    options: Options
+    console: Console
+
+    def train(self) -> RunState:
+        """Trains until the budget or the time is spent, and returns the state at the end.
+
+        Raises Diverged, TooLittleMemory, OtherConfiguration, DamagedCheckpoint, or what a task raises when it dies;
+        whatever happens, the newest checkpoint stays good.
+        """
+        run = self.run
+        self.console.print(check_memory(run), highlight=False)
+        self.checkpoints, self.records = Checkpoints(self.folder / CHECKPOINTS), Records(self.folder)
+        self.means = Means([{} for _ in range(run.seeds)])
+        self.number, self.wall_time, self.began = 0, 0.0, time.monotonic()
+        self.saved_at = self.began
+        state = self.resume() or self.begin()
+        player, close_player = make_player(run, run.num_teams)
+        evaluator, close_evaluator = make_player(run, num_evaluated_teams(run))
+        minutes = self.options.minutes
+        display = Display(self.console, run.steps, run.seeds, None if minutes is None else self.began + 60 * minutes)
+        try:
+            with display, stop_requests(self.console) as stop_requested:
+                while not self.is_over(state) and not stop_requested():
+                    state = self.round(state, player, evaluator, display)
+        finally:
+            close_player()
+            close_evaluator()
+        self.save(state)
+        return state
+
+    def begin(self) -> RunState:
+        write_about(self.folder, {**self.config, "steps": self.run.steps})
+        self.records.truncate(0)
+        return start(self.run)
+
+    def resume(self) -> RunState | None:
+        """The state of the newest good checkpoint, with the records cut to match; None if there is none."""
+        shapes = jax.eval_shape(lambda: start(self.run))
+        found = self.checkpoints.newest(shapes, self.config, tell=lambda text: self.console.print(f"Warning: {text}"))
+        if found is None:
+            return None
+        state, header = found
+        self.number, self.wall_time = header["round"], header["wall_time"]
+        self.means.sums = header["means"]
+        self.records.truncate(header["records"])
+        write_about(self.folder, {**self.config, "steps": self.run.steps})
+        self.console.print(f"Continuing after round {self.number}, {int(state.clock.env_steps.min()):,} steps.")
+        return jax.tree.map(jax.numpy.asarray, state)
+
+    def is_over(self, state: RunState) -> bool:
+        minutes = self.options.minutes
+        if minutes is not None and time.monotonic() - self.began > 60 * minutes:
+            return True
+        return bool((np.asarray(state.clock.env_steps) >= self.run.steps).all())
+
+    def elapsed(self) -> float:
+        return self.wall_time + time.monotonic() - self.began
+
+    def round(self, state: RunState, player: Player, evaluator: Player, display: Display) -> RunState:
+        """Play, breed, learn, inject; then evaluate, record and save what is due."""
+        run, before = self.run, np.asarray(state.clock.env_steps)
+        warmup = bool((before < min(run.algorithm.warmup_steps, run.steps)).any())
+        active = before < (min(run.algorithm.warmup_steps, run.steps) if warmup else run.steps)
+        playing = np.broadcast_to(active[:, None], (run.seeds, run.num_teams)).copy()
+        if warmup:
+            playing[:, :-1] = False  # random actions come from one team's copy: a population has nothing to add
+        teams = np.broadcast_to(np.arange(run.num_teams), playing.shape)
+        _, play_keys, *_ = begin_round(state.key)
+        episodes = player(state.agent, state.clock, teams, playing, play_keys, "random" if warmup else "explore")
+        state, plan = absorb(run, state, episodes, active, warmup)
+        if not warmup:
+            state = self.learn(state, plan, display)
+        display.update("warm-up" if warmup else "training", np.asarray(state.clock.env_steps), self.updates(state))
+        self.number += 1
+        self.evaluate(state, evaluator, due(run, before, state.clock.env_steps), display)
+        if time.monotonic() - self.saved_at > self.options.checkpoint_seconds:
+            self.save(state)
+        return state
+
+    def learn(self, state: RunState, plan: Round, display: Display) -> RunState:
+        """The round's updates, in compiled chunks. Raises Diverged at the first loss that is not a number."""
+        together = self.options.seeds_together
+        together = jax.default_backend() != "cpu" if together is None else together
+        counts, agent = np.asarray(plan.num_updates), state.agent
+        env_steps, updates = np.asarray(state.clock.env_steps), self.updates(state)
+        for begin in range(0, int(counts.max()), CHUNK):
+            agent, sums = learn(
+                self.run, agent, state.replay, state.clock, plan.learn_key, plan.num_updates, np.int32(begin), CHUNK,
+                together,
+            )  # fmt: skip
+            due_now = np.clip(counts - begin, 0, CHUNK)
+            self.add(sums, due_now)
+            updates += int(due_now.sum())
+            display.update("training", env_steps, updates)
+        self.add_round(plan)
+        return finish_round(self.run, state._replace(agent=agent), plan.num_updates, plan.active)
+
+    def add(self, sums: Metrics, counts: np.ndarray) -> None:
+        for name, values in jax.device_get(sums).items():
+            for seed, (value, count) in enumerate(zip(values, counts, strict=True)):
+                if not np.isfinite(value):
+                    raise Diverged(
+                        f"{name} of seed {self.run.first_seed + seed} became {value} in round {self.number + 1}. "
+                        f"The last good checkpoint is kept in {self.checkpoints.folder}; try a smaller learning rate, "
+                        f"such as --algorithm.critic-optimiser.learning-rate 3e-4."
+                    )
+                self.means.add(seed, name, float(value), float(count))
+
+    def add_round(self, plan: Round) -> None:
+        """Metrics that a round has once: training returns, and what became of the injected team."""
+        metrics, returns = jax.device_get((plan.metrics, plan.returns))
+        for seed in np.flatnonzero(np.asarray(plan.active)):
+            self.means.add(seed, "training_return", float(returns[seed, -1]), 1)
+            if returns.shape[1] > 1:
+                self.means.add(seed, "best_training_return", float(returns[seed, :-1].max()), 1)
+            for name, values in metrics.items():
+                if np.isfinite(values[seed]):
+                    self.means.add(seed, name, float(values[seed]), 1)
+
+    def updates(self, state: RunState) -> int:
+        return int(np.asarray(state.clock.updates).sum())
+
+    def evaluate(self, state: RunState, evaluator: Player, seeds: np.ndarray, display: Display) -> None:
+        if not seeds.any():
+            return
+        returns = evaluate(self.run, evaluator, state.agent, state.clock, seeds)
+        lines = []
+        for seed in np.flatnonzero(seeds):
+            lines.append(
+                {
+                    "seed": self.run.first_seed + int(seed),
+                    "env_steps": int(state.clock.env_steps[seed]),
+                    "updates": int(state.clock.updates[seed]),
+                    "round": self.number,
+                    "wall_time": round(self.elapsed(), 1),
+                    **{team: values[seed].tolist() for team, values in returns.items()},
+                    "training": self.means.take(seed),
+                }
+            )
+            display.evaluated(lines[-1])
+        self.records.append(lines)
+
+    def save(self, state: RunState) -> None:
+        header = {
+            "config": self.config,
+            "versions": versions(),
+            "round": self.number,
+            "wall_time": self.elapsed(),
+            "records": self.records.position(),
+            "means": self.means.sums,
+        }
+        self.checkpoints.save(self.number, state, header)
+        self.saved_at = time.monotonic()
+
+
+@contextmanager
+def stop_requests(console: Console) -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C into a request to stop after the round, so that it can be saved; the second interrupts."""
+    requested = False
+
+    def request(signum: int, frame: object) -> None:
+        nonlocal requested
+        if requested:
+            raise KeyboardInterrupt
+        requested = True
+        console.print("Stopping at the end of this round, then saving. Ctrl-C again stops at once.")
+
+    try:
+        previous = signal.signal(signal.SIGINT, request)
+    except ValueError:  # not the main thread: whoever runs us handles signals
+        yield lambda: False
+        return
+    try:
+        yield lambda: requested
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def evaluate_once(run: Run, state: RunState) -> dict[str, np.ndarray]:
+    """Greedy returns of a state's teams, `[seeds episodes]` by team, outside any training."""
+    player, close = make_player(run, num_evaluated_teams(run))
+    try:
+        return evaluate(run, player, state.agent, state.clock, np.ones(run.seeds, bool))
+    finally:
+        close()

@@ -1,0 +1,215 @@
+"""The data that flows between tasks, replay and algorithms, and the protocols that join them.
+
+Axes, always in this order, outermost first: seeds, teams, batch, time, agents, then features.
+Functions are written for one item; the training loop maps them over the outer axes.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+Key = PRNGKeyArray  # typed keys only: `jax.random.key`
+Index = Int[Array, ""] | int
+Metrics = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """Sizes of one task. Static and hashable, so they may decide shapes under `jit`.
+
+    Agents of unequal size are padded to the largest: `obs_sizes` and `action_sizes` say what of each agent is real,
+    or are None where all agents have the same size.
+    """
+
+    num_agents: int
+    obs_size: int
+    state_size: int
+    action_size: int
+    """entries of one agent's action vector, or the number of its discrete actions"""
+    discrete: bool
+    horizon: int
+    """steps after which an episode is cut; the cut is a truncation, not a termination"""
+    obs_sizes: tuple[int, ...] | None = None
+    action_sizes: tuple[int, ...] | None = None
+    obs_from_state: tuple[tuple[int, ...], ...] | None = None
+    """the state's indices that each agent sees, where that is a gather of the state: replay then keeps the state alone"""
+
+    @property
+    def action_mask(self) -> Float[np.ndarray, "agents action"]:
+        """1 where an agent really has that entry of a continuous action, 0 where it is padding."""
+        sizes = self.action_sizes or (self.action_size,) * self.num_agents
+        return (np.arange(self.action_size) < np.array(sizes)[:, None]).astype(np.float32)
+
+    def observe(self, state: Float[Array, "*batch state"]) -> Float[Array, "*batch agents obs"]:
+        """The agents' observations of a state, for a task that gives `obs_from_state`."""
+        assert self.obs_from_state is not None
+        padding = self.state_size  # one past the end: a zero is read there
+        index = np.array([(*row, *[padding] * (self.obs_size - len(row))) for row in self.obs_from_state])
+        return jnp.take(state, index, axis=-1, mode="fill", fill_value=0)
+
+
+class Timestep(eqx.Module):
+    """What a team sees at one step. `state` is for training only; `available` is None if actions are continuous."""
+
+    obs: Float[Array, "*batch agents obs"]
+    state: Float[Array, "*batch state"]
+    available: Bool[Array, "*batch agents actions"] | None = None
+
+
+class Transition(eqx.Module):
+    """One step of experience. `terminated` is true only where no value follows."""
+
+    now: Timestep
+    action: Array  # [*batch agents] int, or [*batch agents action] float
+    reward: Float[Array, "*batch"]  # the team's
+    terminated: Bool[Array, "*batch"]
+    next: Timestep  # the true next step, never one after a reset
+
+
+class Episode(eqx.Module):
+    """One episode of one team. `mask` is false on the steps after its end.
+
+    A truncated episode needs no flag: its last unmasked step is not `terminated`, so a value follows it.
+    """
+
+    memory: PyTree  # what the policy remembered before the first step
+    timesteps: Timestep  # [*batch time+1 ...]: stored once, not twice
+    action: Array  # [*batch time agents ...]
+    reward: Float[Array, "*batch time"]
+    terminated: Bool[Array, "*batch time"]
+    mask: Bool[Array, "*batch time"]
+
+
+class Clock(NamedTuple):
+    """Progress of a run. What is per seed is for arithmetic; what all seeds share may decide a `lax.cond`."""
+
+    env_steps: Int[Array, "*seeds"]  # of all teams of a seed
+    updates: Int[Array, "*seeds"]  # gradient steps of a seed
+    update_in_round: Int[Array, ""]  # shared: 0 at the first update of each round
+
+
+PER_SEED = Clock(env_steps=0, updates=0, update_in_round=None)  # type: ignore[arg-type]  # the vmap axes of a clock
+
+
+class TaskDied(RuntimeError):
+    """A task that cannot go on, such as a simulation that became unstable."""
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """A jittable cooperative task. It never resets itself: the rollout decides when an episode is over."""
+
+    @property
+    def spec(self) -> EnvSpec: ...
+
+    def reset(self, key: Key) -> tuple[PyTree, Timestep]:
+        """The task's own state and what the team first sees."""
+        ...
+
+    def step(
+        self, env_state: PyTree, action: Array, key: Key
+    ) -> tuple[PyTree, Timestep, Float[Array, ""], Bool[Array, ""], Bool[Array, ""]]:
+        """`(env_state, timestep, team reward, terminated, truncated)`."""
+        ...
+
+
+@runtime_checkable
+class HostEnvironment(Protocol):
+    """Copies of one task outside JAX: NumPy arrays with a leading axis of copies.
+
+    A copy that is over, or that `playing` left out, ignores its actions; its reward is 0 and its flags are false.
+    """
+
+    spec: EnvSpec
+    num_copies: int
+
+    def reset(self, seeds: Int[np.ndarray, " copies"], playing: Bool[np.ndarray, " copies"]) -> Timestep:
+        """Starts an episode in the copies that play. Equal seeds give equal starts."""
+        ...
+
+    def step(self, action: np.ndarray) -> tuple[Timestep, np.ndarray, np.ndarray, np.ndarray]:
+        """`(timestep, team rewards, terminated, truncated)`, each with a leading axis of copies."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """The hashable settings of one task outside JAX, and what makes its copies."""
+
+    @property
+    def spec(self) -> EnvSpec: ...
+
+    def make(self, num_copies: int) -> HostEnvironment: ...
+
+
+@runtime_checkable
+class Replay(Protocol):
+    """Where experience waits: three pure functions over one state, for one seed."""
+
+    def init(self, spec: EnvSpec) -> PyTree: ...
+    def add(self, state: PyTree, episodes: Episode) -> PyTree: ...
+    def sample(self, state: PyTree, spec: EnvSpec, key: Key) -> PyTree: ...
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """A frozen dataclass of hyperparameters, with pure functions over one state pytree.
+
+    Inside them there is one seed. `act` sees one team at one step; `update` sees one batch.
+    """
+
+    learns_from: ClassVar[Literal["transitions", "episodes"]]
+    actions: ClassVar[frozenset[str]]  # which of {"continuous", "discrete"} it can choose
+    replay: Any  # a `Replay`
+    warmup_steps: int  # steps of random actions before anything learns
+    updates_per_step: float  # gradient steps per environment step of all teams
+
+    def init(self, spec: EnvSpec, key: Key) -> PyTree:
+        """The state before training: networks, targets, optimisers."""
+        ...
+
+    def initial_memory(self, state: PyTree, timestep: Timestep, key: Key) -> PyTree:
+        """What a policy carries into an episode; `()` if nothing."""
+        ...
+
+    def act(
+        self, state: PyTree, team: Index, memory: PyTree, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+    ) -> tuple[PyTree, Array]:
+        """The memory for the next step, and the joint action of one team."""
+        ...
+
+    def update(self, state: PyTree, batch: Any, clock: Clock, key: Key) -> tuple[PyTree, Metrics]:
+        """One gradient step of everything that learns by gradient."""
+        ...
+
+
+@runtime_checkable
+class Evolutionary(Protocol):
+    """What an algorithm adds when it keeps a population; the last team is the one that MARL trains."""
+
+    @property
+    def num_teams(self) -> int: ...
+
+    def evolve(self, state: PyTree, fitness: Float[Array, " teams"], clock: Clock, key: Key) -> tuple[PyTree, Metrics]:
+        """The next generation, bred from this round's returns before anything learns from them."""
+        ...
+
+    def inject(self, state: PyTree) -> PyTree:
+        """The population after the team that MARL trained has joined it, at the end of a round."""
+        ...
+
+    def best_team(self, state: PyTree) -> Int[Array, ""]:
+        """The team that had the best return in the latest round of training."""
+        ...
+
+
+def tree_where(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
+    """`new` where `condition` holds, else `old`, for whole pytrees; typed keys included."""
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)

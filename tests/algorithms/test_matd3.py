@@ -1,0 +1,236 @@
+import dataclasses
+import functools
+import itertools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from comarl.algorithms.matd3 import MADDPG, Matd3, State
+
+GAMMA = 0.99
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def update(algorithm, state, batch, clock, key):
+    return algorithm.update(state, batch, clock, key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def fit_critic(algorithm, state, batch, key):
+    return algorithm.fit_critic(state, batch, key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def act(algorithm, state, timestep, explore, clock, key):
+    return algorithm.act(state, 0, (), timestep, clock, key, explore=explore)[1]
+
+
+@pytest.fixture(scope="module")
+def initial(matd3, spec) -> State:
+    return jax.jit(lambda k: matd3.init(spec, k))(jax.random.key(0))
+
+
+def apart(state: State, scramble) -> State:
+    """The same state with every network changed by noise, so that no target equals what it follows."""
+    networks = lambda s: (s.actors.value, s.critic.value, s.target_actors, s.target_critic)
+    return eqx.tree_at(networks, state, tuple(scramble(n, seed) for seed, n in enumerate(networks(state))))
+
+
+@pytest.fixture(scope="module")
+def state(initial, scramble) -> State:
+    return apart(initial, scramble)
+
+
+@pytest.fixture(scope="module")
+def batch(make_batch, spec):
+    return make_batch(spec)
+
+
+@pytest.fixture(scope="module")
+def unsmoothed(matd3) -> Matd3:
+    return dataclasses.replace(matd3, target_noise=0.0)
+
+
+@pytest.fixture(scope="module")
+def updated(unsmoothed, state, batch, clock_at, key):
+    """The states after the first update of a round, which moves the policy, and after the second, which does not."""
+    return {i: update(unsmoothed, state, batch, clock_at(i), key) for i in (0, 1)}
+
+
+@pytest.fixture(scope="module")
+def target(slow, state, batch, spec):
+    """y = r + gamma (1 - d) min_k Q'_k(s', mu'(o')), where the target actors do not explore."""
+    actors, critic = slow.doubles(state.target_actors), slow.doubles(state.target_critic)
+    action = slow.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
+    return target_of(slow, critic, batch, action)
+
+
+def target_of(slow, critic, batch, action):
+    next_q = slow.critic(critic, np.float64(batch.next.state), action)
+    result = np.zeros(len(batch.reward))
+    for b in range(len(result)):
+        future = 0.0 if batch.terminated[b] else GAMMA * min(next_q[:, b])
+        result[b] = batch.reward[b] + future
+    return result
+
+
+def test_the_critic_descends_its_loss_to_the_clipped_double_q_target(updated, state, batch, target, slow):
+    after, metrics = updated[0]
+    now, action = np.float64(batch.now.state), np.float64(batch.action)
+
+    def loss(critic):
+        return sum(np.mean((q - target) ** 2) for q in slow.critic(critic, now, action))
+
+    np.testing.assert_allclose(metrics["critic_loss"], loss(slow.doubles(state.critic.value)), rtol=1e-4)
+    np.testing.assert_allclose(metrics["target_value"], target.mean(), rtol=1e-4)
+    slow.assert_descends(state.critic.value, after.critic.value, loss)
+
+
+def test_the_target_takes_each_minimum_of_two_that_differ(state, batch, slow, spec):
+    """Not the first, nor the mean: this guards the other tests' power."""
+    actors, critic = slow.doubles(state.target_actors), slow.doubles(state.target_critic)
+    action = slow.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
+    q = slow.critic(critic, np.float64(batch.next.state), action)
+    assert 0 < np.sum(q[0] < q[1]) < q.shape[1]
+    assert np.abs(q[0] - q[1]).mean() > 0.05
+
+
+def test_no_value_follows_termination(unsmoothed, state, batch, key):
+    """Where all steps are terminated the target is the reward, whatever comes next, even if it is no number."""
+    ended = dataclasses.replace(
+        batch, terminated=jnp.ones(16, bool), next=jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), batch.next)
+    )
+    critic, metrics = fit_critic(unsmoothed, state, ended, key)
+    np.testing.assert_allclose(metrics["target_value"], batch.reward.mean(), rtol=1e-5)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(critic))
+
+
+def test_the_actors_climb_the_first_q_with_all_actions_replaced(updated, state, batch, slow, spec):
+    after, _ = updated[0]
+    critic, now = slow.doubles(after.critic.value), np.float64(batch.now.state)  # the critic that was just fitted
+
+    def loss(actors):
+        return -slow.critic(critic, now, slow.actions(actors.encoders, actors.heads, np.asarray(batch.now.obs), spec))[
+            0
+        ].mean()
+
+    slow.assert_descends(state.actors.value, after.actors.value, loss)
+
+
+def test_padded_weights_of_a_head_never_learn(updated, state):
+    after, _ = updated[0]
+    np.testing.assert_array_equal(after.actors.value.heads.weight[1, :, 1], state.actors.value.heads.weight[1, :, 1])
+    np.testing.assert_array_equal(after.actors.value.heads.bias[1, 1], state.actors.value.heads.bias[1, 1])
+    assert np.all(after.actors.value.heads.bias[1, 0] != state.actors.value.heads.bias[1, 0])
+
+
+def test_targets_move_by_tau_when_the_policy_does(updated, state, unsmoothed):
+    after, _ = updated[0]
+    for target, online, before in (
+        (after.target_actors, after.actors.value, state.target_actors),
+        (after.target_critic, after.critic.value, state.target_critic),
+    ):
+        for t, o, b in zip(*map(jax.tree.leaves, (target, online, before)), strict=True):
+            np.testing.assert_allclose(t, np.asarray(b) + unsmoothed.tau * (np.asarray(o) - np.asarray(b)), atol=1e-6)
+            assert np.any(t != b)
+
+
+def test_between_policy_updates_only_the_critic_moves(updated, state, bits):
+    after, _ = updated[1]
+    for name in ("actors", "target_actors", "target_critic"):
+        assert bits(getattr(after, name)) == bits(getattr(state, name))
+    assert bits(after.critic) != bits(state.critic)
+
+
+def test_the_policy_update_does_not_touch_the_critic(updated, bits):
+    np.testing.assert_array_equal(*(bits(updated[i][0].critic) for i in (0, 1)))
+
+
+@pytest.mark.parametrize(("update_in_round", "moves"), [(0, True), (1, False), (2, True), (3, False)])
+def test_the_policy_moves_every_second_update_of_a_round(
+    unsmoothed, state, batch, clock_at, key, bits, update_in_round, moves
+):
+    after, _ = update(unsmoothed, state, batch, clock_at(update_in_round), key)
+    assert (bits(after.actors) != bits(state.actors)) == moves
+
+
+def test_smoothing_adds_noise_of_at_most_its_clip_to_target_actions(matd3, initial, scramble, spec, slow, make_batch):
+    """With a huge spread the noise is plus or minus the clip, so each target is one of 32: a sign per real action."""
+    batch = make_batch(spec, 1)
+    batch = dataclasses.replace(batch, terminated=jnp.zeros(1, bool))
+    state = apart(initial, scramble)
+    actors, critic = slow.doubles(state.target_actors), slow.doubles(state.target_critic)
+    action = slow.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
+    candidates = []
+    for signs in itertools.product((-0.5, 0.5), repeat=5):
+        noise = np.zeros((1, 3, 2))
+        noise[0, [0, 0, 1, 2, 2], [0, 1, 0, 0, 1]] = signs
+        candidates.append(target_of(slow, critic, batch, np.clip(action + noise, -1, 1))[0])
+    wild = dataclasses.replace(matd3, target_noise=1e9)
+    nearest = []
+    for k in jax.random.split(jax.random.key(1), 12):
+        found = fit_critic(wild, state, batch, k)[1]["target_value"]
+        nearest.append(int(np.argmin(np.abs(candidates - found))))
+        np.testing.assert_allclose(found, candidates[nearest[-1]], atol=1e-5)
+    assert len(set(nearest)) > 4
+
+
+def test_smoothing_without_clip_is_no_smoothing(matd3, unsmoothed, state, batch, key, bits):
+    silent = dataclasses.replace(matd3, target_noise_clip=0.0)
+    plain, same = (fit_critic(a, state, batch, key)[1]["target_value"] for a in (unsmoothed, silent))
+    smoothed = fit_critic(matd3, state, batch, key)[1]["target_value"]
+    np.testing.assert_allclose(plain, same, rtol=1e-6)
+    assert abs(plain - smoothed) > 1e-4
+
+
+def test_the_order_of_a_batch_does_not_matter(unsmoothed, updated, state, batch, clock_at, key):
+    shuffled = jax.tree.map(lambda x: x[jnp.asarray(np.random.default_rng(0).permutation(16))], batch)
+    after, metrics = update(unsmoothed, state, shuffled, clock_at(0), key)
+    for one, two in zip(*map(jax.tree.leaves, ((after, metrics), updated[0])), strict=True):
+        np.testing.assert_allclose(one, two, atol=2e-5)
+
+
+def test_maddpg_has_one_critic_no_delay_and_no_smoothing(matd3, spec, batch, clock_at, slow, scramble):
+    assert MADDPG == dataclasses.replace(Matd3(), critics=1, policy_delay=1, target_noise=0.0)
+    sizes = {name: getattr(matd3, name) for name in ("hidden", "replay", "actor_optimiser", "critic_optimiser")}
+    maddpg = dataclasses.replace(MADDPG, **sizes)
+    state = apart(jax.jit(lambda k: maddpg.init(spec, k))(jax.random.key(0)), scramble)
+    after, metrics = update(maddpg, state, batch, clock_at(1), jax.random.key(0))  # the second update of a round
+    assert np.all(after.actors.value.heads.bias[0] != state.actors.value.heads.bias[0])
+    actors, critic = slow.doubles(state.target_actors), slow.doubles(state.target_critic)
+    action = slow.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
+    target = target_of(slow, critic, batch, action)
+    q = slow.critic(slow.doubles(state.critic.value), np.float64(batch.now.state), np.float64(batch.action))
+    assert q.shape[0] == 1
+    np.testing.assert_allclose(metrics["critic_loss"], np.mean((q[0] - target) ** 2), rtol=1e-4)
+    other, _ = update(maddpg, state, batch, clock_at(1), jax.random.key(9))
+    np.testing.assert_array_equal(other.critic.value.members.output.bias, after.critic.value.members.output.bias)
+
+
+def test_greedy_action_is_the_actors_and_needs_no_key(matd3, state, batch, spec, clock_at, slow):
+    timestep = jax.tree.map(lambda x: x[0], batch.now)
+    one, two = (act(matd3, state, timestep, False, clock_at(0), jax.random.key(i)) for i in range(2))
+    np.testing.assert_array_equal(one, two)
+    actors = slow.doubles(state.actors.value)
+    expected = slow.actions(actors.encoders, actors.heads, np.asarray(batch.now.obs[:1]), spec)
+    np.testing.assert_allclose(one, expected[0], atol=1e-5)
+    assert one[1, 1] == 0
+
+
+def test_exploring_stays_within_bounds_and_leaves_padding_zero(matd3, state, batch, clock_at):
+    wild = dataclasses.replace(matd3, exploration_noise=2.0)
+    timestep = jax.tree.map(lambda x: x[0], batch.now)
+    actions = np.stack([act(wild, state, timestep, True, clock_at(0), jax.random.key(i)) for i in range(20)])
+    assert np.abs(actions).max() == 1.0
+    np.testing.assert_array_equal(actions[:, 1, 1], 0.0)
+    assert len(np.unique(actions[:, 0, 0])) > 5
+
+
+def test_targets_start_equal_and_heads_start_small(initial, bits, matd3):
+    assert bits(initial.target_actors) == bits(initial.actors.value)
+    assert bits(initial.target_critic) == bits(initial.critic.value)
+    assert np.abs(initial.actors.value.heads.weight).max() <= 0.1 / matd3.hidden[-1] ** 0.5
+    assert initial.critic.value.members.output.bias.shape == (2, 1)

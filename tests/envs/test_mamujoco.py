@@ -1,0 +1,329 @@
+"""Multi-Agent MuJoCo, held against gymnasium-robotics step by step."""
+
+import builtins
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("gymnasium_robotics")
+
+from comarl.envs import mamujoco, mamujoco_physics
+from comarl.envs.mamujoco import PARTITIONS, TASKS, MultiAgentMujoco, MultiAgentMujocoCopies, parse
+from comarl.types import HostEnvironment, Task
+
+OTHERS = ("Walker2d-2x3", "Swimmer-2x1", "ManySegmentSwimmer-3x2", "Reacher-2x1", "ManySegmentAnt-2x2")
+BOTH = np.ones(2, bool)
+
+
+def task_of(name, **settings):
+    parsed = parse(name)
+    return MultiAgentMujoco(parsed.robot, parsed.partition, **settings)
+
+
+def random_actions(spec, copies, steps, seed=0):
+    shape = (steps, copies, spec.num_agents, spec.action_size)
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+class Reference:
+    """One environment of gymnasium-robotics, as published."""
+
+    def __init__(self, task):
+        from gymnasium_robotics import mamujoco_v1
+
+        with mamujoco_physics._no_mujoco_log():
+            self.env = mamujoco_v1.parallel_env(task.robot, task.partition, agent_obsk=task.agent_obsk)
+        self.scale = self.env.single_agent_env.unwrapped.model.actuator_ctrlrange[0, 1]
+
+    def reset(self, seed):
+        self.obs, self.reward, self.terminated = self.env.reset(seed=seed)[0], 0.0, False
+
+    def step(self, action):
+        if self.terminated:
+            self.reward = 0.0
+            return
+        sizes = {agent: self.env.action_space(agent).shape[0] for agent in self.env.possible_agents}
+        own = {agent: self.scale * action[i, :size] for i, (agent, size) in enumerate(sizes.items())}
+        self.obs, rewards, terminated, _, _ = self.env.step(own)
+        self.reward, self.terminated = rewards["agent_0"], terminated["agent_0"]
+        self.state = self.env.state()
+
+
+def assert_same(timestep, copy, reference):
+    np.testing.assert_allclose(timestep.state[copy], reference.state, rtol=0, atol=1e-9)
+    for row, own in zip(timestep.obs[copy], reference.obs.values(), strict=True):
+        np.testing.assert_allclose(row[: len(own)], own, rtol=0, atol=1e-9)
+        assert not row[len(own) :].any(), "padding is zero"
+
+
+def compare(task, episodes, steps):
+    """Plays two copies and two references alike; the number of steps that were compared."""
+    copies, references = MultiAgentMujocoCopies(task, 2, np.float64), [Reference(task), Reference(task)]
+    compared = 0
+    for episode in range(episodes):
+        seeds = np.array([episode, 100 + episode])
+        timestep, ended = copies.reset(seeds, BOTH), np.zeros(2, bool)
+        for copy, reference in enumerate(references):
+            reference.reset(int(seeds[copy]))
+            reference.state = reference.env.state()
+            assert_same(timestep, copy, reference)
+        for action in random_actions(task.spec, 2, steps, episode).astype(np.float64):
+            timestep, reward, terminated, truncated = copies.step(action)
+            for copy, reference in enumerate(references):
+                reference.step(action[copy])
+                assert_same(timestep, copy, reference)
+                np.testing.assert_allclose(reward[copy], reference.reward, rtol=0, atol=1e-9)
+                assert terminated[copy] == (reference.terminated and not ended[copy])
+                assert not truncated[copy]
+            compared += int((~ended).sum())
+            ended |= terminated
+    return compared
+
+
+@pytest.mark.parametrize("agent_obsk", [0, 1])
+@pytest.mark.parametrize("name", TASKS)
+def test_the_tasks_of_race_equal_those_of_gymnasium_robotics(name, agent_obsk):
+    assert compare(task_of(name, agent_obsk=agent_obsk), episodes=4, steps=80) >= 150
+
+
+@pytest.mark.parametrize("agent_obsk", [0, 1])
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_robots_equal_those_of_gymnasium_robotics(name, agent_obsk):
+    assert compare(task_of(name, agent_obsk=agent_obsk), episodes=2, steps=40) >= 40
+
+
+def test_joints_of_one_label_are_seen_in_one_order():
+    copies = parse("Pusher-3p").make(3)
+    timestep = copies.reset(np.full(3, 5), np.ones(3, bool))
+    timestep, reward, _, _ = copies.step(np.full((3, 3, 3), 0.5, np.float32))
+    assert (timestep.obs == timestep.obs[0]).all() and (reward == reward[0]).all()
+    np.testing.assert_array_equal(timestep.obs[0, 0, [0, 2, 4]], timestep.state[0, [2, 0, 1]])
+
+
+@pytest.mark.parametrize("name", [*TASKS, "Swimmer-2x1", "ManySegmentSwimmer-3x2"])
+def test_observations_are_gathered_from_the_state(name):
+    task = task_of(name, agent_obsk=1)
+    copies = task.make(2)
+    copies.reset(np.arange(2), BOTH)
+    for action in random_actions(task.spec, 2, 5):
+        timestep, *_ = copies.step(action)
+        np.testing.assert_array_equal(task.spec.observe(jnp.asarray(timestep.state)), timestep.obs)
+
+
+@pytest.mark.parametrize("name", ["Walker2d-2x3", "Reacher-2x1"])
+def test_observations_that_hold_more_than_the_state_are_not_said_to_be_gathered(name):
+    assert parse(name).spec.obs_from_state is None
+
+
+@pytest.mark.parametrize("name", ["HalfCheetah-6x1", "Humanoid-9|8", "Reacher-2x1"])
+def test_arrays_are_as_the_spec_says(name):
+    task = parse(name)
+    copies, spec = task.make(3), task.spec
+    assert isinstance(task, Task) and isinstance(copies, HostEnvironment) and task.spec is spec
+    first = copies.reset(np.arange(3), np.ones(3, bool))
+    timestep, reward, terminated, truncated = copies.step(random_actions(spec, 3, 1)[0])
+    for seen in (first, timestep):
+        assert seen.obs.shape == (3, spec.num_agents, spec.obs_size) and seen.obs.dtype == np.float32
+        assert seen.state.shape == (3, spec.state_size) and seen.state.dtype == np.float32
+        assert seen.available is None
+    assert reward.shape == (3,) and reward.dtype == np.float32
+    assert terminated.shape == truncated.shape == (3,) and terminated.dtype == truncated.dtype == bool
+    assert not np.array_equal(first.state, timestep.state), "a timestep keeps its arrays to itself"
+    copies.close()
+
+
+def test_agents_of_unequal_size_are_padded():
+    spec = MultiAgentMujoco("Humanoid", "9|8", agent_obsk=1).spec
+    assert spec.obs_sizes == (242, 170) and spec.obs_size == 242
+    assert spec.action_sizes == (9, 8) and spec.action_size == 9
+    assert spec.action_mask.sum() == 17
+    assert parse("HalfCheetah-2x3").spec.action_sizes is None
+
+
+def test_padded_entries_of_an_action_are_ignored():
+    copies = parse("Humanoid-9|8").make(2)
+    copies.reset(np.zeros(2, int), BOTH)
+    action = random_actions(copies.spec, 1, 1)[0].repeat(2, axis=0)
+    action[1, 1, 8] = np.nan
+    timestep, reward, _, _ = copies.step(action)
+    np.testing.assert_array_equal(timestep.state[0], timestep.state[1])
+    assert reward[0] == reward[1]
+
+
+def test_actions_span_the_range_of_the_actuators():
+    copies = parse("Humanoid-9|8").make(2)
+    copies.reset(np.arange(2), BOTH)
+    copies.step(np.stack([np.ones((2, 9), np.float32), np.full((2, 9), -0.5, np.float32)]))
+    np.testing.assert_allclose(copies._physics._ctrl, [[0.4] * 17, [-0.2] * 17], atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["HalfCheetah-6x1", "Reacher-2x1"])
+def test_the_time_limit_truncates_and_does_not_terminate(name):
+    copies = task_of(name, horizon=5).make(2)
+    copies.reset(np.arange(2), BOTH)
+    for step, action in enumerate(random_actions(copies.spec, 2, 7), start=1):
+        last, reward, terminated, truncated = copies.step(action)
+        assert not terminated.any()
+        assert truncated.tolist() == [step == 5] * 2
+        assert (reward != 0).tolist() == [step <= 5] * 2
+        if step == 5:
+            at_the_end = last
+    np.testing.assert_array_equal(at_the_end.state, last.state)
+    np.testing.assert_array_equal(at_the_end.obs, last.obs)
+
+
+@pytest.mark.parametrize("name", ["Hopper-3x1", "Ant-4x2"])
+def test_a_copy_that_fell_ignores_actions_until_the_next_episode(name):
+    copies = parse(name).make(6)
+    copies.reset(np.arange(6), np.ones(6, bool))
+    over, last = np.zeros(6, bool), None
+    for action in random_actions(copies.spec, 6, 150):
+        timestep, reward, terminated, truncated = copies.step(action)
+        assert not (over & (terminated | truncated)).any()
+        assert not reward[over].any() and reward[~over].all()
+        if last is not None:
+            np.testing.assert_array_equal(timestep.state[over], last.state[over])
+            np.testing.assert_array_equal(timestep.obs[over], last.obs[over])
+        over, last = over | terminated, timestep
+    assert over.sum() >= 2, "some fall"
+    again = copies.reset(np.arange(6), np.ones(6, bool))
+    np.testing.assert_array_equal(again.state, parse(name).make(6).reset(np.arange(6), np.ones(6, bool)).state)
+
+
+@pytest.mark.parametrize("name", ["Hopper-3x1", "Ant-2x4", "Reacher-2x1"])
+def test_a_copy_that_does_not_play_stands_still(name):
+    copies = parse(name).make(3)
+    playing = np.array([True, False, True])
+    first = copies.reset(np.arange(3), playing)
+    playing[:] = True  # the copies keep their own
+    for action in random_actions(copies.spec, 3, 4):
+        timestep, reward, terminated, truncated = copies.step(action)
+        np.testing.assert_array_equal(timestep.state[1], first.state[1])
+        assert reward[1] == 0 and not terminated[1] and not truncated[1]
+        assert reward[0] != 0 and (timestep.state[0] != first.state[0]).any()
+
+
+def play(task, seeds, actions):
+    """The states and rewards of a whole play: [steps, copies, ...]."""
+    copies = MultiAgentMujocoCopies(task, len(seeds), np.float64)
+    copies.reset(np.array(seeds), np.ones(len(seeds), bool))
+    states, rewards = [], []
+    for action in actions:
+        timestep, reward, _, _ = copies.step(action)
+        states.append(timestep.state)
+        rewards.append(reward)
+    return np.array(states), np.array(rewards)
+
+
+@pytest.mark.parametrize("name", ["Hopper-3x1", "Ant-2x4d", "Humanoid-9|8"])
+def test_a_copy_depends_neither_on_the_others_nor_on_threads(name):
+    task = task_of(name, num_threads=1)
+    actions = random_actions(task.spec, 4, 50)
+    states, rewards = play(task, [3, 4, 5, 6], actions)
+    alone, reward_alone = play(task, [5], actions[:, 2:3])
+    threaded, reward_threaded = play(task_of(name, num_threads=3), [3, 4, 5, 6], actions)
+    np.testing.assert_array_equal(states[:, 2], alone[:, 0])
+    np.testing.assert_allclose(rewards[:, 2], reward_alone[:, 0], rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(states, threaded)
+    np.testing.assert_array_equal(rewards, reward_threaded)
+
+
+def test_the_number_of_threads_is_no_part_of_a_task():
+    one, other = task_of("Hopper-3x1", num_threads=1), task_of("Hopper-3x1", num_threads=2)
+    assert one == other and hash(one) == hash(other)
+    assert one != task_of("Hopper-3x1", agent_obsk=1)
+
+
+def test_a_simulation_that_diverges_is_an_error_that_names_it():
+    copies = parse("HalfCheetah-2x3").make(3)
+    copies.reset(np.arange(3), np.ones(3, bool))
+    actions = random_actions(copies.spec, 3, 2)
+    copies.step(actions[0])
+    copies._physics.qvel[1] = 1e12
+    with mamujoco_physics._no_mujoco_log(), pytest.raises(RuntimeError, match=r"HalfCheetah-2x3, step 2 .* copy 1 "):
+        copies.step(actions[1])
+
+
+def test_an_action_that_is_no_number_is_an_error_that_names_it():
+    copies = parse("Hopper-3x1").make(2)
+    copies.reset(np.arange(2), BOTH)
+    action = np.zeros((2, 3, 1), np.float32)
+    action[1] = np.nan
+    with mamujoco_physics._no_mujoco_log(), pytest.raises(RuntimeError, match="copy 1 an action is not finite"):
+        copies.step(action)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: parse("Hoper-3x1"), r"robot 'Hoper' .*; did you mean 'Hopper'\? The robots are HalfCheetah, Ant, "),
+        (lambda: parse("Ant-2x4e"), r"partition '2x4e' .*; did you mean '2x4d?'\? Ant has 2x4, 2x4d, 4x2"),
+        (lambda: parse("ManySegmentAnt-2"), r"partition '2' .* ManySegmentAnt has <agents>x<segments of each>"),
+        (lambda: parse("Hopper"), r"task 'Hopper' .*; did you mean 'Hopper-3x1'\? A name is <robot>-<partition>"),
+        (lambda: MultiAgentMujoco("Hopper", "3x1", agent_obsk=-1), "agent_obsk=-1 is too small: it must be 0 or more"),
+        (lambda: MultiAgentMujoco("Hopper", "3x1", horizon=0), "horizon=0 is too small: it must be 1 or more"),
+    ],
+)
+def test_an_impossible_task_is_refused_with_what_would_be_right(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_task_that_gymnasium_robotics_cannot_make_says_so(monkeypatch):
+    from gymnasium_robotics import mamujoco_v1
+
+    def fail(*_, **__):
+        raise IndexError("invalid index to scalar variable.")
+
+    monkeypatch.setattr(mamujoco_v1, "parallel_env", fail)
+    with pytest.raises(RuntimeError, match="gymnasium-robotics cannot make CoupledHalfCheetah-1p1"):
+        _ = parse("CoupledHalfCheetah-1p1").spec
+
+
+@pytest.mark.parametrize(
+    ("missing", "remedy"),
+    [
+        ("gymnasium_robotics", r'pip install "comarl\[mujoco\]"'),
+        ("mujoco", r'pip install "comarl\[mujoco\]"'),
+        ("mujoco.batch", "no mujoco.batch, which came with 3.17"),
+    ],
+)
+def test_a_missing_extra_is_an_error_with_its_remedy(missing, remedy, monkeypatch):
+    import_as_ever = builtins.__import__
+
+    def import_all_but(name, *rest):
+        if name == missing:
+            raise ImportError(name)
+        return import_as_ever(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", import_all_but)
+    with pytest.raises(ImportError, match=remedy):
+        mamujoco_physics.new_reference("Hopper", "3x1", 0)
+
+
+def test_the_named_partitions_are_those_of_gymnasium_robotics():
+    from gymnasium_robotics.envs.multiagent_mujoco import obsk
+
+    source = Path(obsk.__file__).read_text()
+    theirs = {
+        robot: tuple(re.findall(r'partitioning == "([^"]+)"', branch))
+        for labels, branch in re.findall(r"label in \[([^\]]+)\]:(.*?)return parts", source, re.DOTALL)
+        for robot in re.findall(r'"(\w+)"', labels)
+    }
+    ours = {robot: () if robot.startswith("ManySegment") else names for robot, names in PARTITIONS.items()}
+    assert ours == theirs
+    assert {name.partition("-")[0] for name in TASKS} <= set(PARTITIONS)
+
+
+def test_loading_a_robot_leaves_nothing_in_the_users_folder(tmp_path, monkeypatch, capfd):
+    import mujoco
+
+    before = mujoco.MjLogConfig.get().logto_file
+    monkeypatch.chdir(tmp_path)
+    mamujoco._reference.cache_clear()
+    parse("HalfCheetah-2x3").make(2)
+    assert not list(tmp_path.iterdir()) and capfd.readouterr().err == ""
+    assert mujoco.MjLogConfig.get().logto_file == before

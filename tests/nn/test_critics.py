@@ -1,0 +1,126 @@
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from comarl.nn.critics import Critic, TeamCritic
+from comarl.nn.policies import make_heads
+
+FEATURES = 8
+
+
+@pytest.fixture(scope="module")
+def critic(spec, scramble):
+    make = jax.jit(lambda k: Critic(spec, (16, 8), critics=3, layer_norm=True, key=k))
+    return scramble(make(jax.random.key(0)), seed=0)
+
+
+@pytest.fixture(scope="module")
+def team_critic(spec, scramble):
+    make = jax.jit(lambda k: TeamCritic(spec, FEATURES, (16, 8), 4, layer_norm=True, key=k))
+    return scramble(make(jax.random.key(1)), seed=1)
+
+
+@pytest.fixture(scope="module")
+def heads(spec):
+    return make_heads(spec, FEATURES, jax.random.key(2))
+
+
+@pytest.fixture(scope="module")
+def batch(make_batch, spec):
+    return make_batch(spec, 6)
+
+
+call = jax.jit(lambda critic, *inputs: critic(*inputs))
+first = jax.jit(lambda critic, *inputs: critic.first(*inputs))
+
+
+@jax.jit
+def embedding(critic, heads):
+    return critic.embed(jax.tree.map(lambda leaf: leaf[0], critic.embedders), heads)
+
+
+def test_a_critic_equals_its_equations(critic, batch, slow):
+    expected = slow.critic(slow.doubles(critic), np.float64(batch.now.state), np.float64(batch.action))
+    assert expected.shape == (3, 6)
+    np.testing.assert_allclose(call(critic, batch.now.state, batch.action), expected, atol=2e-5)
+
+
+def test_the_members_of_a_critic_start_apart_with_outputs_scaled_down(spec):
+    critic = Critic(spec, (16, 8), critics=2, layer_norm=True, key=jax.random.key(0))
+    one, two = critic.members.torso.layers[0].weight
+    assert not np.any(one == two)
+    assert np.abs(critic.members.output.weight).max() <= 0.1 / 8**0.5
+    assert np.abs(critic.members.output.weight).max() > 0.05 / 8**0.5
+
+
+def test_the_first_critic_is_row_0(critic, batch):
+    inputs = (batch.now.state, batch.action)
+    np.testing.assert_allclose(first(critic, *inputs), call(critic, *inputs)[0], atol=1e-6)
+
+
+def test_the_first_team_critic_is_row_0(team_critic, batch, heads):
+    inputs = (batch.now.state, batch.action, heads)
+    np.testing.assert_allclose(first(team_critic, *inputs), call(team_critic, *inputs)[0], atol=1e-6)
+
+
+def test_a_team_critic_equals_its_equations(team_critic, batch, heads, spec, slow):
+    state, action = np.float64(batch.now.state), np.float64(batch.action)
+    expected = slow.team_critic(slow.doubles(team_critic), state, action, slow.doubles(heads), spec)
+    assert expected.shape == (2, 6)
+    np.testing.assert_allclose(call(team_critic, batch.now.state, batch.action, heads), expected, atol=2e-5)
+
+
+def test_the_team_embedding_ignores_the_order_of_action_columns(team_critic, heads, spec):
+    """The five real columns, dealt out again to agents and actions; weights move with their own bias."""
+    places = [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]
+    order = [3, 0, 4, 1, 2]
+    weight, bias = np.array(heads.weight), np.array(heads.bias)
+    for to, source in zip(places, [places[i] for i in order], strict=True):
+        weight[to[0], :, to[1]] = heads.weight[source[0], :, source[1]]
+        bias[to] = heads.bias[source]
+    moved = jax.tree.unflatten(jax.tree.structure(heads), [jnp.asarray(weight), jnp.asarray(bias)])
+    np.testing.assert_allclose(embedding(team_critic, moved), embedding(team_critic, heads), atol=1e-6)
+
+    swapped_bias = eqx.tree_at(lambda h: h.bias, heads, heads.bias[:, ::-1])
+    assert np.abs(embedding(team_critic, swapped_bias) - embedding(team_critic, heads)).max() > 1e-4
+
+
+def test_the_content_of_a_padded_column_does_not_reach_the_team_embedding(team_critic, heads):
+    garbage = eqx.tree_at(
+        lambda h: (h.weight, h.bias), heads, (heads.weight.at[1, :, 1].set(1e3), heads.bias.at[1, 1].set(-1e3))
+    )
+    np.testing.assert_array_equal(embedding(team_critic, garbage), embedding(team_critic, heads))
+
+
+@pytest.mark.parametrize("place", [(0, 0, 0), (0, 7, 1), (1, 3, 0), (2, 7, 1)])
+def test_every_real_weight_and_bias_reaches_the_team_embedding(team_critic, heads, place):
+    agent, feature, action = place
+    for changed in (
+        eqx.tree_at(lambda h: h.weight, heads, heads.weight.at[agent, feature, action].add(1.0)),
+        eqx.tree_at(lambda h: h.bias, heads, heads.bias.at[agent, action].add(1.0)),
+    ):
+        assert np.abs(embedding(team_critic, changed) - embedding(team_critic, heads)).max() > 1e-4
+
+
+def test_values_depend_on_the_team_and_on_the_action(team_critic, batch, heads):
+    values = call(team_critic, batch.now.state, batch.action, heads)
+    other = eqx.tree_at(lambda h: h.weight, heads, heads.weight.at[0].add(0.5))
+    assert np.abs(call(team_critic, batch.now.state, batch.action, other) - values).max() > 1e-4
+    assert np.abs(call(team_critic, batch.now.state, -batch.action, heads) - values).max() > 1e-3
+
+
+def test_without_sizes_every_column_is_real(spec, heads, slow):
+    whole = dataclasses.replace(spec, action_sizes=None)
+    critic = jax.jit(lambda k: TeamCritic(whole, FEATURES, (4,), 4, layer_norm=False, key=k))(jax.random.key(3))
+    garbage = eqx.tree_at(lambda h: h.bias, heads, heads.bias.at[1, 1].add(3.0))
+    assert np.abs(embedding(critic, garbage) - embedding(critic, heads)).max() > 1e-4
+    expected = slow.team_embedding(
+        slow.doubles(slow.part(critic.embedders, 0)),
+        slow.doubles(heads),
+        dataclasses.replace(spec, action_sizes=(2, 2, 2)),
+    )
+    np.testing.assert_allclose(embedding(critic, heads), expected, atol=1e-5)

@@ -1,0 +1,41 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from comarl.ops.learner import Adam, Learner, polyak
+
+
+def adam_in_numpy(gradients, learning_rate, epsilon):
+    """The sum of Adam's steps (Kingma & Ba, 2015, Algorithm 1)."""
+    m = v = step = 0.0
+    for t, g in enumerate(gradients, 1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        step = step - learning_rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + epsilon)
+    return step
+
+
+def test_descending_takes_the_steps_of_adam():
+    learner = Learner.create(jnp.array([1.0, -2.0]), Adam(0.1, max_grad_norm=0.0, epsilon=1e-3))
+    descend = jax.jit(lambda learner, w: learner.descend(lambda x: (w * x).sum()))
+    gradients = [np.array([3.0, -0.5]), np.array([1.0, 2.0])]
+    for gradient in gradients:
+        learner, loss = descend(learner, jnp.asarray(gradient, jnp.float32))
+    expected = np.array([1.0, -2.0]) + adam_in_numpy(gradients, 0.1, 1e-3)
+    np.testing.assert_allclose(learner.value, expected, rtol=1e-5)
+    second = np.array([1.0, -2.0]) + adam_in_numpy(gradients[:1], 0.1, 1e-3)
+    np.testing.assert_allclose(loss, (gradients[1] * second).sum(), rtol=1e-5)  # the loss before the step
+
+
+def test_a_long_gradient_is_scaled_down_to_the_largest_norm():
+    """With a large epsilon Adam's step shows the gradient: (30, 40) becomes (0.6, 0.8), as a whole."""
+    for gradient, seen in (((30.0, 40.0), (0.6, 0.8)), ((0.3, 0.4), (0.3, 0.4))):
+        tree = {"a": jnp.array(gradient[0]), "b": jnp.array(gradient[1])}
+        optimiser = Adam(1.0, max_grad_norm=1.0, epsilon=1.0)
+        learner = Learner.create(jax.tree.map(jnp.zeros_like, tree), optimiser).apply(tree)
+        for value, g in zip(learner.value.values(), seen, strict=True):
+            np.testing.assert_allclose(value, -g / (g + 1.0), rtol=1e-5)
+
+
+def test_polyak_moves_the_target_a_fraction_of_the_way():
+    moved = polyak({"w": jnp.array([0.0, 10.0])}, {"w": jnp.array([1.0, 20.0])}, 0.25)
+    np.testing.assert_allclose(moved["w"], [0.25, 12.5])

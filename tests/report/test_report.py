@@ -1,0 +1,398 @@
+"""Reports on run folders that these tests write, as training would."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+from comarl.report import ReportError, comparison, report, rich_table, single_run_curve
+from comarl.report import curves as drawing
+from comarl.report.tables import (
+    cells,
+    decimals,
+    exact,
+    final_scores,
+    improvements,
+    latex_table,
+    markdown_table,
+    notes,
+    paper_numbers,
+    per_seed_csv,
+    table_rows,
+)
+
+HOPPER = "mamujoco/Hopper-3x1"
+
+
+def lines_of(seed, evaluations, best_team=None):
+    """Records of one seed from {env_steps: returns of its episodes}."""
+    lines = []
+    for place, (env_steps, returns) in enumerate(evaluations.items()):
+        line = {
+            "seed": seed,
+            "env_steps": env_steps,
+            "updates": 2 * env_steps,
+            "round": place,
+            "wall_time": 0.5 * place,
+        }
+        line |= {"marl_team": returns, "training": {"critic_loss": 1.0}}
+        lines.append(line if best_team is None else line | {"best_team": best_team})
+    return lines
+
+
+def write_run(folder, lines, name="matd3", task=HOPPER, **settings):
+    folder.mkdir()
+    config = {"kind": "Run", "algorithm": {"kind": "Matd3", **settings}, "task": task, "seeds": 3}
+    (folder / "config.json").write_text(json.dumps(config | {"algorithm_name": name}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def noisy_run(folder, seeds, *, rng=0, evaluations=6, best_team=None, **about):
+    """Seeds of unequal steps, with five episodes an evaluation."""
+    generator = np.random.default_rng(rng)
+    lines = []
+    for seed in seeds:
+        steps = np.cumsum(generator.integers(80, 120, evaluations)).tolist()
+        lines += lines_of(seed, {step: generator.normal(step, 9.0, 5).tolist() for step in steps}, best_team)
+    return write_run(folder, lines, **about)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    ours = noisy_run(tmp_path / "ours", [0, 1, 2], best_team=[50.0, 70.0], name="race-matd3")
+    return [
+        ours,
+        noisy_run(tmp_path / "base", range(6), rng=1),
+        noisy_run(tmp_path / "ant", [0], rng=2, task="a/b_c|d"),
+    ]
+
+
+def png_size(path):
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
+# What a run is
+
+
+def test_a_run_has_its_names_from_its_configuration_and_else_from_its_folder(tmp_path):
+    named = write_run(tmp_path / "x", lines_of(0, {1: [1.0]}), name="qmix", task="smax/3m")
+    bare = write_run(tmp_path / "y", lines_of(0, {1: [1.0]}))
+    (bare / "config.json").unlink()
+    assert [(run.label, run.task) for run in comparison([named, bare])] == [("qmix", "smax/3m"), ("y", "y")]
+
+
+def test_episodes_are_not_counted_as_replications(tmp_path):
+    """Two seeds at 1 and 3, with 100 episodes each that differ by nothing: the interval is that of two numbers."""
+    lines = lines_of(0, {10: [1.0] * 100}) + lines_of(1, {10: [3.0] * 100})
+    (run,) = comparison([write_run(tmp_path / "x", lines)])
+    (row,) = table_rows([run])
+    assert row.seeds == 2
+    assert row.final == 2.0
+    assert row.half_interval == pytest.approx(12.7062, rel=1e-5)  # t(0.975, 1) times s / sqrt(2) = 1
+    assert run.on_grid("marl_team")[1].shape == (2, 1)
+
+
+def test_a_seed_with_more_episodes_does_not_weigh_more(tmp_path):
+    lines = lines_of(0, {10: [0.0] * 9}) + lines_of(1, {10: [6.0]})
+    assert table_rows(comparison([write_run(tmp_path / "x", lines)]))[0].final == 3.0
+
+
+def test_seeds_of_different_lengths_are_cut_and_interpolated(tmp_path):
+    lines = lines_of(0, {10: [0.0], 20: [10.0], 40: [30.0]}) + lines_of(1, {5: [0.0], 30: [90.0, 110.0]})
+    (run,) = comparison([write_run(tmp_path / "x", lines)])
+    grid, values = run.on_grid("marl_team")
+    np.testing.assert_array_equal(grid, [10, 20, 30])
+    np.testing.assert_allclose(values.mean(axis=0), [10, 35, 60])
+    assert cells(table_rows([run])[0])[6] == "30 to 40"
+
+
+def test_the_final_score_is_the_mean_of_the_last_tenth_of_the_evaluations_rounded_up(tmp_path):
+    for count, expected in [(1, 1.0), (10, 10.0), (11, 10.5), (20, 19.5)]:
+        lines = lines_of(0, {step: [float(step)] for step in range(1, count + 1)})
+        assert final_scores(*comparison([write_run(tmp_path / str(count), lines)])) == [expected]
+
+
+def test_a_return_that_is_null_in_the_record_is_nan(tmp_path):
+    run = write_run(tmp_path / "x", lines_of(0, {1: [1.0, None]}))
+    assert np.isnan(final_scores(*comparison([run]))).all()
+
+
+def test_runs_that_differ_only_in_seeds_are_one_and_others_are_told_apart(tmp_path):
+    one, two = (noisy_run(tmp_path / f"{s}", [s], rng=s, beta=0.1) for s in (0, 1))
+    (pooled,) = comparison([one, two])
+    assert (pooled.label, [seed.seed for seed in pooled.seeds]) == ("matd3", [0, 1])
+    ablated = noisy_run(tmp_path / "ablated", [0, 1], rng=3, beta=0.0)
+    labels = [(run.label, len(run.seeds)) for run in comparison([one, two, ablated])]
+    assert labels == [("matd3 (beta=0.1)", 2), ("matd3 (beta=0.0)", 2)]
+
+
+def test_a_folder_that_is_named_twice_counts_once(runs):
+    (run,) = comparison([runs[0], runs[0].parent / "base" / ".." / "ours"])
+    assert len(run.seeds) == 3
+
+
+# Warnings and errors
+
+
+def test_two_runs_with_one_seed_and_one_curve_are_warned_of(tmp_path):
+    one = noisy_run(tmp_path / "one", [0, 1], name="qmix")
+    two = noisy_run(tmp_path / "two", [0, 7], name="vdn")  # the same numbers, of which seed 0 is also the same seed
+    with pytest.warns(
+        UserWarning, match=r"one seed 0 and .*two seed 0 have identical curves: seed not varied\?"
+    ) as seen:
+        comparison([one, two])
+    assert len(seen) == 1
+
+
+def test_two_seeds_of_one_run_with_one_curve_are_warned_of(tmp_path):
+    evaluations = {10: [1.0], 20: [2.0]}
+    run = write_run(tmp_path / "x", lines_of(0, evaluations) + lines_of(1, evaluations))
+    with pytest.warns(UserWarning, match="seed not varied"):
+        comparison([run])
+
+
+def test_seeds_that_all_reach_the_same_constant_are_not_warned_of(tmp_path):
+    run = write_run(tmp_path / "x", lines_of(0, {10: [22.0], 20: [22.0]}) + lines_of(1, {10: [22.0], 20: [22.0]}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        comparison([run])
+
+
+def test_a_seed_that_was_run_twice_counts_once(tmp_path):
+    one, two = (noisy_run(tmp_path / f"{rng}", [0], rng=rng) for rng in (0, 1))
+    with pytest.warns(UserWarning, match="seed 0 of matd3 is in another folder too"):
+        (run,) = comparison([one, two])
+    assert len(run.seeds) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"bad: no metrics\.jsonl in it; give the folder of a run"),
+        ("", r"bad: no evaluation yet; wait"),
+        ('{"seed": 0, "training": {}}\n', r"bad: no evaluation yet; wait"),
+        ('{"seed": 0, "marl_team": [1.0]}\n', r"bad: its metrics\.jsonl is not a run's record .*env_steps"),
+        ("seed 0\n{}\n", r"bad: its metrics\.jsonl is not a run's record .*line 1"),
+    ],
+)
+def test_a_folder_without_evaluations_is_one_clear_line_and_nothing_is_written(tmp_path, runs, content, message):
+    (tmp_path / "bad").mkdir()
+    if content is not None:
+        (tmp_path / "bad" / "metrics.jsonl").write_text(content)
+    with pytest.raises(ReportError, match=message) as caught:
+        report([runs[0], tmp_path / "bad"], tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_run_and_no_such_folder_are_errors(tmp_path):
+    with pytest.raises(ReportError, match="no run given"):
+        report([], tmp_path)
+    with pytest.raises(ReportError, match=r"nowhere: no metrics\.jsonl"):
+        single_run_curve(tmp_path / "nowhere")
+
+
+def test_a_last_line_that_is_half_written_is_not_read_yet(tmp_path):
+    run = write_run(tmp_path / "x", lines_of(0, {10: [1.0]}))
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"seed": 0, "env_st')
+    assert comparison([run])[0].seeds[0].env_steps == (10,)
+
+
+def test_without_matplotlib_the_remedy_is_said(runs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r'pip install "comarl\[report\]"'):
+        single_run_curve(runs[0])
+
+
+# Pictures
+
+
+def test_the_report_writes_its_files_with_pictures_of_the_right_size(runs, tmp_path):
+    out = tmp_path / "deep" / "out"
+    paths = report(runs, out)
+    names = ["curves.png", "curves.svg", "table.md", "table.tex", "per_seed.csv"]
+    assert paths == [out / name for name in names]
+    assert png_size(out / "curves.png") == (8.8 * 150, 4.4 * 150)  # two panels
+    assert (out / "curves.png").stat().st_size > 20_000
+    assert "<svg" in (out / "curves.svg").read_text()
+
+
+def test_a_report_is_the_same_bytes_again(runs, tmp_path):
+    for one, two in zip(report(runs, tmp_path / "1"), report(runs, tmp_path / "2"), strict=True):
+        assert one.read_bytes() == two.read_bytes(), one.name
+
+
+def test_the_curve_of_one_run_lies_in_its_folder(runs):
+    assert single_run_curve(runs[0]) == runs[0] / "curve.png"
+    assert png_size(runs[0] / "curve.png") == (960, 660)
+
+
+def test_the_caption_says_what_is_shaded_and_of_how_many_seeds(runs):
+    ours, base, alone = comparison(runs)
+    assert drawing.captions([alone]) == "1 seed, no interval"
+    assert drawing.captions([ours]) == "mean and min-max range of 3 seeds; thin: each seed"
+    both = "race-matd3: mean and min-max range of 3 seeds; thin: each seed\nmatd3: mean and 95 % t interval of 6 seeds"
+    assert drawing.captions([ours, base]) == both
+
+
+def test_the_curve_drawn_is_the_mean_and_the_band_the_range(runs):
+    (run,) = comparison(runs[:1])
+    (axis,) = drawing.draw([run], best_team=False).axes
+    grid, values = run.on_grid("marl_team")
+    thick = [line for line in axis.lines if line.get_linewidth() > 1]
+    assert len(thick) == 1 and len(axis.lines) == 4  # three thin ones
+    np.testing.assert_allclose(thick[0].get_xydata(), np.stack([grid, values.mean(axis=0)], axis=1))
+    (shade,) = axis.collections
+    low, high = shade.get_datalim(axis.transData).intervaly
+    np.testing.assert_allclose([low, high], [values.min(), values.max()])
+
+
+def test_the_best_team_is_drawn_dashed_only_where_there_is_a_population(runs):
+    for run, dashed in zip(comparison(runs[:2]), (1, 0), strict=True):
+        (axis,) = drawing.draw([run]).axes
+        assert sum(line.get_linestyle() == "--" for line in axis.lines) == dashed
+
+
+def test_the_axes_say_their_units_and_the_episodes(runs):
+    ours, base, _ = comparison(runs)
+    (axis,) = drawing.draw([base]).axes
+    assert axis.get_xlabel() == "environment steps (all teams)"
+    assert axis.get_ylabel() == "return of the MARL team\n(greedy, 5 episodes)"
+    assert drawing.draw([ours]).axes[0].get_ylabel() == "return of the team\n(greedy, 5 episodes)"
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 5])
+def test_a_run_of_one_evaluation_is_drawn_as_dots(tmp_path, seeds):
+    run = noisy_run(tmp_path / "x", range(seeds), evaluations=1)
+    for figure in (drawing.draw(comparison([run])), drawing.draw_single(*comparison([run]))):
+        dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+        assert len(dots) == seeds
+
+
+def test_an_algorithm_keeps_its_colour_whatever_it_is_compared_with():
+    alone = drawing.line_styles({"matd3": "matd3"})["matd3"]
+    assert drawing.line_styles({"merl": "merl", "matd3": "matd3"})["matd3"] == alone
+    assert drawing.line_styles({"matd3": "matd3", "mine": "mine"})["matd3"] == alone
+
+
+def test_no_two_labels_look_alike():
+    labels = {f"race-matd3 (beta={x})": "race-matd3" for x in range(20)}
+    styles = drawing.line_styles(labels)
+    assert len({(style["color"], style.get("marker")) for style in styles.values()}) == 20
+    assert list(styles) == list(labels)
+
+
+def test_drawing_leaves_pyplot_and_the_backend_alone(runs):
+    code = f"""
+import sys, pathlib, matplotlib
+from comarl.report import single_run_curve
+before = dict(matplotlib.rcParams)
+single_run_curve(pathlib.Path({str(runs[0])!r}))
+assert "matplotlib.pyplot" not in sys.modules
+assert dict(matplotlib.rcParams) == before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_reading_and_tables_do_not_import_matplotlib():
+    code = "import sys, comarl.report; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+# Tables
+
+
+def test_the_csv_gives_back_every_number(runs):
+    read = list(csv.DictReader(per_seed_csv(comparison(runs)).splitlines()))
+    recorded = [json.loads(line) for run in runs for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(read) == len(recorded)
+    for row, line in zip(read, recorded, strict=True):
+        assert [int(row[name]) for name in ("seed", "env_steps", "updates")] == [
+            line[name] for name in ("seed", "env_steps", "updates")
+        ]
+        assert [float(x) for x in row["marl_team_returns"].split(";")] == line["marl_team"]
+        assert float(row["marl_team_mean"]) == np.mean(line["marl_team"])
+        assert row["best_team_returns"] == ("50.0;70.0" if "best_team" in line else "")
+        assert row["best_team_mean"] == ("60.0" if "best_team" in line else "")
+    assert (read[0]["algorithm"], read[0]["task"], read[-1]["task"]) == ("race-matd3", HOPPER, "a/b_c|d")
+
+
+@pytest.mark.parametrize("number", [0.1, 1 / 3, 1e-300, 123456789.123456789, -0.0, np.float64(2) / 3])
+def test_a_number_is_written_so_that_reading_gives_it_back(number):
+    assert float(exact(number)) == number
+
+
+def test_a_row_of_the_table_by_hand(tmp_path):
+    lines = [line for seed, x in enumerate([1.0, 2.0, 3.0]) for line in lines_of(seed, {10: [x]}, best_team=[x + 1])]
+    (row,) = table_rows(comparison([write_run(tmp_path / "x", lines, name="race-matd3")]))
+    assert cells(row) == (HOPPER, "race-matd3", "2.00 ± 2.48", "3.00", "3.00", "3", "10", "3030 †")
+
+
+def test_the_papers_number_is_marked_unless_the_budget_is_the_papers(tmp_path):
+    far, near = (write_run(tmp_path / f"{n}", lines_of(0, {n: [1.0]}), n=n) for n in (20_000, 1_003_000))
+    rows = table_rows(comparison([far, near]))
+    assert [cells(row)[-1] for row in rows] == ["1500 †", "1500"]
+    assert any(note.startswith("† ") and "another budget" in note for note in notes(rows))
+    assert not any(note.startswith("†") for note in notes(rows[1:]))
+
+
+def test_the_papers_numbers_are_those_of_the_reference():
+    numbers = paper_numbers()
+    assert numbers[HOPPER, "race-matd3"] == "3030"
+    assert numbers["mamujoco/Ant-2x4", "ea"] == "<700"  # an upper bound stays one
+    assert numbers["mamujoco/HumanoidStandup-9|8", "merl"] == "156200"
+    assert len(numbers) == 8 * 5
+
+
+def test_one_seed_is_said_to_have_no_interval(runs):
+    rows = table_rows(comparison(runs[2:]))
+    assert cells(rows[0])[2].endswith(" (no interval)")
+    assert "One seed has no interval" in markdown_table(rows)
+
+
+def test_every_row_of_the_markdown_table_has_as_many_cells_as_its_header(runs):
+    table = [line for line in markdown_table(table_rows(comparison(runs))).splitlines() if line.startswith("|")]
+    assert len(table) == 5
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {9}
+    assert r"a/b_c\|d" in table[-1]
+
+
+def test_the_latex_table_escapes_what_latex_would_read(runs):
+    table = latex_table(table_rows(comparison(runs)))
+    body = [line for line in table.splitlines() if not line.startswith("%")]
+    assert r"a/b\_c\textbar{}d" in table and r"$\pm$" in table and r"3030 $^\dagger$" in table
+    assert "\n".join(body).isascii()
+    assert {line.count(" & ") for line in body if line.endswith(r"\\")} == {7}
+
+
+def test_the_rich_table_shows_the_same_rows(runs):
+    from rich.console import Console
+
+    rows = table_rows(comparison(runs))
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(rich_table(rows))
+    text = console.export_text()
+    for row in rows:
+        assert all(cell in text for cell in cells(row))
+
+
+def test_improvement_is_said_for_each_pair_with_an_interval_only_from_five_seeds_on(tmp_path, runs):
+    other = noisy_run(tmp_path / "other", range(5), rng=5, name="facmac")
+    lines = improvements(comparison([*runs, other]))
+    assert len(lines) == 3  # three algorithms on Hopper; the other task has one
+    assert [bool(re.search(r"\[0\.\d\d, [01]\.\d\d\]", line)) for line in lines] == [False, False, True]
+
+
+@pytest.mark.parametrize(("size", "places"), [(0.0, 0), (3030.0, 0), (100.0, 0), (15.3, 1), (0.853, 3), (1e-9, 6)])
+def test_a_table_shows_three_digits(size, places):
+    assert decimals(size) == places
