@@ -1,4 +1,4 @@
-"""comarl's update of RACE on MATD3 in PyTorch, in the manner of `torch_matd3`; the default algorithm, not its ablations.
+"""comarl's update of RACE on MATD3 in PyTorch, in the manner of `torch_matd3`; not its ablations.
 
 Encoders, linear policies, critic, the critic that sees a team's policies, value and estimators of mutual information.
 """
@@ -28,7 +28,7 @@ from torch_matd3 import (
 
 from comarl.algorithms.race_matd3 import RaceMatd3
 
-Heads = tuple[Tensor, Tensor]  # a team's linear policies: weights [agents, features, action], biases [agents, 1, action]
+Heads = tuple[Tensor, Tensor]  # a team's weights [agents, features, action] and biases [agents, 1, action]
 
 
 class TeamCritic(nn.Module):

@@ -95,7 +95,7 @@ def main(arguments: Arguments | None = None) -> int:
         return 0 if arguments else 2
     try:
         if arguments[0] not in commands:
-            from comarl.names import unknown
+            from comarl.usage import unknown
 
             raise unknown("command", arguments[0], commands, "`comarl --help` shows all.")
         return commands[arguments[0]](arguments[1:], console)

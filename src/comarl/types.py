@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Key as KeyTyped
 
-Key = PRNGKeyArray  # typed keys only: `jax.random.key`
+Key = PRNGKeyArray  # one typed key: `jax.random.key`
+Keys = KeyTyped[Array, "..."]  # an array of them
 Index = Int[Array, ""] | int
 Metrics = dict[str, Array]
 
@@ -37,7 +39,7 @@ class EnvSpec:
     obs_sizes: tuple[int, ...] | None = None
     action_sizes: tuple[int, ...] | None = None
     obs_from_state: tuple[tuple[int, ...], ...] | None = None
-    """the state's indices that each agent sees, where that is a gather of the state: replay then keeps the state alone"""
+    """the state's indices that each agent sees, where that is how it observes: replay then keeps the state alone"""
 
     @property
     def action_mask(self) -> Float[np.ndarray, "agents action"]:
@@ -59,6 +61,14 @@ class Timestep(eqx.Module):
     obs: Float[Array, "*batch agents obs"]
     state: Float[Array, "*batch state"]
     available: Bool[Array, "*batch agents actions"] | None = None
+
+
+class HostTimestep(NamedTuple):
+    """The same in NumPy arrays with a leading axis of copies, from a task outside JAX."""
+
+    obs: np.ndarray  # [copies, agents, obs]
+    state: np.ndarray  # [copies, state]
+    available: np.ndarray | None = None  # [copies, agents, actions]
 
 
 class Transition(eqx.Module):
@@ -83,6 +93,10 @@ class Episode(eqx.Module):
     reward: Float[Array, "*batch time"]
     terminated: Bool[Array, "*batch time"]
     mask: Bool[Array, "*batch time"]
+
+    def returns(self) -> Float[Array, "*batch"]:
+        """Undiscounted, over the steps that happened."""
+        return jnp.where(self.mask, self.reward, 0.0).sum(axis=-1)
 
 
 class Clock(NamedTuple):
@@ -128,11 +142,11 @@ class HostEnvironment(Protocol):
     spec: EnvSpec
     num_copies: int
 
-    def reset(self, seeds: Int[np.ndarray, " copies"], playing: Bool[np.ndarray, " copies"]) -> Timestep:
+    def reset(self, seeds: Int[np.ndarray, " copies"], playing: Bool[np.ndarray, " copies"]) -> HostTimestep:
         """Starts an episode in the copies that play. Equal seeds give equal starts."""
         ...
 
-    def step(self, action: np.ndarray) -> tuple[Timestep, np.ndarray, np.ndarray, np.ndarray]:
+    def step(self, action: np.ndarray) -> tuple[HostTimestep, np.ndarray, np.ndarray, np.ndarray]:
         """`(timestep, team rewards, terminated, truncated)`, each with a leading axis of copies."""
         ...
 

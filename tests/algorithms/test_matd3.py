@@ -172,8 +172,8 @@ def test_smoothing_adds_noise_of_at_most_its_clip_to_target_actions(matd3, initi
     wild = dataclasses.replace(matd3, target_noise=1e9)
     nearest = []
     for k in jax.random.split(jax.random.key(1), 12):
-        found = fit_critic(wild, state, batch, k)[1]["target_value"]
-        nearest.append(int(np.argmin(np.abs(candidates - found))))
+        found = float(fit_critic(wild, state, batch, k)[1]["target_value"])
+        nearest.append(int(np.argmin(np.abs(np.array(candidates) - found))))
         np.testing.assert_allclose(found, candidates[nearest[-1]], atol=1e-5)
     assert len(set(nearest)) > 4
 
@@ -194,7 +194,7 @@ def test_the_order_of_a_batch_does_not_matter(unsmoothed, updated, state, batch,
 
 
 def test_maddpg_has_one_critic_no_delay_and_no_smoothing(matd3, spec, batch, clock_at, slow, scramble):
-    assert MADDPG == dataclasses.replace(Matd3(), critics=1, policy_delay=1, target_noise=0.0)
+    assert dataclasses.replace(Matd3(), critics=1, policy_delay=1, target_noise=0.0) == MADDPG
     sizes = {name: getattr(matd3, name) for name in ("hidden", "replay", "actor_optimiser", "critic_optimiser")}
     maddpg = dataclasses.replace(MADDPG, **sizes)
     state = apart(jax.jit(lambda k: maddpg.init(spec, k))(jax.random.key(0)), scramble)

@@ -12,7 +12,7 @@ pytest.importorskip("gymnasium_robotics")
 
 from comarl.envs import mamujoco, mamujoco_physics
 from comarl.envs.mamujoco import PARTITIONS, TASKS, MultiAgentMujoco, MultiAgentMujocoCopies, parse
-from comarl.types import HostEnvironment, Task
+from comarl.types import HostEnvironment, Task, TaskDied
 
 OTHERS = ("Walker2d-2x3", "Swimmer-2x1", "ManySegmentSwimmer-3x2", "Reacher-2x1", "ManySegmentAnt-2x2")
 BOTH = np.ones(2, bool)
@@ -243,7 +243,7 @@ def test_a_simulation_that_diverges_is_an_error_that_names_it():
     actions = random_actions(copies.spec, 3, 2)
     copies.step(actions[0])
     copies._physics.qvel[1] = 1e12
-    with mamujoco_physics._no_mujoco_log(), pytest.raises(RuntimeError, match=r"HalfCheetah-2x3, step 2 .* copy 1 "):
+    with mamujoco_physics._no_mujoco_log(), pytest.raises(TaskDied, match=r"HalfCheetah-2x3, step 2 .* copy 1 "):
         copies.step(actions[1])
 
 
@@ -252,7 +252,7 @@ def test_an_action_that_is_no_number_is_an_error_that_names_it():
     copies.reset(np.arange(2), BOTH)
     action = np.zeros((2, 3, 1), np.float32)
     action[1] = np.nan
-    with mamujoco_physics._no_mujoco_log(), pytest.raises(RuntimeError, match="copy 1 an action is not finite"):
+    with mamujoco_physics._no_mujoco_log(), pytest.raises(TaskDied, match="copy 1 an action is not finite"):
         copies.step(action)
 
 
@@ -279,7 +279,7 @@ def test_a_task_that_gymnasium_robotics_cannot_make_says_so(monkeypatch):
         raise IndexError("invalid index to scalar variable.")
 
     monkeypatch.setattr(mamujoco_v1, "parallel_env", fail)
-    with pytest.raises(RuntimeError, match="gymnasium-robotics cannot make CoupledHalfCheetah-1p1"):
+    with pytest.raises(ValueError, match="gymnasium-robotics cannot make CoupledHalfCheetah-1p1"):
         _ = parse("CoupledHalfCheetah-1p1").spec
 
 

@@ -257,3 +257,40 @@ def test_single_weights_mutate_anywhere_each_by_its_own_kind():
 
 def test_single_weights_never_mutate_with_probability_0():
     np.testing.assert_array_equal(mutated_weights(0.5, probability=0.0, num_keys=50), 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("injected", "fate"),
+    [(1, "injected_elite"), (3, "injected_selected"), (2, "injected_discarded"), (4, "injected_discarded")],
+)
+def test_the_fate_of_the_injected_team_is_one_of_three(injected, fate):
+    selected = jnp.array([True, True, False, True, False])  # the elite, slot 1, was selected, too
+    metrics = evolution.fate(jnp.int32(injected), evolution.Generation((), jnp.int32(1), selected))
+    names = ("injected_elite", "injected_selected", "injected_discarded")
+    assert {name: float(value) for name, value in metrics.items()} == {name: float(name == fate) for name in names}
+
+
+def test_an_elite_that_won_no_tournament_still_counts_as_elite():
+    generation = evolution.Generation((), jnp.int32(1), jnp.array([True, False, True]))
+    metrics = evolution.fate(jnp.int32(1), generation)
+    assert metrics["injected_elite"] == 1 and metrics["injected_discarded"] == 0
+
+
+def test_before_the_first_injection_there_is_no_fate():
+    metrics = evolution.fate(jnp.int32(-1), evolution.Generation((), jnp.int32(1), jnp.array([True, False, True])))
+    assert len(metrics) == 3 and all(np.isnan(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize(
+    ("fitness", "slot"),
+    [
+        ((3.0, 50.0, -4.0, 20.0, 7.0), 2),
+        ((-3.0, -50.0, -4.0, -2.0, -7.0), 1),
+        ((5.0, 5.0, 5.0, 5.0, 4.0), 4),
+        ((5.0, 5.0, 9.0, 5.0, 5.0), 0),
+        ((5.0, 5.0, 5.0, 5.0, 5.0), 1),  # all equal: next to the elite
+    ],
+)
+def test_the_worst_slot_is_never_the_elites(fitness, slot):
+    elite = jnp.argmax(jnp.array(fitness))
+    assert int(evolution.worst_slot(jnp.array(fitness), elite)) == slot != int(elite)

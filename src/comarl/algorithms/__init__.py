@@ -5,7 +5,7 @@ from typing import Any
 
 from comarl.algorithms.matd3 import MADDPG, Matd3
 from comarl.algorithms.race_matd3 import RaceMatd3
-from comarl.names import unknown
+from comarl.usage import unknown
 
 
 @dataclass(frozen=True)

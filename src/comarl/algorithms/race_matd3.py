@@ -49,6 +49,7 @@ from comarl.ops.information import jensen_shannon_gap, value_weights
 from comarl.ops.learner import Adam, Learner, polyak
 from comarl.training.replay import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
+from comarl.usage import check_range
 
 
 class Mine(eqx.Module):
@@ -153,6 +154,12 @@ class RaceMatd3:
     """steps of random actions before learning starts"""
     updates_per_step: float = 1.0
     """gradient steps per environment step of all teams"""
+
+    def __post_init__(self):
+        check_range(self, 2, None, "population")
+        check_range(self, 1, None, "policy_delay", "tournament_size")
+        check_range(self, 0, 1, "gamma", "tau", "mutated_fraction", "mutation_probability")
+        check_range(self, 0, None, "beta", "exploration_noise", "target_noise", "warmup_steps", "updates_per_step")
 
     @property
     def num_teams(self) -> int:

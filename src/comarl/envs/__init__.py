@@ -3,7 +3,7 @@
 from typing import Any
 
 from comarl.envs import mamujoco, probes
-from comarl.names import unknown
+from comarl.usage import unknown
 
 TASKS: dict[str, str] = {
     **{f"mamujoco/{name}": summary for name, summary in mamujoco.TASKS.items()},

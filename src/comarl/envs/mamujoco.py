@@ -8,14 +8,13 @@ import functools
 import os
 import re
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from comarl.envs.mamujoco_physics import ROBOTS, BatchPhysics, GymnasiumPhysics, Reference, new_reference
-from comarl.names import unknown
-from comarl.types import EnvSpec
+from comarl.types import EnvSpec, HostTimestep, TaskDied
+from comarl.usage import unknown
 
 TASKS = {
     "HalfCheetah-2x3": "a two-legged runner; its hind and its front leg are agents",
@@ -117,14 +116,6 @@ def parse(name: str) -> MultiAgentMujoco:
     return MultiAgentMujoco(robot, partition)
 
 
-class HostTimestep(NamedTuple):
-    """`comarl.types.Timestep` in NumPy arrays."""
-
-    obs: Float[np.ndarray, "copies agents obs"]
-    state: Float[np.ndarray, "copies state"]
-    available: None = None
-
-
 class MultiAgentMujocoCopies:
     """Copies of one task, as `comarl.types.HostEnvironment` says; their episodes start together.
 
@@ -167,7 +158,7 @@ class MultiAgentMujocoCopies:
         """`(timestep, team rewards, terminated, truncated)`.
 
         Raises:
-            RuntimeError: if a simulation diverges or an action is not finite; it names task, copy and step.
+            TaskDied: if a simulation diverges or an action is not finite; it names task, copy and step.
         """
         playing, truncated = self._playing, np.zeros(self.num_copies, bool)
         if not len(self._ids):
@@ -176,12 +167,13 @@ class MultiAgentMujocoCopies:
         reward, fallen = self._physics.advance(self._ids, controls)
         self._elapsed += 1
         if problem := self._physics.problem():
-            raise RuntimeError(f"{self._task}, step {self._elapsed} of the episode: {problem}")
+            raise TaskDied(f"{self._task}, step {self._elapsed} of the episode: {problem}")
         terminated = fallen & playing
         if self._elapsed >= self.spec.horizon:
             truncated = playing & ~terminated
-        if terminated.any() or truncated.any():
-            self._play(playing & ~terminated & ~truncated)
+        over = terminated | truncated
+        if over.any():
+            self._play(playing & ~over)
         return HostTimestep(*self._physics.see()), (reward * playing).astype(self._dtype), terminated, truncated
 
     def close(self) -> None:

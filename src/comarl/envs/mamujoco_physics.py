@@ -245,7 +245,7 @@ def new_reference(robot: str, partition: str, agent_obsk: int) -> Reference:
         with _no_mujoco_log():
             reference = mamujoco_v1.parallel_env(robot, partition, agent_obsk=agent_obsk)
     except Exception as error:  # it raises no narrower one; CoupledHalfCheetah fails so with mujoco 4
-        raise RuntimeError(f"gymnasium-robotics cannot make {robot}-{partition} with this mujoco: {error}") from error
+        raise ValueError(f"gymnasium-robotics cannot make {robot}-{partition} with this mujoco: {error}") from error
     # Joints are ordered by label alone, but two of Pusher's share one: their order would change from run to run.
     by_label = lambda nodes: sorted(nodes, key=lambda node: (node.label, node.act_ids))
     reference.k_dicts = [{k: by_label(nodes) for k, nodes in near.items()} for near in reference.k_dicts]

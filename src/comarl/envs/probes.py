@@ -13,12 +13,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from comarl.types import EnvSpec, Key, Timestep
 
-Step = tuple[NamedTuple, Timestep, Float[Array, ""], Bool[Array, ""], Bool[Array, ""]]
-
 
 class ProbeState(NamedTuple):
     signal: Float[Array, ""]  # what is observed
     time: Int[Array, ""]
+
+
+Step = tuple[ProbeState, Timestep, Float[Array, ""], Bool[Array, ""], Bool[Array, ""]]
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class Probe:
         return EnvSpec(agents, obs, state, action, discrete=False, horizon=self.horizon)
 
     def look(self, env_state: ProbeState) -> Timestep:
-        """Agents see the signal and the time; so does the state."""
-        seen = jnp.stack([env_state.signal, env_state.time.astype(jnp.float32)])
+        """Agents see the signal and the time; so does the state. After a truncation all looks as before it."""
+        time = env_state.time if self.terminates else jnp.int32(0)
+        seen = jnp.stack([env_state.signal, time.astype(jnp.float32)])
         return Timestep(obs=jnp.stack([seen, seen]), state=seen)
 
     def reset(self, key: Key) -> tuple[ProbeState, Timestep]:
@@ -66,7 +68,7 @@ class Probe:
             "truncated": jnp.float32(1.0),
             "action": 1.0 - jnp.square(action - jnp.array([0.5, -0.5])).sum(),
             "signal-action": 1.0 - jnp.square(action - 0.5 * signal).sum(),
-            "together": 1.0 - jnp.square(action[0] + action[1] - 1.0) - 0.1 * jnp.square(action[0] - action[1]),
+            "together": 1.0 - jnp.square(action[0] + action[1] - 1.0) - 0.5 * jnp.square(action[0] - action[1]),
         }
         return rewards[self.name]
 

@@ -1,1 +1,1 @@
-""""""
+"""The field's formulas, each with its source."""

@@ -9,6 +9,8 @@ import jax
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from comarl.usage import check_range
+
 Module = TypeVar("Module")
 
 
@@ -22,6 +24,9 @@ class Adam:
     """the whole gradient of one network is scaled down to this norm if longer; 0 turns clipping off"""
     epsilon: float = 1e-8
     """added to the root of the second moment"""
+
+    def __post_init__(self):
+        check_range(self, 0, None, "learning_rate", "max_grad_norm", "epsilon")
 
     @property
     def transform(self) -> optax.GradientTransformation:

@@ -88,7 +88,7 @@ def read_run(folder: Path) -> Curves:
         config = records.read_config(folder) if (folder / records.CONFIG).exists() else {}
     except ValueError as error:
         raise ReportError(f"{folder}: its {records.CONFIG} is not JSON ({error}); restore it or delete it") from error
-    name, task = (str(config.get(key) or folder.resolve().name) for key in ("algorithm_name", "task"))
+    name, task = (str(config.get(key) or folder.resolve().name) for key in ("algorithm_name", "task_name"))
     return Curves(folder, name, name, task, curves, config)
 
 

@@ -20,7 +20,7 @@ PAPER_COLUMNS = {"race-matd3": "race", "merl": "merl", "matd3": "matd3", "facmac
 
 HEADER = (
     *("task", "algorithm", "final return", "best seed", "best team"),
-    *("seeds", "environment steps", "paper at 1e6 steps"),
+    *("seeds", "env. steps", "paper at 1e6 steps"),
 )
 CSV_HEADER = (
     *("algorithm", "task", "seed", "env_steps", "updates"),
@@ -185,9 +185,9 @@ def rich_table(rows: Sequence[Row]) -> Any:
     table = Table(title="Final returns", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.caption, table.caption_justify = "\n".join(notes(rows)), "left"
     for place, name in enumerate(HEADER):
-        table.add_column(name, justify="left" if place < 2 else "right", overflow="fold", no_wrap=place < 2)
-    for row in rows:
-        table.add_row(*map(Text, cells(row)))
+        table.add_column(name.replace(" ", "\n"), justify="left" if place < 2 else "right", overflow="fold")
+    for row in rows:  # broken where it can be, to fit 80 columns
+        table.add_row(*(Text(cell.replace(" to ", " to\n").replace("/", "/\n")) for cell in cells(row)))
     return table
 
 

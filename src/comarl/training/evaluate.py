@@ -11,9 +11,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from comarl.training import host_rollout, rollout
 from comarl.training.train import Run, seed_keys
-from comarl.types import Clock, Environment, Episode, Evolutionary, Key
+from comarl.types import Clock, Environment, Episode, Evolutionary, Keys
 
-Player = Callable[[PyTree, Clock, np.ndarray, np.ndarray, Key, rollout.Mode], Episode]
+Player = Callable[[PyTree, Clock, np.ndarray, np.ndarray, Keys, rollout.Mode], Episode]
 """Plays `teams` `[seeds teams]` where `playing`, with one key per seed: whatever the task, the same episodes."""
 
 
@@ -41,13 +41,13 @@ def evaluate(
     teams = np.asarray(teams)
     playing = np.broadcast_to(np.asarray(due)[:, None], teams.shape).copy()
     episodes = player(agent, clock, teams, playing, keys, "greedy")
-    returns = np.asarray(jnp.sum(episodes.reward * episodes.mask, axis=-1))
+    returns = np.asarray(episodes.returns())
     names = ("marl_team", "best_team")[: teams.shape[1] // run.evaluation_episodes]
     return dict(zip(names, np.split(returns, len(names), axis=1), strict=True))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def evaluation_plan(run: Run, agent: PyTree, clock: Clock) -> tuple[Int[Array, "seeds teams"], Key]:
+def evaluation_plan(run: Run, agent: PyTree, clock: Clock) -> tuple[Int[Array, "seeds teams"], Keys]:
     """Which team plays each evaluation episode, and each seed's key."""
     marl = jnp.full(run.seeds, run.num_teams - 1)
     teams = jnp.repeat(marl[:, None], run.evaluation_episodes, axis=1)

@@ -8,7 +8,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
 from comarl.training.rollout import Mode, policy_of
-from comarl.types import PER_SEED, Algorithm, Clock, EnvSpec, Episode, HostEnvironment, Key, Timestep
+from comarl.types import (
+    PER_SEED,
+    Algorithm,
+    Clock,
+    EnvSpec,
+    Episode,
+    HostEnvironment,
+    HostTimestep,
+    Key,
+    Keys,
+    Timestep,
+)
 
 
 def play(
@@ -18,7 +29,7 @@ def play(
     clock: Clock,
     teams: Int[np.ndarray, "seeds teams"],
     playing: Bool[np.ndarray, "seeds teams"],
-    keys: Key,
+    keys: Keys,
     mode: Mode,
 ) -> Episode:
     """One episode of each of `teams`, `[seeds teams time ...]`; those not `playing` are masked from the start.
@@ -30,12 +41,11 @@ def play(
     timestep = env.reset(np.asarray(resets).reshape(-1), playing.reshape(-1))
     recorder = Recorder(spec, shape)
     recorder.see(0, timestep)
-    see = lambda timestep: look(spec, timestep, shape)
-    memory = first = first_memory(algorithm, agent, see(timestep), memory_keys)
+    memory = first = first_memory(algorithm, spec, agent, look(spec, timestep, shape), memory_keys)
     alive, time = playing.copy(), 0
     while alive.any():
         memory, action = act(
-            algorithm, spec, agent, clock, teams, memory, see(timestep), act_keys, np.int32(time), mode
+            algorithm, spec, agent, clock, teams, memory, look(spec, timestep, shape), act_keys, np.int32(time), mode
         )
         action = np.asarray(action)
         timestep, reward, terminated, truncated = env.step(action.reshape(-1, *action.shape[2:]))
@@ -46,7 +56,7 @@ def play(
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def split_keys(keys: Key, num_teams: int) -> tuple[Int[Array, "seeds teams"], Key, Key]:
+def split_keys(keys: Keys, num_teams: int) -> tuple[Int[Array, "seeds teams"], Keys, Keys]:
     """For each seed and team: the number that seeds the task's reset, and keys for memory and actions."""
 
     def one(key: Key) -> tuple[Array, Key, Key]:
@@ -56,9 +66,9 @@ def split_keys(keys: Key, num_teams: int) -> tuple[Int[Array, "seeds teams"], Ke
     return jax.vmap(lambda key: jax.vmap(one)(jax.random.split(key, num_teams)))(keys)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def first_memory(algorithm: Algorithm, agent: PyTree, timestep: Timestep, keys: Key) -> PyTree:
-    return jax.vmap(jax.vmap(algorithm.initial_memory, (None, 0, 0)))(agent, timestep, keys)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def first_memory(algorithm: Algorithm, spec: EnvSpec, agent: PyTree, timestep: HostTimestep, keys: Keys) -> PyTree:
+    return jax.vmap(jax.vmap(algorithm.initial_memory, (None, 0, 0)))(agent, see(spec, timestep), keys)
 
 
 @functools.partial(jax.jit, static_argnames=("algorithm", "spec", "mode"))
@@ -69,8 +79,8 @@ def act(
     clock: Clock,
     teams: Int[Array, "seeds teams"],
     memory: PyTree,
-    timestep: Timestep,
-    keys: Key,
+    timestep: HostTimestep,
+    keys: Keys,
     time: Int[Array, ""],
     mode: Mode,
 ) -> tuple[PyTree, Array]:
@@ -80,15 +90,21 @@ def act(
         return policy_of(algorithm, spec, agent, team, clock, mode)(memory, timestep, jax.random.fold_in(key, time))
 
     over_teams = jax.vmap(one, in_axes=(None, None, 0, 0, 0, 0))
-    timestep = Timestep(spec.observe(timestep.state), timestep.state) if spec.obs_from_state else timestep
-    return jax.vmap(over_teams, in_axes=(0, PER_SEED, 0, 0, 0, 0))(agent, clock, teams, memory, timestep, keys)
+    over_seeds = jax.vmap(over_teams, in_axes=(0, PER_SEED, 0, 0, 0, 0))
+    return over_seeds(agent, clock, teams, memory, see(spec, timestep), keys)
 
 
-def look(spec: EnvSpec, timestep: Timestep, shape: tuple[int, int]) -> Timestep:
-    """A host timestep `[copies ...]` as `[seeds teams ...]`; observations that are a gather are gathered later."""
-    split = lambda x: np.asarray(x, np.float32).reshape(*shape, *x.shape[1:])
-    state = split(timestep.state)
-    return Timestep(state[..., None, :] if spec.obs_from_state else split(timestep.obs), state)
+def look(spec: EnvSpec, timestep: HostTimestep, shape: tuple[int, int]) -> HostTimestep:
+    """A timestep `[copies ...]` as `[seeds teams ...]`. Observations that are a gather of the state are left out."""
+    split = lambda x: None if x is None else np.asarray(x).reshape(*shape, *x.shape[1:])
+    obs = np.zeros((*shape, 0, 0), np.float32) if spec.obs_from_state else split(timestep.obs)
+    return HostTimestep(obs, split(timestep.state), split(timestep.available))
+
+
+def see(spec: EnvSpec, timestep: HostTimestep) -> Timestep:
+    """What the teams see, in JAX, with the observations that `look` left out."""
+    obs = spec.observe(timestep.state) if spec.obs_from_state else timestep.obs
+    return Timestep(obs, timestep.state, timestep.available)
 
 
 class Recorder:
@@ -107,7 +123,7 @@ class Recorder:
         self.terminated = np.zeros((copies, time), bool)
         self.mask = np.zeros((copies, time), bool)
 
-    def see(self, time: int, timestep: Timestep) -> None:
+    def see(self, time: int, timestep: HostTimestep) -> None:
         self.state[:, time] = timestep.state
         if self.obs.shape[1]:
             self.obs[:, time] = timestep.obs
@@ -119,7 +135,7 @@ class Recorder:
         action: np.ndarray,
         reward: np.ndarray,
         terminated: np.ndarray,
-        after: Timestep,
+        after: HostTimestep,
     ) -> None:
         self.mask[:, time] = alive.reshape(-1)
         self.action[:, time] = action.reshape(-1, *action.shape[2:])

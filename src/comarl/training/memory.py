@@ -26,7 +26,16 @@ def available() -> int:
 
 
 def check_memory(run: Run) -> str:
-    """A sentence on what the replay and the networks take. Raises TooLittleMemory if that is more than there is."""
+    """A sentence on what the replay and the networks take.
+
+    Raises TooLittleMemory if that is more than there is, ValueError if the replay cannot hold what one round plays.
+    """
+    round_rows = run.num_teams * (run.spec.horizon + 1)
+    if run.algorithm.replay.capacity < round_rows:
+        raise ValueError(
+            f"algorithm.replay.capacity {run.algorithm.replay.capacity} is less than one round of {run.num_teams} "
+            f"team(s) may fill: it must be {round_rows} or more"
+        )
     shapes = jax.eval_shape(lambda: start(run))
     replay, agent = num_bytes(shapes.replay), num_bytes(shapes.agent)
     free, capacity = available(), run.algorithm.replay.capacity
@@ -52,5 +61,5 @@ def _round_down(number: int) -> int:
     return number // digits * digits
 
 
-def _giga(number: float) -> str:
+def _giga(number: int | float) -> str:
     return f"{number / 2**30:.2f} GiB"

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 WINDOW = 20.0  # seconds over which speeds are averaged
 
 
-def clock_text(seconds: float) -> str:
+def clock_text(seconds: int | float) -> str:
     """1:02:03, or 2:03 below an hour."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -28,6 +28,7 @@ class Display:
     deadline: float | None = None  # of time.monotonic(), where the run has a time budget
     returns: str = "-"
     samples: deque = field(default_factory=deque)
+    first: tuple[float, np.ndarray] | None = None  # when the first update was shown, and the steps by then
 
     def __enter__(self) -> "Display":
         columns = (
@@ -35,7 +36,7 @@ class Display:
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f}%  {task.fields[line]}"),
         )
-        live = self.console.is_terminal
+        live, self.started = self.console.is_terminal, time.monotonic()
         self.bar = Progress(*columns, console=self.console, disable=not live, transient=False)
         self.bar.start()
         self.task = self.bar.add_task("starting", total=1.0, line="compiling")
@@ -44,7 +45,7 @@ class Display:
     def __exit__(self, *exception: object) -> None:
         self.bar.stop()
 
-    def update(self, phase: str, env_steps: np.ndarray, updates: float) -> None:
+    def update(self, phase: str, env_steps: np.ndarray, updates: int) -> None:
         """`env_steps` of each seed so far; `updates` of all seeds so far, those of the running round included."""
         now = time.monotonic()
         self.samples.append((now, float(env_steps.sum()), updates))
@@ -65,17 +66,12 @@ class Display:
             return done
         return max(done, 1 - max(self.deadline - now, 0) / max(self.deadline - self.started, 1e-9))
 
-    @property
-    def started(self) -> float:
-        self._started = getattr(self, "_started", time.monotonic())
-        return self._started
-
     def time_left(self, env_steps: np.ndarray, now: float) -> str:
         """By the mean speed since the first update shown, or by the time budget if that ends sooner."""
-        first = self._first = getattr(self, "_first", (now, env_steps.copy()))
-        gained = float((env_steps - first[1]).sum())
+        then, steps = self.first = self.first or (now, env_steps.copy())
+        gained = float((env_steps - steps).sum())
         todo = float(np.maximum(self.steps - env_steps, 0).sum())
-        by_steps = todo * (now - first[0]) / gained if gained > 0 else np.inf
+        by_steps = todo * (now - then) / gained if gained > 0 else np.inf
         left = min(by_steps, (self.deadline or np.inf) - now)
         return f"{clock_text(max(left, 0))} left" if np.isfinite(left) else "time left: measuring"
 

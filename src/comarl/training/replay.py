@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from comarl.types import EnvSpec, Episode, Key, Timestep, Transition
+from comarl.usage import check_range
 
 
 class RingState(eqx.Module):
@@ -37,6 +38,10 @@ class Ring:
     """rows kept: one per step and one more per episode"""
     batch_size: int = 128
     """transitions per draw"""
+
+    def __post_init__(self):
+        check_range(self, 2, None, "capacity")
+        check_range(self, 1, None, "batch_size")
 
     def init(self, spec: EnvSpec) -> RingState:
         rows = self.capacity

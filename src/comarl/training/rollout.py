@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from comarl.types import PER_SEED, Algorithm, Clock, Environment, EnvSpec, Episode, Index, Key, Timestep
+from comarl.types import PER_SEED, Algorithm, Clock, Environment, EnvSpec, Episode, Index, Key, Keys, Timestep
 
 Mode = Literal["explore", "greedy", "random"]
 """how teams act: as in training, as in evaluation, or uniformly at random as in the warm-up"""
@@ -41,7 +41,7 @@ def play(
     clock: Clock,
     teams: Int[Array, "seeds teams"],
     playing: Bool[Array, "seeds teams"],
-    keys: Key,
+    keys: Keys,
     mode: Mode,
 ) -> Episode:
     """One episode of each of `teams`, `[seeds teams time ...]`; those not `playing` are masked from the start.

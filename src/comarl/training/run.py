@@ -45,8 +45,8 @@ class Means:
 
     sums: list[dict[str, list[float]]] = field(default_factory=list)  # per seed: name -> [sum, count]
 
-    def add(self, seed: int, name: str, total: float, count: float) -> None:
-        cell = self.sums[seed].setdefault(name, [0.0, 0.0])
+    def add(self, seed: int, name: str, total: float, count: int) -> None:
+        cell = self.sums[seed].setdefault(name, [0.0, 0])
         cell[0] += total
         cell[1] += count
 
@@ -144,7 +144,7 @@ class Session:
         teams = np.broadcast_to(np.arange(run.num_teams), playing.shape)
         _, play_keys, *_ = begin_round(state.key)
         episodes = player(state.agent, state.clock, teams, playing, play_keys, "random" if warmup else "explore")
-        state, plan = absorb(run, state, episodes, active, warmup)
+        state, plan = absorb(run.algorithm, state, episodes, active, warmup)
         if not warmup:
             state = self.learn(state, plan, display)
         display.update("warm-up" if warmup else "training", np.asarray(state.clock.env_steps), self.updates(state))
@@ -162,15 +162,23 @@ class Session:
         env_steps, updates = np.asarray(state.clock.env_steps), self.updates(state)
         for begin in range(0, int(counts.max()), CHUNK):
             agent, sums = learn(
-                self.run, agent, state.replay, state.clock, plan.learn_key, plan.num_updates, np.int32(begin), CHUNK,
+                self.run.algorithm,
+                self.run.spec,
+                agent,
+                state.replay,
+                state.clock,
+                plan.learn_key,
+                plan.num_updates,
+                np.int32(begin),
+                CHUNK,
                 together,
-            )  # fmt: skip
+            )
             due_now = np.clip(counts - begin, 0, CHUNK)
             self.add(sums, due_now)
             updates += int(due_now.sum())
             display.update("training", env_steps, updates)
         self.add_round(plan)
-        return finish_round(self.run, state._replace(agent=agent), plan.num_updates, plan.active)
+        return finish_round(self.run.algorithm, state._replace(agent=agent), plan.num_updates, plan.active)
 
     def add(self, sums: Metrics, counts: np.ndarray) -> None:
         for name, values in jax.device_get(sums).items():
@@ -181,12 +189,12 @@ class Session:
                         f"The last good checkpoint is kept in {self.checkpoints.folder}; try a smaller learning rate, "
                         f"such as --algorithm.critic-optimiser.learning-rate 3e-4."
                     )
-                self.means.add(seed, name, float(value), float(count))
+                self.means.add(seed, name, float(value), int(count))
 
     def add_round(self, plan: Round) -> None:
         """Metrics that a round has once: training returns, and what became of the injected team."""
         metrics, returns = jax.device_get((plan.metrics, plan.returns))
-        for seed in np.flatnonzero(np.asarray(plan.active)):
+        for seed in np.flatnonzero(np.asarray(plan.active)).tolist():
             self.means.add(seed, "training_return", float(returns[seed, -1]), 1)
             if returns.shape[1] > 1:
                 self.means.add(seed, "best_training_return", float(returns[seed, :-1].max()), 1)
@@ -202,10 +210,10 @@ class Session:
             return
         returns = evaluate(self.run, evaluator, state.agent, state.clock, seeds)
         lines = []
-        for seed in np.flatnonzero(seeds):
+        for seed in np.flatnonzero(seeds).tolist():
             lines.append(
                 {
-                    "seed": self.run.first_seed + int(seed),
+                    "seed": self.run.first_seed + seed,
                     "env_steps": int(state.clock.env_steps[seed]),
                     "updates": int(state.clock.updates[seed]),
                     "round": self.number,

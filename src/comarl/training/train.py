@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from comarl.types import PER_SEED, Algorithm, Clock, EnvSpec, Episode, Evolutionary, Key, Metrics, tree_where
+from comarl.types import PER_SEED, Algorithm, Clock, EnvSpec, Episode, Evolutionary, Key, Keys, Metrics, tree_where
+from comarl.usage import check_range
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Run:
     evaluation_episodes: int = 10
     """greedy episodes of each evaluation"""
 
+    def __post_init__(self):
+        check_range(self, 1, None, "seeds", "steps", "evaluate_every", "evaluation_episodes")
+
     @property
     def num_teams(self) -> int:
         return self.algorithm.num_teams if isinstance(self.algorithm, Evolutionary) else 1
@@ -49,20 +53,20 @@ class RunState(NamedTuple):
     agent: PyTree
     replay: PyTree
     clock: Clock
-    key: Key
+    key: Keys
 
 
 class Round(NamedTuple):
     """What a round needs after its episodes are played."""
 
-    learn_key: Key
+    learn_key: Keys
     num_updates: Int[Array, " seeds"]
     returns: Float[Array, "seeds teams"]
     active: Bool[Array, " seeds"]
     metrics: Metrics
 
 
-def seed_keys(run: Run) -> Key:
+def seed_keys(run: Run) -> Keys:
     """One key per seed, the same whatever other seeds run beside it."""
     return jax.vmap(jax.random.key)(run.first_seed + jnp.arange(run.seeds))
 
@@ -82,15 +86,15 @@ def start(run: Run) -> RunState:
 
 
 @jax.jit
-def begin_round(key: Key) -> tuple[Key, Key, Key, Key]:
+def begin_round(key: Keys) -> tuple[Keys, Keys, Keys, Keys]:
     """Each seed's next key, and its keys for playing, learning and evolving."""
     keys = jax.vmap(lambda k: jax.random.split(k, 4))(key)
     return keys[:, 0], keys[:, 1], keys[:, 2], keys[:, 3]
 
 
-@functools.partial(jax.jit, static_argnames=("run", "warmup"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("algorithm", "warmup"), donate_argnames="state")
 def absorb(
-    run: Run, state: RunState, episodes: Episode, active: Bool[Array, " seeds"], warmup: bool
+    algorithm: Algorithm, state: RunState, episodes: Episode, active: Bool[Array, " seeds"], warmup: bool
 ) -> tuple[RunState, Round]:
     """Stores a round's episodes, counts their steps and breeds the next generation.
 
@@ -99,14 +103,15 @@ def absorb(
     next_key, _, learn_key, evolve_key = begin_round(state.key)
 
     def one_seed(agent: PyTree, replay: PyTree, clock: Clock, episodes: Episode, active: Array, key: Key):
-        replay = run.algorithm.replay.add(replay, episodes)
+        replay = algorithm.replay.add(replay, episodes)
         steps = episodes.mask.sum().astype(jnp.int32)
         clock = clock._replace(env_steps=clock.env_steps + steps)
-        returns = jnp.sum(episodes.reward * episodes.mask, axis=-1)
-        num_updates = jnp.int32(0) if warmup else jnp.round(steps * run.algorithm.updates_per_step).astype(jnp.int32)
+        returns = episodes.returns()
+        share = 0.0 if warmup else algorithm.updates_per_step
+        num_updates = jnp.round(steps.astype(jnp.float32) * share).astype(jnp.int32)
         metrics: Metrics = {}
-        if isinstance(run.algorithm, Evolutionary) and not warmup:
-            evolved, metrics = run.algorithm.evolve(agent, returns, clock, key)
+        if isinstance(algorithm, Evolutionary) and not warmup:
+            evolved, metrics = algorithm.evolve(agent, returns, clock, key)
             agent = tree_where(active, evolved, agent)
         return agent, replay, clock, num_updates, returns, metrics
 
@@ -117,13 +122,14 @@ def absorb(
     return RunState(agent, replay, clock, key), Round(learn_key, num_updates, returns, active, metrics)
 
 
-@functools.partial(jax.jit, static_argnames=("run", "chunk", "together"), donate_argnames="agent")
+@functools.partial(jax.jit, static_argnames=("algorithm", "spec", "chunk", "together"), donate_argnames="agent")
 def learn(
-    run: Run,
+    algorithm: Algorithm,
+    spec: EnvSpec,
     agent: PyTree,
     replay: PyTree,
     clock: Clock,
-    keys: Key,
+    keys: Keys,
     num_updates: Int[Array, " seeds"],
     begin: Int[Array, ""],
     chunk: int,
@@ -135,30 +141,38 @@ def learn(
     else they take turns, which on a CPU keeps one seed's networks in the cache and truly skips what is not due.
     """
 
-    def one_seed(agent: PyTree, replay: PyTree, env_steps: Array, updates: Array, key: Key, count: Array):
-        def update(agent: PyTree, index: Array) -> tuple[PyTree, Metrics]:
-            sample_key, update_key = jax.random.split(jax.random.fold_in(key, index))
-            batch = run.algorithm.replay.sample(replay, run.spec, sample_key)
-            return run.algorithm.update(agent, batch, Clock(env_steps, updates + index, index), update_key)
+    indices = begin + jnp.arange(chunk)
 
-        skipped = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), jax.eval_shape(update, agent, begin)[1])
+    def draw(replay: PyTree, key: Key) -> tuple[PyTree, Keys]:
+        pairs = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index)))(indices)
+        sample = lambda k: algorithm.replay.sample(replay, spec, k)
+        return jax.vmap(sample)(pairs[:, 0]), pairs[:, 1]
 
-        def one(agent: PyTree, index: Array) -> tuple[PyTree, Metrics]:
-            return jax.lax.cond(index < count, update, lambda a, _: (a, skipped), agent, index)
+    def one_seed(agent: PyTree, env_steps: Array, updates: Array, count: Array, batches: PyTree, keys: Keys):
+        def update(agent: PyTree, item: tuple[Array, PyTree, Key]) -> tuple[PyTree, Metrics]:
+            index, batch, key = item
+            return algorithm.update(agent, batch, Clock(env_steps, updates + index, index), key)
 
-        agent, metrics = jax.lax.scan(one, agent, begin + jnp.arange(chunk))
+        def one(agent: PyTree, item: tuple[Array, PyTree, Key]) -> tuple[PyTree, Metrics]:
+            metrics = jax.eval_shape(update, agent, item)[1]
+            skipped = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
+            return jax.lax.cond(item[0] < count, update, lambda a, _: (a, skipped), agent, item)
+
+        agent, metrics = jax.lax.scan(one, agent, (indices, batches, keys))
         return agent, jax.tree.map(lambda m: m.sum(0), metrics)
 
-    arguments = (agent, replay, clock.env_steps, clock.updates, keys, num_updates)
+    # Drawn for all updates and seeds at once: a replay is large, and what a loop takes a slice of it copies.
+    batches, update_keys = jax.vmap(draw)(replay, keys)
+    arguments = (agent, clock.env_steps, clock.updates, num_updates, batches, update_keys)
     return jax.vmap(one_seed)(*arguments) if together else jax.lax.map(lambda x: one_seed(*x), arguments)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def finish_round(run: Run, state: RunState, num_updates: Array, active: Array) -> RunState:
+def finish_round(algorithm: Algorithm, state: RunState, num_updates: Array, active: Array) -> RunState:
     """Counts the updates; the team that learnt joins the population."""
     agent = state.agent
-    if isinstance(run.algorithm, Evolutionary):
-        inject = run.algorithm.inject
+    if isinstance(algorithm, Evolutionary):
+        inject = algorithm.inject
         agent = jax.vmap(lambda active, agent: tree_where(active, inject(agent), agent))(active, agent)
     clock = state.clock._replace(updates=state.clock.updates + num_updates)
     return state._replace(agent=agent, clock=clock)

@@ -1,0 +1,132 @@
+"""What takes turns in `bench/updates.py`: comarl, PyTorch, and the machine's own matrix product."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from torch_matd3 import Replay, TorchMatd3, block, to_torch
+from torch_race import TorchRace
+
+from comarl.algorithms.matd3 import Matd3
+from comarl.algorithms.race_matd3 import RaceMatd3
+from comarl.training.records import usable_cores
+from comarl.training.replay import RingState
+from comarl.training.run import CHUNK
+from comarl.training.train import Run, learn, start
+from comarl.types import EnvSpec, Episode, Timestep, Transition
+
+ALGORITHMS = {"MATD3": (Matd3(), TorchMatd3), "RACE": (RaceMatd3(), TorchRace)}
+EPISODES = 100  # of `horizon` steps each: what the replay holds
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A task of no more than its sizes."""
+
+    spec: EnvSpec
+
+
+SPEC = EnvSpec(
+    num_agents=3,
+    obs_size=7,
+    state_size=11,
+    action_size=1,
+    discrete=False,
+    horizon=1000,
+    obs_from_state=((2, 8, 0, 1, 5, 6, 7), (3, 9, 0, 1, 5, 6, 7), (4, 10, 0, 1, 5, 6, 7)),
+)
+"""those of mamujoco/Hopper-3x1"""
+
+
+def device() -> str:
+    """PyTorch's name of where JAX runs; the CPU where PyTorch cannot."""
+    return "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+
+
+def random_episodes() -> Episode:
+    """As many as the replay is to hold, all of them at the time limit."""
+    draw, steps = np.random.default_rng(0), (EPISODES, SPEC.horizon)
+    state = draw.normal(size=(EPISODES, SPEC.horizon + 1, SPEC.state_size)).astype(np.float32)
+    action = draw.uniform(-1, 1, (*steps, SPEC.num_agents, SPEC.action_size)).astype(np.float32)
+    reward = draw.normal(size=steps).astype(np.float32)
+    timesteps = Timestep(SPEC.observe(state), jnp.asarray(state))
+    return Episode((), timesteps, action, reward, draw.random(steps) < 0.01, np.ones(steps, bool))
+
+
+def torch_replay(episodes: Episode, batch_size: int) -> Replay:
+    """The same transitions in tensors."""
+    now, after = (jax.tree.map(lambda x, p=part: x[:, p], episodes.timesteps) for part in (slice(-1), slice(1, None)))
+    transitions = Transition(now, episodes.action, episodes.reward, episodes.terminated, after)
+    flat = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), transitions)
+    return Replay(to_torch(flat, device()), len(flat.reward), batch_size)
+
+
+class Comarl:
+    """Training's compiled chunk of updates, over filled replays."""
+
+    framework = "comarl"
+
+    def __init__(self, name: str, seeds: int, together: bool, replay: RingState):
+        self.name, self.seeds, self.threads, self.begin = name, seeds, usable_cores(), 0
+        self.mode = "" if seeds == 1 else "seeds together" if together else "seeds taking turns"
+        algorithm = ALGORITHMS[name][0]
+        begun = start(Run(algorithm, Sizes(SPEC), seeds=seeds))
+        self.agent, clock = begun.agent, begun.clock
+        self.one = jax.tree.map(lambda x: np.asarray(x)[0], begun.agent)  # for PyTorch to begin with
+        self.rest = (replay, clock, begun.key, jnp.full(seeds, 2**30))
+        begin = time.perf_counter()
+        self.learn = learn.lower(algorithm, SPEC, self.agent, *self.rest, np.int32(0), CHUNK, together).compile()
+        self.compile_seconds = time.perf_counter() - begin
+
+    def play(self, seconds: float) -> float:
+        """Updates of all seeds per second."""
+        done, begin = 0, time.perf_counter()
+        while time.perf_counter() - begin < seconds:
+            self.agent, sums = self.learn(self.agent, *self.rest, np.int32(self.begin))
+            jax.device_get(sums)
+            self.begin, done = self.begin + CHUNK, done + CHUNK * self.seeds
+        return done / (time.perf_counter() - begin)
+
+
+class Torch:
+    """The same update in PyTorch, one seed."""
+
+    framework, seeds, mode = "PyTorch", 1, ""
+
+    def __init__(self, name: str, learner: Any, replay: Replay, threads: int, mode: str):
+        self.name, self.learner, self.replay, self.threads, self.mode = name, learner, replay, threads, mode
+
+    def play(self, seconds: float) -> float:
+        """Updates per second."""
+        torch.set_num_threads(self.threads)
+        done, begin = 0, time.perf_counter()
+        while time.perf_counter() - begin < seconds:
+            for _ in range(16):
+                self.learner.step(self.replay)
+            block()
+            done += 16
+        return done / (time.perf_counter() - begin)
+
+
+class Product:
+    """The machine's own rate: one large matrix product in float32, as JAX does it by default."""
+
+    framework, seeds, mode, name = "JAX", 1, "", "matrix product, in GFLOP/s"
+
+    def __init__(self):
+        self.size, self.threads = 1536 if jax.default_backend() == "cpu" else 8192, usable_cores()
+        self.matrix = jax.random.normal(jax.random.key(0), (self.size, self.size)) / self.size**0.5
+        self.multiply = jax.jit(lambda m: m @ m)
+        self.multiply(self.matrix).block_until_ready()
+
+    def play(self, seconds: float) -> float:
+        """GFLOP per second."""
+        done, begin = 0, time.perf_counter()
+        while time.perf_counter() - begin < seconds:
+            self.multiply(self.matrix).block_until_ready()
+            done += 1
+        return done * 2e-9 * self.size**3 / (time.perf_counter() - begin)

@@ -1,0 +1,752 @@
+import dataclasses
+import functools
+import itertools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from comarl.algorithms import matd3 as matd3_module
+from comarl.algorithms.race_matd3 import RaceMatd3, State
+from comarl.ops import evolution
+from comarl.ops.learner import Learner
+
+GAMMA, TEAMS = 0.99, 6  # five that evolve, and the MARL team
+MODES = ("both", "marl", "teams", "neither")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def update(algorithm, state, batch, clock, key):
+    return algorithm.update(state, batch, clock, key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def fit_critic(algorithm, state, batch, key):
+    return algorithm.fit_critic(state, batch, key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def fit_team_critic(algorithm, state, batch, key):
+    return algorithm.fit_team_critic(state, batch, key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def fit_encoders(algorithm, state, batch, key):
+    return algorithm.fit_encoders(state, batch, key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def act(algorithm, state, team, timestep, explore, clock, key):
+    return algorithm.act(state, team, (), timestep, clock, key, explore=explore)[1]
+
+
+@pytest.fixture(scope="module")
+def initial(race, spec) -> State:
+    return jax.jit(lambda k: race.init(spec, k))(jax.random.key(0))
+
+
+NETWORKS = lambda s: (
+    s.encoders.value,
+    s.head.value,
+    s.population,
+    s.critic.value,
+    s.team_critic.value,
+    s.value.value,
+    s.mine.value,
+    s.target_encoders,
+    s.target_head,
+    s.target_critic,
+    s.target_team_critic,
+)
+
+
+@pytest.fixture(scope="module")
+def state(initial, scramble) -> State:
+    """Every network changed by noise, so that no target equals what it follows."""
+    return eqx.tree_at(NETWORKS, initial, tuple(scramble(n, seed) for seed, n in enumerate(NETWORKS(initial))))
+
+
+@pytest.fixture(scope="module")
+def batch(make_batch, spec):
+    return make_batch(spec)
+
+
+@pytest.fixture(scope="module")
+def plain(race) -> RaceMatd3:
+    return dataclasses.replace(race, target_noise=0.0)
+
+
+@pytest.fixture(scope="module")
+def updated(plain, state, batch, clock_at, key):
+    """The states after the first update of a round, which moves the policy, and after the second, which does not."""
+    return {i: update(plain, state, batch, clock_at(i), key) for i in (0, 1)}
+
+
+@pytest.fixture(scope="module")
+def encoded(plain, state, batch, key):
+    """The states after the encoders' step alone, for every choice of whose values they climb."""
+    return {
+        mode: fit_encoders(dataclasses.replace(plain, encoder_learns_from=mode), state, batch, key)[0] for mode in MODES
+    }
+
+
+class Equations:
+    """RACE's targets and losses in NumPy, read from the paper (docstring of the algorithm) and the fact sheet."""
+
+    def __init__(self, slow, spec, state: State, batch):
+        self.slow, self.spec, self.batch = slow, spec, batch
+        self.state = slow.doubles(state)
+        self.now, self.next = np.float64(batch.now.state), np.float64(batch.next.state)
+        self.obs, self.next_obs = np.asarray(batch.now.obs), np.asarray(batch.next.obs)
+        self.action = np.float64(batch.action)
+
+    def team(self, j: int):
+        return self.state.head.value if j == TEAMS - 1 else self.slow.part(self.state.population, j)
+
+    def one_step(self, next_q):
+        """r + gamma (1 - d) min_k Q_k"""
+        result = np.zeros(len(self.batch.reward))
+        for b in range(len(result)):
+            result[b] = self.batch.reward[b]
+            if not self.batch.terminated[b]:
+                result[b] += GAMMA * min(next_q[:, b])
+        return result
+
+    def marl_target(self, noise=0.0):
+        """y_psi: target encoders, target W_marl, target critic."""
+        s = self.state
+        action = self.slow.actions(s.target_encoders, s.target_head, self.next_obs, self.spec)
+        return self.one_step(self.slow.critic(s.target_critic, self.next, np.clip(action + noise, -1, 1)))
+
+    def team_target(self, j: int):
+        """y_theta: the live encoders and W_j, the target of the team critic, no smoothing."""
+        s, heads = self.state, self.team(j)
+        action = self.slow.actions(s.encoders.value, heads, self.next_obs, self.spec)
+        return self.one_step(self.slow.team_critic(s.target_team_critic, self.next, action, heads, self.spec))
+
+    def critic_loss(self, critic, target):
+        return sum(np.mean((q - target) ** 2) for q in self.slow.critic(critic, self.now, self.action))
+
+    def team_critic_loss(self, critic, target, j: int):
+        values = self.slow.team_critic(critic, self.now, self.action, self.team(j), self.spec)
+        return sum(np.mean((q - target) ** 2) for q in values)
+
+    def weights(self):
+        """w(s) = (V - min V) / (max V - min V)"""
+        values = self.slow.mlp(self.state.value.value, self.now)[:, 0]
+        return (values - min(values)) / (max(values) - min(values))
+
+    def mutual_information_loss(self, encoders, mine, weights):
+        """sum_i mean_b w_b gap_i,b"""
+        slow, total = self.slow, 0.0
+        for i, z in enumerate(slow.features(encoders, self.obs)):
+            t = slow.part(mine, i)
+            f = slow.torso(t.state_branch, self.now, slow.leaky_relu)
+            g = slow.torso(t.z_branch, z, slow.leaky_relu)
+            scores = np.array([[sum(f[m] * g[k]) for k in range(len(g))] for m in range(len(f))])
+            total += np.mean(weights * slow.gaps(scores))
+        return total
+
+    def marl_loss(self, encoders, head):
+        action = self.slow.actions(encoders, head, self.obs, self.spec)
+        return -np.mean(self.slow.critic(self.state.critic.value, self.now, action)[0])
+
+    def teams_loss(self, encoders, j: int):
+        heads = self.team(j)
+        action = self.slow.actions(encoders, heads, self.obs, self.spec)
+        return -np.mean(self.slow.team_critic(self.state.team_critic.value, self.now, action, heads, self.spec)[0])
+
+
+@pytest.fixture(scope="module")
+def equations(slow, spec, state, batch) -> Equations:
+    return Equations(slow, spec, state, batch)
+
+
+@pytest.fixture(scope="module")
+def team_of_critic(equations, updated) -> int:
+    """The team that the update's fit of the team critic drew, told by the mean of its targets."""
+    return nearest_team(equations, float(updated[0][1]["team_target_value"]))
+
+
+def nearest_team(equations, mean_target: float) -> int:
+    errors = [abs(equations.team_target(j).mean() - mean_target) for j in range(TEAMS)]
+    assert sorted(errors)[0] < 1e-5 < 1e-3 < sorted(errors)[1]
+    return int(np.argmin(errors))
+
+
+# --- targets and losses ---
+
+
+def test_the_marl_critic_descends_to_its_clipped_double_q_target(updated, state, equations, slow):
+    after, metrics = updated[0]
+    target = equations.marl_target()
+    loss = lambda critic: equations.critic_loss(critic, target)
+    np.testing.assert_allclose(metrics["target_value"], target.mean(), atol=1e-5)
+    np.testing.assert_allclose(metrics["critic_loss"], loss(slow.doubles(state.critic.value)), rtol=1e-4)
+    slow.assert_descends(state.critic.value, after.critic.value, loss)
+
+
+def test_the_team_critic_descends_to_the_target_of_one_team(updated, state, equations, slow, team_of_critic):
+    after, metrics = updated[0]
+    target = equations.team_target(team_of_critic)
+    loss = lambda critic: equations.team_critic_loss(critic, target, team_of_critic)
+    np.testing.assert_allclose(metrics["team_critic_loss"], loss(slow.doubles(state.team_critic.value)), rtol=1e-4)
+    slow.assert_descends(state.team_critic.value, after.team_critic.value, loss)
+
+
+def test_each_transition_gets_its_own_target(plain, state, batch, equations):
+    """Targets of all transitions, not only their mean: terminated ones are their rewards."""
+    for k in jax.random.split(jax.random.key(3), 3):
+        _, target, _ = fit_critic(plain, state, batch, k)
+        np.testing.assert_allclose(target, equations.marl_target(), atol=1e-5)
+        np.testing.assert_array_equal(target[batch.terminated], batch.reward[batch.terminated])
+        _, target, metrics = fit_team_critic(plain, state, batch, k)
+        j = nearest_team(equations, float(metrics["team_target_value"]))
+        np.testing.assert_allclose(target, equations.team_target(j), atol=1e-5)
+        np.testing.assert_array_equal(target[batch.terminated], batch.reward[batch.terminated])
+
+
+def test_the_team_critic_draws_the_population_and_the_marl_team_alike(plain, state, batch, equations):
+    draw = jax.jit(jax.vmap(lambda k: plain.fit_team_critic(state, batch, k)[2]["team_target_value"]))
+    means = np.asarray(draw(jax.random.split(jax.random.key(4), 300)))
+    teams = [nearest_team(equations, mean) for mean in np.unique(means)]
+    assert sorted(teams) == list(range(TEAMS))
+    shares = np.unique(means, return_counts=True)[1] / 300
+    assert np.all(np.abs(shares - 1 / 6) < 0.08)
+
+
+def test_the_team_target_is_not_smoothed_and_the_marl_target_is(race, plain, state, batch, key):
+    np.testing.assert_array_equal(
+        fit_team_critic(race, state, batch, key)[1], fit_team_critic(plain, state, batch, key)[1]
+    )
+    smoothed, exact = fit_critic(race, state, batch, key)[1], fit_critic(plain, state, batch, key)[1]
+    np.testing.assert_array_equal(smoothed[batch.terminated], exact[batch.terminated])
+    assert np.all(smoothed[~batch.terminated] != exact[~batch.terminated])
+
+
+def test_smoothing_adds_noise_of_at_most_its_clip(race, state, make_batch, spec, slow):
+    """With a huge spread the noise is plus or minus the clip, so each target is one of 32: a sign per real action."""
+    batch = dataclasses.replace(make_batch(spec, 4), terminated=jnp.zeros(4, bool))
+    equations = Equations(slow, spec, state, batch)
+    candidates = []
+    for signs in itertools.product((-0.5, 0.5), repeat=5):
+        noise = np.zeros((3, 2))
+        noise[[0, 0, 1, 2, 2], [0, 1, 0, 0, 1]] = signs
+        candidates.append(equations.marl_target(noise))
+    _, target, _ = fit_critic(dataclasses.replace(race, target_noise=1e9), state, batch, jax.random.key(0))
+    assert np.all(np.abs(np.array(candidates) - target).min(axis=0) < 1e-5)
+
+
+def test_the_value_follows_the_larger_of_both_targets(updated, state, equations, slow, team_of_critic):
+    after, metrics = updated[0]
+    own, team = equations.marl_target(), equations.team_target(team_of_critic)
+    best = np.array([max(a, b) for a, b in zip(own, team, strict=True)])
+    assert 0 < np.sum(own > team) < np.sum(~equations.batch.terminated)  # each is the larger somewhere
+    loss = lambda value: np.mean((slow.mlp(value, equations.now)[:, 0] - best) ** 2)
+    np.testing.assert_allclose(metrics["value_loss"], loss(slow.doubles(state.value.value)), rtol=1e-4)
+    slow.assert_descends(state.value.value, after.value.value, loss)
+
+
+def encoder_steps(equations, before, after, mode: str, weights, beta: float = 0.5):
+    """For each team that may have been drawn: the largest error of a step down Eq 6."""
+    errors = []
+    for j in range(TEAMS):
+
+        def loss(encoders, j=j):
+            total = beta * equations.mutual_information_loss(encoders, equations.state.mine.value, weights)
+            if mode in ("both", "marl"):
+                total += equations.marl_loss(encoders, equations.state.head.value)
+            if mode in ("both", "teams"):
+                total += equations.teams_loss(encoders, j)
+            return total
+
+        expected, found = equations.slow.steps(before.encoders.value, after.encoders.value, loss, entries=2)
+        assert np.abs(found).max() > 1e-4
+        errors.append(np.abs(expected - found).max())
+    return errors
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_encoders_climb_the_values_that_they_are_to_learn_from(encoded, state, equations, mode):
+    """L_phi = - Q_psi - Q_theta + beta L_VMM, with the terms of the switch, and one team for Q_theta."""
+    errors = encoder_steps(equations, state, encoded[mode], mode, equations.weights())
+    assert min(errors) < 2e-5
+    if mode in ("both", "teams"):
+        assert sorted(errors)[1] > 2e-4  # the step shows which team it was
+
+
+def test_w_marl_climbs_its_own_q_alone(encoded, state, equations, slow):
+    loss = lambda head: equations.marl_loss(equations.state.encoders.value, head)
+    slow.assert_descends(state.head.value, encoded["both"].head.value, loss, entries=20)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_whatever_the_encoders_learn_from_w_marl_learns_the_same(encoded, mode):
+    for one, two in zip(*map(jax.tree.leaves, (encoded[mode].head, encoded["both"].head)), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-7)
+
+
+def test_whom_the_encoders_learn_from_changes_their_step(encoded):
+    steps = {mode: np.asarray(encoded[mode].encoders.value.layers[0].weight) for mode in MODES}
+    for one, two in itertools.combinations(MODES, 2):
+        assert np.abs(steps[one] - steps[two]).max() > 1e-4
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_switch_leaves_the_estimators_of_information_alone(encoded, bits, mode):
+    for one, two in zip(*map(jax.tree.leaves, (encoded[mode].mine, encoded["both"].mine)), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-7)
+
+
+def test_the_team_critic_has_no_say_in_the_step_of_w_marl(plain, encoded, state, batch, key, bits, scramble):
+    """Whichever team is drawn, the MARL team among them."""
+    other = eqx.tree_at(lambda s: s.team_critic.value, state, scramble(state.team_critic.value, 99))
+    keys = jax.random.split(key, 12)
+    step = jax.jit(jax.vmap(lambda s, k: plain.fit_encoders(s, batch, k)[0], in_axes=(None, 0)))
+    one, two = step(state, keys), step(other, keys)
+    assert bits(one.head) == bits(two.head)
+    heads = np.asarray(one.head.value.weight)
+    np.testing.assert_array_equal(heads, np.broadcast_to(heads[:1], heads.shape))
+    moved = np.abs(np.asarray(one.encoders.value.layers[0].weight - two.encoders.value.layers[0].weight)).max((1, 2, 3))
+    assert np.all(moved > 1e-4)
+    first = np.asarray(one.encoders.value.layers[0].weight).reshape(12, -1)
+    assert len(np.unique(first, axis=0)) >= 4  # many different teams were drawn
+
+
+def test_the_estimators_descend_the_same_weighted_gap(encoded, state, equations, slow):
+    loss = lambda mine: 0.5 * equations.mutual_information_loss(
+        equations.state.encoders.value, mine, equations.weights()
+    )
+    slow.assert_descends(state.mine.value, encoded["both"].mine.value, loss)
+
+
+def test_value_weights_off_is_plain_mutual_information(plain, state, batch, key, equations, bits, clock_at):
+    unweighted = dataclasses.replace(plain, value_weights=False, encoder_learns_from="neither")
+    after, _ = fit_encoders(unweighted, state, batch, key)
+    assert min(encoder_steps(equations, state, after, "neither", np.ones(16))) < 2e-5
+    assert min(encoder_steps(equations, state, after, "neither", equations.weights())) > 1e-4
+    after, metrics = update(unweighted, state, batch, clock_at(0), key)
+    # Then nobody needs V; nor the team critic, whose value nothing climbs here.
+    assert bits(after.value) == bits(state.value) and "value_loss" not in metrics
+    assert bits(after.team_critic) == bits(state.team_critic) and "team_critic_loss" not in metrics
+
+
+def test_the_encoders_see_the_critics_and_the_value_that_were_just_fitted(updated, state, slow, spec, batch):
+    """The encoders' step of a whole update: networks of before, but critics and V of after (the order of Sec 1.4)."""
+    after, _ = updated[0]
+    mixed = dataclasses.replace(state, critic=after.critic, team_critic=after.team_critic, value=after.value)
+    equations = Equations(slow, spec, mixed, batch)
+    assert min(encoder_steps(equations, state, after, "both", equations.weights())) < 2e-5
+    slow.assert_descends(
+        state.head.value, after.head.value, lambda head: equations.marl_loss(equations.state.encoders.value, head)
+    )
+
+
+def test_the_metric_is_the_mean_information_of_the_updates_that_compute_it(updated, equations, plain):
+    gap = equations.mutual_information_loss(equations.state.encoders.value, equations.state.mine.value, np.ones(16))
+    np.testing.assert_allclose(updated[0][1]["mutual_information"], plain.policy_delay * -gap / 3, rtol=1e-4)
+    assert updated[1][1]["mutual_information"] == 0
+
+
+# --- what an update moves ---
+
+
+@pytest.mark.parametrize("update_in_round", [0, 1])
+def test_no_gradient_reaches_the_population(updated, state, bits, update_in_round):
+    after, _ = updated[update_in_round]
+    assert bits(after.population) == bits(state.population)
+    for name in ("fitness", "elite", "injected"):
+        assert bits(getattr(after, name)) == bits(getattr(state, name))
+
+
+def test_between_policy_updates_only_critics_and_value_move(updated, state, bits):
+    after, _ = updated[1]
+    for name in ("critic", "team_critic", "value"):
+        assert bits(getattr(after, name)) != bits(getattr(state, name))
+        assert bits(getattr(after, name)) == bits(getattr(updated[0][0], name))
+    for name in ("encoders", "head", "mine"):
+        assert bits(getattr(after, name)) == bits(getattr(state, name))
+        assert bits(getattr(updated[0][0], name)) != bits(getattr(state, name))
+
+
+def test_targets_move_by_tau_when_the_policy_does(updated, state, bits, plain):
+    online = {
+        "target_encoders": "encoders",
+        "target_head": "head",
+        "target_critic": "critic",
+        "target_team_critic": "team_critic",
+    }
+    for target, name in online.items():
+        leaves = (getattr(updated[0][0], target), getattr(updated[0][0], name).value, getattr(state, target))
+        for t, o, b in zip(*map(jax.tree.leaves, leaves), strict=True):
+            np.testing.assert_allclose(t, np.asarray(b) + plain.tau * (np.asarray(o) - np.asarray(b)), atol=1e-6)
+            assert np.any(t != b)
+        assert bits(getattr(updated[1][0], target)) == bits(getattr(state, target))
+
+
+def test_without_beta_neither_estimators_nor_value_learn(plain, state, batch, clock_at, key, bits):
+    silent = dataclasses.replace(plain, beta=0.0)
+    after, metrics = update(silent, state, batch, clock_at(0), key)
+    assert bits(after.mine) == bits(state.mine) and bits(after.value) == bits(state.value)
+    assert bits(after.team_critic) != bits(state.team_critic) and bits(after.encoders) != bits(state.encoders)
+    assert metrics["mutual_information"] == 0 and "value_loss" not in metrics
+
+
+def test_without_beta_and_values_the_encoders_stand_still_and_w_marl_learns(plain, state, batch, key, bits, encoded):
+    still = dataclasses.replace(plain, beta=0.0, encoder_learns_from="neither")
+    after, _ = fit_encoders(still, state, batch, key)
+    assert bits(after.encoders.value) == bits(state.encoders.value)
+    for one, two in zip(*map(jax.tree.leaves, (after.head, encoded["both"].head)), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-7)
+
+
+def test_the_team_critic_is_fitted_where_somebody_needs_it(race):
+    needs = lambda **fields: dataclasses.replace(race, **fields).needs_team_critic
+    assert needs() and needs(beta=0.0) and needs(encoder_learns_from="neither")
+    assert not needs(evolution=False) and not needs(beta=0.0, encoder_learns_from="marl")
+    assert not needs(value_weights=False, encoder_learns_from="marl")
+
+
+def test_the_order_of_a_batch_does_not_matter(plain, updated, state, batch, clock_at, key):
+    shuffled = jax.tree.map(lambda x: x[jnp.asarray(np.random.default_rng(0).permutation(16))], batch)
+    for one, two in zip(
+        *map(jax.tree.leaves, (update(plain, state, shuffled, clock_at(0), key), updated[0])), strict=True
+    ):
+        np.testing.assert_allclose(one, two, atol=2e-5)
+
+
+def test_race_without_evolution_and_information_is_matd3(plain, matd3, state, make_batch, spec, clock_at, key):
+    """Four updates with smoothing off; clipping is off, as MATD3 clips encoders and heads together."""
+    base = dataclasses.replace(plain, evolution=False, beta=0.0)
+    unsmoothed = dataclasses.replace(matd3, target_noise=0.0)
+    actors = matd3_module.Actors(state.encoders.value, state.head.value, spec)
+    same = matd3_module.State(
+        actors=Learner.create(actors, matd3.actor_optimiser),
+        critic=state.critic,
+        target_actors=matd3_module.Actors(state.target_encoders, state.target_head, spec),
+        target_critic=state.target_critic,
+    )
+    one, two = state, same
+    for i in range(4):
+        batch = make_batch(spec, 16, seed=i)
+        one, metrics = update(base, one, batch, clock_at(i), key)
+        two, expected = jax.jit(unsmoothed.update)(two, batch, clock_at(i), key)
+        for name in expected:
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5)
+    pairs = (
+        (one.encoders.value, two.actors.value.encoders),
+        (one.head.value, two.actors.value.heads),
+        (one.critic.value, two.critic.value),
+        (one.target_encoders, two.target_actors.encoders),
+        (one.target_head, two.target_actors.heads),
+        (one.target_critic, two.target_critic),
+    )
+    for mine, theirs in pairs:
+        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    assert not np.allclose(one.encoders.value.layers[0].weight, state.encoders.value.layers[0].weight, atol=1e-4)
+
+
+def test_the_marl_critic_is_matd3s_with_smoothing_too(race, matd3, state, batch, key, spec):
+    same = matd3_module.State(
+        actors=Learner.create(
+            matd3_module.Actors(state.encoders.value, state.head.value, spec), matd3.actor_optimiser
+        ),
+        critic=state.critic,
+        target_actors=matd3_module.Actors(state.target_encoders, state.target_head, spec),
+        target_critic=state.target_critic,
+    )
+    critic, _, metrics = fit_critic(race, state, batch, key)
+    expected, expected_metrics = jax.jit(matd3.fit_critic)(same, batch, key)
+    for a, b in zip(*map(jax.tree.leaves, ((critic, metrics), (expected, expected_metrics))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+# --- acting ---
+
+
+@pytest.mark.parametrize("team", range(TEAMS))
+def test_every_team_acts_by_its_own_policies_on_the_shared_encoders(race, state, batch, equations, clock_at, key, team):
+    timestep = jax.tree.map(lambda x: x[0], batch.now)
+    action = act(race, state, jnp.int32(team), timestep, False, clock_at(0), key)
+    expected = equations.slow.actions(
+        equations.state.encoders.value, equations.team(team), equations.obs[:1], equations.spec
+    )
+    np.testing.assert_allclose(action, expected[0], atol=1e-5)
+
+
+def test_only_the_marl_team_explores(race, state, batch, clock_at, spec):
+    timestep = jax.tree.map(lambda x: x[0], batch.now)
+    for team in range(TEAMS):
+        greedy = act(race, state, jnp.int32(team), timestep, False, clock_at(0), jax.random.key(0))
+        one, two = (act(race, state, jnp.int32(team), timestep, True, clock_at(0), jax.random.key(i)) for i in (1, 2))
+        if team < TEAMS - 1:
+            np.testing.assert_array_equal(one, greedy)
+        else:
+            real = spec.action_mask == 1
+            assert np.all(one[real] != two[real]) and np.all(one[real] != greedy[real])
+            assert one[1, 1] == 0 and np.abs(one).max() <= 1
+            assert np.abs(one - greedy).max() < 0.6  # 6 standard deviations
+
+
+def test_without_evolution_the_only_team_is_marls_and_explores(race, state, batch, clock_at, equations):
+    alone = dataclasses.replace(race, evolution=False)
+    assert alone.num_teams == 1 and race.num_teams == TEAMS
+    timestep = jax.tree.map(lambda x: x[0], batch.now)
+    greedy, noisy = (act(alone, state, jnp.int32(0), timestep, e, clock_at(0), jax.random.key(1)) for e in (0, 1))
+    expected = equations.slow.actions(
+        equations.state.encoders.value, equations.team(TEAMS - 1), equations.obs[:1], equations.spec
+    )
+    np.testing.assert_allclose(greedy, expected[0], atol=1e-5)
+    assert np.all(noisy[0] != greedy[0])
+    assert alone.best_team(state) == 0
+
+
+def test_heads_of_the_population_start_whole_and_the_marl_head_at_a_tenth(initial, race, bits):
+    bound = race.hidden[-1] ** -0.5
+    assert 0.8 * bound < np.abs(initial.population.weight).max() <= bound
+    assert 0.08 * bound < np.abs(initial.head.value.weight).max() <= 0.1 * bound
+    assert initial.population.weight.shape == (5, 3, 8, 2)
+    assert not np.any(initial.population.weight[0] == initial.population.weight[1])
+    for target, online in (
+        ("target_encoders", "encoders"),
+        ("target_head", "head"),
+        ("target_critic", "critic"),
+        ("target_team_critic", "team_critic"),
+    ):
+        assert bits(getattr(initial, target)) == bits(getattr(initial, online).value)
+
+
+# --- evolution ---
+
+
+@pytest.fixture(scope="module")
+def labelled(state) -> State:
+    """Every number of team p's agent i is 100 p + 10 i + 1 in its weights, and + 2 in its biases."""
+    label = 100.0 * jnp.arange(5.0)[:, None] + 10.0 * jnp.arange(3.0)
+    spread = lambda leaf, more: jnp.broadcast_to(label.reshape(5, 3, *[1] * (leaf.ndim - 2)), leaf.shape) + more
+    heads = state.population
+    return eqx.tree_at(
+        lambda s: (s.population.weight, s.population.bias), state, (spread(heads.weight, 1.0), spread(heads.bias, 2.0))
+    )
+
+
+FITNESS = (3.0, 50.0, -4.0, 20.0, 7.0, 1000.0)  # slot 1 is the elite, slot 2 the worst; the last is the MARL team's
+ELITE, WORST = 1, 2
+
+
+def evolved(algorithm, state, clock, fitness=FITNESS, generations: int = 200):
+    """Many possible next generations of one population."""
+    evolve = jax.jit(jax.vmap(lambda k: algorithm.evolve(state, jnp.array(fitness), clock, k)))
+    return evolve(jax.random.split(jax.random.key(5), generations))
+
+
+@pytest.fixture(scope="module")
+def bred(race, labelled, clock_at):
+    """Generations without mutation."""
+    return evolved(dataclasses.replace(race, mutation_probability=0.0), labelled, clock_at(0))
+
+
+@pytest.fixture(scope="module")
+def mutants(race, state, clock_at):
+    return evolved(race, state, clock_at(0))
+
+
+def sources(population) -> np.ndarray:
+    """[..., teams, agents]: which team each agent of a labelled population came from; it must be one whole agent."""
+    weight, bias = np.asarray(population.weight), np.asarray(population.bias)
+    agent = 10 * np.arange(3)
+    origin = (bias[..., 0] - 2 - agent) / 100
+    assert set(np.unique(origin)) <= {0, 1, 2, 3, 4}
+    label = (100 * origin + agent)[..., None]
+    np.testing.assert_array_equal(bias, np.broadcast_to(label + 2, bias.shape))
+    np.testing.assert_array_equal(weight, np.broadcast_to(label[..., None] + 1, weight.shape))
+    return origin.astype(int)
+
+
+def test_the_elite_stays_in_its_slot_bit_for_bit(mutants, state):
+    for new, old in zip(*map(jax.tree.leaves, (mutants[0].population, state.population)), strict=True):
+        np.testing.assert_array_equal(new[:, ELITE], np.broadcast_to(old[ELITE], new[:, ELITE].shape))
+
+
+def test_evolution_changes_the_population_and_its_records_alone(mutants, state):
+    after, _ = mutants
+    np.testing.assert_array_equal(after.fitness, np.broadcast_to(FITNESS[:5], (200, 5)))  # not the MARL team's
+    np.testing.assert_array_equal(after.elite, ELITE)
+    same = dataclasses.replace(
+        after, population=state.population, fitness=state.fitness, elite=state.elite
+    )
+    for new, old in zip(jax.tree.leaves(same), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(new, np.broadcast_to(old, new.shape))
+
+
+def test_offspring_consist_of_whole_agents_of_the_elite_and_one_other_team(bred):
+    origin = sources(bred[0].population)
+    np.testing.assert_array_equal(origin[:, ELITE], ELITE)
+    for slot in range(5):
+        for agents in origin[:, slot]:
+            if not np.all(agents == slot):  # an offspring
+                assert len(set(agents.tolist()) - {ELITE}) <= 1
+    mixed = np.sum([len(set(agents.tolist())) > 1 for agents in origin.reshape(-1, 3)])
+    assert mixed > 100
+
+
+def test_worse_teams_are_replaced_more_often(bred):
+    """A team stays if one of four tournaments picks it: 1 - (1 - p)^4 with p of its rank."""
+    origin = sources(bred[0].population)
+    stayed = np.mean(np.all(origin == np.arange(5)[:, None], axis=2), axis=0)
+    rank = {3: 0.296, 4: 0.152, 0: 0.056, WORST: 0.008}
+    for slot, p in rank.items():
+        # What looks unchanged may also be an offspring of the team and the elite that is equal to the team: no, the
+        # team would have to be a winner, which is not replaced.
+        assert abs(stayed[slot] - (1 - (1 - p) ** 4)) < 0.13
+    assert stayed[ELITE] == 1
+
+
+def with_winners(monkeypatch, winners):
+    monkeypatch.setattr(evolution, "tournaments", lambda *_: jnp.array(winners, jnp.int32))
+
+
+def test_winners_stay_and_a_pair_of_losers_becomes_both_offspring(monkeypatch, race, labelled, clock_at):
+    """Slots 3 and 1 won, so 0, 2 and 4 are replaced: two of them by a pair that loses no agent of its parents, the
+    third by one offspring of a pair of its own."""
+    with_winners(monkeypatch, [3, 3, 1, 3])
+    after, _ = evolved(dataclasses.replace(race, mutation_probability=0.0), labelled, clock_at(0))
+    origin = sources(after.population)
+    np.testing.assert_array_equal(origin[:, 3], 3)
+    np.testing.assert_array_equal(origin[:, 1], 1)
+    assert set(np.unique(origin[:, [0, 2, 4]])) == {1, 3}
+    complementary = np.zeros((len(origin), 3), bool)
+    for n, (a, b) in enumerate(((0, 2), (0, 4), (2, 4))):
+        both = np.sort(origin[:, [a, b]], axis=1)
+        complementary[:, n] = np.all(both == np.array([[1], [3]]), axis=(1, 2)) | np.all(both == 1, axis=(1, 2))
+    assert np.all(complementary.any(axis=1))
+    assert np.all(complementary.mean(axis=0) > 0.2)  # any two may be the pair
+    parents = origin[:, [0, 2, 4]].reshape(-1, 9)
+    assert 0.05 < np.mean(np.all(parents == 1, axis=1)) < 0.5  # both pairs drew the elite itself: one in four
+
+
+def test_second_parents_are_drawn_from_the_distinct_winners(monkeypatch, race, labelled, clock_at):
+    """2 won twice, 3 and 4 once: each is the parent of the only offspring one time in three."""
+    with_winners(monkeypatch, [2, 3, 2, 4])
+    after, _ = evolved(dataclasses.replace(race, mutation_probability=0.0), labelled, clock_at(0), generations=600)
+    origin = sources(after.population)
+    np.testing.assert_array_equal(origin[:, 1:], np.broadcast_to(np.arange(1, 5)[:, None], origin[:, 1:].shape))
+    child = origin[:, 0]
+    for winner in (2, 3, 4):
+        # Of a parent's offspring 1 in 8 has no agent of it.
+        assert abs(np.mean(np.any(child == winner, axis=1)) - (1 / 3) * (7 / 8)) < 0.08
+    assert abs(np.mean(child == ELITE) - 0.5) < 0.06
+
+
+def test_nine_of_ten_agents_of_every_team_but_the_elite_mutate_each_on_its_own(monkeypatch, race, state, clock_at):
+    with_winners(monkeypatch, [0, 2, 3, 4])  # nobody is replaced
+    after, _ = evolved(dataclasses.replace(race, mutated_fraction=1.0), state, clock_at(0))
+    changed = np.any(np.asarray(after.population.weight) != np.asarray(state.population.weight), axis=(3, 4))
+    share = changed[:, [0, 2, 3, 4]].mean(axis=0)  # [teams, agents]
+    assert np.all(np.abs(share - 0.9) < 0.09) and abs(share.mean() - 0.9) < 0.025
+    assert 0.15 < np.mean(changed[:, 0].sum(axis=1) == 2) < 0.35  # some teams keep one agent: 3 * 0.9^2 * 0.1
+    assert not changed[:, ELITE].any()
+    np.testing.assert_array_equal(
+        after.population.bias, np.broadcast_to(state.population.bias, after.population.bias.shape)
+    )
+
+
+def test_alpha_is_the_share_of_weights_that_a_mutation_touches(monkeypatch, race, state, clock_at):
+    with_winners(monkeypatch, [0, 2, 3, 4])
+    for count, fraction, expected in (("bernoulli", 0.3, 0.3 * 0.9), ("floor", 0.4, 3 / 8 * 0.9)):
+        algorithm = dataclasses.replace(race, mutated_fraction=fraction, mutation_count=count)
+        after, _ = evolved(algorithm, state, clock_at(0))
+        changed = np.asarray(after.population.weight) != np.asarray(state.population.weight)
+        assert abs(changed[:, [0, 2, 3, 4]].mean() - expected) < 0.02
+
+
+def test_parameter_level_crossover_mixes_rows_of_the_same_two_teams(monkeypatch, race, labelled, clock_at):
+    with_winners(monkeypatch, [2, 3, 4, 4])
+    algorithm = dataclasses.replace(race, crossover="parameter", mutation_probability=0.0)
+    after, _ = evolved(algorithm, labelled, clock_at(0))
+    weight = np.asarray(after.population.weight)[:, 0]  # [generations, agents, features, action]
+    origin = weight // 100
+    assert np.all(origin == origin[:, :, :1])  # a row has one source
+    np.testing.assert_array_equal(weight % 100, np.broadcast_to((10 * np.arange(3) + 1)[:, None, None], weight.shape))
+    others = [set(np.unique(o).astype(int).tolist()) - {ELITE} for o in origin]
+    assert all(len(other) <= 1 for other in others) and set().union(*others) == {2, 3, 4}
+    within_agent = (origin[:, :, 0, 0] != origin[:, :, 0, 1]).mean()
+    assert within_agent > 0.1  # rows of one agent have different sources, unlike with whole agents
+    np.testing.assert_array_equal(np.asarray(after.population.weight)[:, ELITE] // 100, ELITE)
+
+
+def test_parameter_level_mutation_touches_single_weights(monkeypatch, race, state, clock_at):
+    with_winners(monkeypatch, [0, 2, 3, 4])
+    algorithm = dataclasses.replace(race, mutation="parameter", mutated_fraction=0.5)
+    after, _ = evolved(algorithm, state, clock_at(0))
+    changed = np.asarray(after.population.weight) != np.asarray(state.population.weight)
+    counts = changed[:, [0, 2, 3, 4]].sum(axis=(3, 4)).reshape(-1)
+    assert counts.max() == 7  # fewer than half of an agent's 16
+    assert abs(np.mean(counts > 0) - 13 / 18 * 7 / 8) < 0.05
+    assert not changed[:, ELITE].any()
+
+
+def test_without_evolution_nothing_evolves_and_nobody_is_injected(race, state, clock_at, key, bits):
+    alone = dataclasses.replace(race, evolution=False)
+    after, metrics = alone.evolve(state, jnp.zeros(1), clock_at(0), key)
+    assert metrics == {} and bits(after) == bits(state)
+    assert bits(alone.inject(state)) == bits(state)
+
+
+# --- injection ---
+
+
+def ranked(state, fitness, elite: int) -> State:
+    return dataclasses.replace(state, fitness=jnp.array(fitness), elite=jnp.int32(elite))
+
+
+@pytest.mark.parametrize(
+    ("fitness", "elite", "slot"),
+    [
+        ((3.0, 50.0, -4.0, 20.0, 7.0), 1, 2),
+        ((-3.0, -50.0, -4.0, -2.0, -7.0), 3, 1),
+        ((5.0, 5.0, 5.0, 5.0, 5.0), 0, 1),  # all equal: next to the elite
+        ((5.0, 5.0, 9.0, 5.0, 5.0), 2, 0),
+        ((5.0, 5.0, 5.0, 5.0, 4.0), 0, 4),
+    ],
+)
+def test_w_marl_takes_the_worst_slot_and_never_the_elites(race, state, fitness, elite, slot):
+    assert int(jnp.argmax(jnp.array(fitness))) == elite
+    after = race.inject(ranked(state, fitness, elite))
+    assert int(after.injected) == slot != elite
+    for new, old, own in zip(*map(jax.tree.leaves, (after.population, state.population, state.head.value)), strict=True):
+        np.testing.assert_array_equal(new[slot], own)
+        others = [team for team in range(5) if team != slot]
+        np.testing.assert_array_equal(new[jnp.array(others)], old[jnp.array(others)])
+
+
+def test_without_injection_the_population_stays_closed(race, state, bits):
+    closed = dataclasses.replace(race, injection=False)
+    assert bits(closed.inject(ranked(state, (1.0, 2.0, 3.0, 4.0, 5.0), 4))) == bits(
+        ranked(state, (1.0, 2.0, 3.0, 4.0, 5.0), 4)
+    )
+
+
+def test_what_w_marl_learns_later_does_not_reach_the_injected_copy(race, plain, state, batch, clock_at, key, bits):
+    injected = race.inject(ranked(state, FITNESS[:5], ELITE))
+    after, _ = update(plain, injected, batch, clock_at(0), key)
+    assert bits(after.head.value) != bits(state.head.value)
+    assert bits(after.population) == bits(injected.population)
+
+
+def test_the_best_team_is_the_elite_of_the_latest_round(race, mutants):
+    assert int(race.best_team(jax.tree.map(lambda x: x[0], mutants[0]))) == ELITE
+
+
+def test_before_the_first_injection_there_is_no_fate(mutants):
+    assert all(np.isnan(value).all() for value in mutants[1].values()) and len(mutants[1]) == 3
+
+
+def test_the_metrics_of_evolution_follow_the_slot_that_was_injected(race, state, clock_at):
+    _, metrics = evolved(race, dataclasses.replace(state, injected=jnp.int32(WORST)), clock_at(0))
+    assert np.mean(metrics["injected_discarded"]) > 0.9 and np.all(metrics["injected_elite"] == 0)
+    _, metrics = evolved(race, dataclasses.replace(state, injected=jnp.int32(ELITE)), clock_at(0))
+    assert np.all(metrics["injected_elite"] == 1)

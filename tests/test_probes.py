@@ -1,0 +1,72 @@
+"""Every algorithm learns the probe tasks' known values and best actions to 0.1."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from comarl.algorithms.matd3 import MADDPG, Matd3
+from comarl.algorithms.race_matd3 import RaceMatd3
+from comarl.envs.probes import PROBES
+from comarl.nn.policies import choose, encode
+from comarl.ops.learner import Adam
+from comarl.training.replay import Ring
+from comarl.training.run import Options, Session, identity
+from comarl.training.train import Run
+
+GAMMA = 0.5
+FAST = {
+    **{"hidden": (32, 32), "replay": Ring(4000, 64), "warmup_steps": 300, "updates_per_step": 4.0},
+    **{"gamma": GAMMA, "tau": 0.05, "target_noise": 0.05, "critic_optimiser": Adam(3e-3)},
+}
+RACE = {
+    **{"population": 3, "embedding": 8, "mine_width": 16, "mutated_fraction": 0.5, "beta": 0.01},
+    **{"encoder_optimiser": Adam(3e-3), "head_optimiser": Adam(3e-3)},
+}
+MADDPG_FAST = {**FAST, "target_noise": MADDPG.target_noise, "critics": MADDPG.critics, "policy_delay": 1}
+ALGORITHMS = {
+    "matd3": Matd3(**FAST, actor_optimiser=Adam(3e-3)),
+    "maddpg": Matd3(**MADDPG_FAST, actor_optimiser=Adam(3e-3)),
+    "race-matd3": RaceMatd3(**FAST, **RACE),
+}
+OF_PRESETS = ("signal", "together")  # a preset is its algorithm with terms removed
+PROBED = [(name, probe) for name in ALGORITHMS for probe in PROBES if name != "maddpg" or probe in OF_PRESETS]
+
+# name -> (value of the first step where the signal is x, best actions there)
+KNOWN = {
+    "constant": lambda x: (1.0, None),
+    "signal": lambda x: (x, None),
+    "delayed": lambda x: (GAMMA, None),
+    "truncated": lambda x: (1.0 / (1.0 - GAMMA), None),
+    "action": lambda x: (1.0, (0.5, -0.5)),
+    "signal-action": lambda x: (1.0, (0.5 * x, 0.5 * x)),
+    "together": lambda x: (1.0, (0.5, 0.5)),
+}
+
+
+def policy(algorithm, agent, obs):
+    if isinstance(algorithm, RaceMatd3):
+        return choose(agent.head.value, encode(agent.encoders.value, obs), agent.team_critic.value.spec)
+    return agent.actors.value(obs)
+
+
+@pytest.mark.parametrize(("name", "probe"), PROBED)
+def test_values_and_actions_of_a_probe_are_learnt(name, probe, tmp_path):
+    algorithm, task = ALGORITHMS[name], PROBES[probe]
+    run = Run(algorithm, task, seeds=1, steps=900, evaluate_every=1000, evaluation_episodes=2)
+    session = Session(run, identity(run, name, probe), tmp_path, Options(checkpoint_seconds=1e9), Console(quiet=True))
+    state = session.train()
+    signals = (-1.0, 1.0) if probe.startswith("signal") else (0.0,)
+    agent = jax.tree.map(lambda leaf: leaf[0], state.agent)
+    for signal in signals:
+        seen = jnp.array([[signal, 0.0]])
+        value, best = KNOWN[probe](signal)
+        action = policy(algorithm, agent, jnp.stack([seen, seen], axis=1))
+        if best is not None:
+            np.testing.assert_allclose(np.asarray(action[0, :, 0]), best, atol=0.1)
+        q = np.asarray(agent.critic.value(seen, action))[:, 0]
+        np.testing.assert_allclose(q, value, atol=0.1)
+        if name == "race-matd3":
+            q = np.asarray(agent.team_critic.value(seen, action, agent.head.value))[:, 0]
+            np.testing.assert_allclose(q, value, atol=0.1)

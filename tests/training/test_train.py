@@ -1,0 +1,185 @@
+"""The loop's promises: exact counts, exact repeats, seeds that do not see each other, one compilation."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from comarl.algorithms.matd3 import Matd3
+from comarl.algorithms.race_matd3 import RaceMatd3
+from comarl.training import host_rollout, rollout, train
+from comarl.training.records import read
+from comarl.training.replay import Ring
+from comarl.training.run import Diverged, Options, Session, identity
+from comarl.training.train import Run
+from comarl.types import TaskDied
+
+from .tasks import HostWander, Wander
+
+SMALL = {"hidden": (8, 8), "replay": Ring(400, 8), "warmup_steps": 60}
+ALGORITHMS = {
+    "matd3": Matd3(**SMALL),
+    "race-matd3": RaceMatd3(**SMALL, population=3, embedding=4, mine_width=8, beta=0.1),
+}
+RUNS = {
+    "race-matd3": Run(ALGORITHMS["race-matd3"], Wander(), 3, steps=300, evaluate_every=100, evaluation_episodes=2),
+    "matd3, host": Run(ALGORITHMS["matd3"], HostWander(), 3, steps=150, evaluate_every=50, evaluation_episodes=2),
+}
+
+
+def session(run, folder, **options):
+    options = {"checkpoint_seconds": 0.0, **options}
+    return Session(run, identity(run, "test", "test"), folder, Options(**options), Console(quiet=True))
+
+
+def raw(tree):
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x), tree)
+
+
+def same_bits(one, other):
+    pairs = zip(jax.tree.leaves(raw(one)), jax.tree.leaves(raw(other)), strict=True)
+    return all(a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def without_time(folder):
+    return [{name: value for name, value in line.items() if name != "wall_time"} for line in read(folder)]
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def finished(request, tmp_path_factory):
+    """A run, its folder, and its state at the end."""
+    run, folder = RUNS[request.param], tmp_path_factory.mktemp("run")
+    return run, folder, session(run, folder).train()
+
+
+def test_the_same_seed_gives_the_same_bits(finished, tmp_path):
+    run, folder, state = finished
+    assert same_bits(session(run, tmp_path).train(), state)
+    assert without_time(tmp_path) == without_time(folder)
+
+
+def test_a_run_in_three_stretches_is_the_run_that_never_stopped(finished, tmp_path):
+    run, folder, state = finished
+    for steps in (50, 110, run.steps):  # in the warm-up, in training, to the end
+        last = session(dataclasses.replace(run, steps=steps), tmp_path).train()
+    assert same_bits(last, state)
+    ends = {line["env_steps"] for line in without_time(folder)}
+    # Each stretch ends with an evaluation of its own; what both runs evaluated is equal.
+    assert [line for line in without_time(tmp_path) if line["env_steps"] in ends and "training" in line]
+    for line in without_time(tmp_path):
+        for other in without_time(folder):
+            if (line["seed"], line["env_steps"]) == (other["seed"], other["env_steps"]):
+                assert line["marl_team"] == other["marl_team"]
+
+
+def test_a_seed_does_not_depend_on_its_neighbours(finished, tmp_path):
+    run, _, together = finished
+    alone = session(dataclasses.replace(run, seeds=1, first_seed=1), tmp_path).train()
+    assert int(alone.clock.env_steps[0]) == int(together.clock.env_steps[1])
+    for a, b in zip(jax.tree.leaves(raw(alone.agent)), jax.tree.leaves(raw(together.agent)), strict=True):
+        np.testing.assert_allclose(a[0], b[1], atol=1e-5, rtol=1e-5)
+
+
+def test_seeds_on_array_axes_learn_what_seeds_in_turn_learn(finished, tmp_path):
+    run, _, in_turn = finished
+    together = session(run, tmp_path, seeds_together=True).train()
+    for a, b in zip(jax.tree.leaves(raw(together.agent)), jax.tree.leaves(raw(in_turn.agent)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_seeds_differ(finished):
+    _, _, state = finished
+    weights = jax.tree.leaves(state.agent.critic.value)[0]
+    assert not np.allclose(weights[0], weights[1])
+
+
+def test_each_seed_learns_exactly_once_from_each_step_after_the_warmup(finished):
+    run, _, state = finished
+    for seed in range(run.seeds):
+        warmup = int(state.clock.env_steps[seed]) - int(state.clock.updates[seed])
+        # The warm-up ends with the first episode that reaches its length; no episode is longer than the horizon.
+        assert run.algorithm.warmup_steps <= warmup < run.algorithm.warmup_steps + run.spec.horizon
+    assert len(set(np.asarray(state.clock.updates).tolist())) > 1, "seeds of equal length would prove nothing"
+    counts = jax.device_get(state.agent.critic.opt_state)
+    (steps,) = {leaf.tobytes() for leaf in jax.tree.leaves(counts) if leaf.dtype == np.int32}
+    assert steps == np.asarray(state.clock.updates).tobytes(), "the optimiser counted other updates than the clock"
+
+
+def test_the_warmup_plays_random_actions_of_one_team_and_learns_nothing(tmp_path):
+    run = dataclasses.replace(RUNS["race-matd3"], steps=60)
+    fresh = raw(train.start(run).agent)
+    state = session(run, tmp_path).train()
+    assert same_bits(state.agent, fresh)
+    held = int(state.replay.size[0])
+    assert held == int(state.clock.env_steps[0]) >= 60
+    action = np.asarray(state.replay.action[0])[np.asarray(state.replay.starts[0])[:held]]
+    assert np.abs(action).max() > 0.8 and abs(action.mean()) < 0.2
+
+
+def test_a_seed_that_is_done_waits_unchanged_for_the_others(finished):
+    run, _, state = finished
+    steps = np.asarray(state.clock.env_steps)
+    longest_round = run.num_teams * run.spec.horizon
+    assert (steps >= run.steps).all() and (steps < run.steps + longest_round).all()
+
+
+def test_one_compilation_serves_all_rounds(tmp_path):
+    run = dataclasses.replace(RUNS["race-matd3"], steps=400, evaluate_every=37)
+    compiled = lambda: {f: f._cache_size() for f in (train.learn, train.absorb, train.finish_round, rollout.play)}
+    session(dataclasses.replace(run, steps=120), tmp_path).train()
+    before = compiled()
+    session(run, tmp_path).train()
+    assert compiled() == before
+    host = dataclasses.replace(RUNS["matd3, host"], steps=100)
+    session(host, tmp_path / "host").train()
+    before = host_rollout.act._cache_size()
+    session(dataclasses.replace(host, steps=200), tmp_path / "host").train()
+    assert host_rollout.act._cache_size() == before
+
+
+def test_evaluation_records_raw_returns_of_both_teams_apart(finished):
+    run, folder, _ = finished
+    lines = read(folder)
+    for seed in range(run.seeds):
+        steps = [line["env_steps"] for line in lines if line["seed"] == seed]
+        assert steps == sorted(steps) and steps[-1] >= run.steps
+        passed = [step // run.evaluate_every for step in steps]
+        assert len(set(passed)) == len(passed), "evaluated twice in one interval"
+    teams = {"marl_team"} | ({"best_team"} if run.num_teams > 1 else set())
+    for line in lines:
+        assert teams <= line.keys() and ("best_team" in line) == (run.num_teams > 1)
+        assert all(len(line[team]) == run.evaluation_episodes for team in teams)
+    assert "critic_loss" in lines[-1]["training"]
+
+
+def test_the_fate_of_the_injected_team_is_counted(finished):
+    run, folder, _ = finished
+    if run.num_teams > 1:
+        rates = read(folder)[-1]["training"]
+        fates = [rates[f"injected_{fate}"] for fate in ("elite", "selected", "discarded")]
+        assert sum(fates) == pytest.approx(1.0)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_at_its_round_and_keeps_the_checkpoint(tmp_path):
+    good = dataclasses.replace(RUNS["race-matd3"], steps=60)
+    session(good, tmp_path).train()
+    bad = dataclasses.replace(good, task=Wander(reward_after=float("nan")), steps=300)
+    broken = session(bad, tmp_path)
+    broken.config = identity(good, "test", "test")  # the same run, whose task goes wrong from here on
+    with pytest.raises(Diverged, match=r"critic_loss of seed \d became nan in round \d+.*learning rate"):
+        broken.train()
+    resumed = session(dataclasses.replace(good, steps=150), tmp_path).train()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(raw(resumed.agent)) if leaf.dtype == np.float32)
+
+
+def test_a_task_that_dies_says_so_and_loses_nothing(tmp_path):
+    run = RUNS["matd3, host"]
+    dying = session(dataclasses.replace(run, task=HostWander(dies_at=120)), tmp_path)
+    dying.config = identity(run, "test", "test")
+    with pytest.raises(TaskDied, match="unstable at step 120"):
+        dying.train()
+    assert same_bits(session(run, tmp_path).train(), session(run, tmp_path / "whole").train())
