@@ -193,11 +193,12 @@ def run_training(settings: TrainSettings, algorithm_name: str, task_name: str, c
 
 def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
     """The last evaluation of every seed, where the curve is, and how to go on."""
+    from comarl.training.progress import number_text
     from comarl.training.records import read
 
     last = {line["seed"]: line for line in read(folder)}
     table = Table("seed", "steps", "updates", "MARL team", "best team", title="Last evaluation: mean greedy return")
-    mean = lambda values: f"{sum(values) / len(values):,.1f}" if values else "-"
+    mean = lambda values: number_text(sum(values) / len(values)) if values else "-"
     for seed, line in sorted(last.items()):
         row = (f"{line['env_steps']:,}", f"{line['updates']:,}", mean(line["marl_team"]), mean(line.get("best_team")))
         table.add_row(str(seed), *row)

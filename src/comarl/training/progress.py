@@ -18,6 +18,12 @@ def clock_text(seconds: int | float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def number_text(value: float) -> str:
+    """12,345 for large numbers, 12.3 or 0.12 for small ones."""
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 1000 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
+
+
 @dataclass
 class Display:
     """Return, steps/s, updates/s and time left of one run."""
@@ -28,7 +34,8 @@ class Display:
     deadline: float | None = None  # of time.monotonic(), where the run has a time budget
     returns: str = "-"
     samples: deque = field(default_factory=deque)
-    first: tuple[float, np.ndarray] | None = None  # when the first update was shown, and the steps by then
+    phase: str = ""
+    first: tuple[float, np.ndarray] | None = None  # when the phase began, and the steps by then
 
     def __enter__(self) -> "Display":
         columns = (
@@ -48,6 +55,9 @@ class Display:
     def update(self, phase: str, env_steps: np.ndarray, updates: int) -> None:
         """`env_steps` of each seed so far; `updates` of all seeds so far, those of the running round included."""
         now = time.monotonic()
+        if phase != self.phase:  # each phase has a speed of its own, so it is timed by itself
+            self.phase, self.first = phase, None
+            self.samples.clear()
         self.samples.append((now, float(env_steps.sum()), updates))
         while len(self.samples) > 2 and now - self.samples[0][0] > WINDOW:
             self.samples.popleft()
@@ -67,7 +77,7 @@ class Display:
         return max(done, 1 - max(self.deadline - now, 0) / max(self.deadline - self.started, 1e-9))
 
     def time_left(self, env_steps: np.ndarray, now: float) -> str:
-        """By the mean speed since the first update shown, or by the time budget if that ends sooner."""
+        """By the mean speed since the phase began, or by the time budget if that ends sooner."""
         then, steps = self.first = self.first or (now, env_steps.copy())
         gained = float((env_steps - steps).sum())
         todo = float(np.maximum(self.steps - env_steps, 0).sum())
@@ -77,11 +87,10 @@ class Display:
 
     def evaluated(self, line: dict) -> None:
         """Shows one seed's evaluation."""
-        marl = float(np.mean(line["marl_team"]))
-        self.returns = f"{marl:,.0f}"
-        best = f", best team {np.mean(line['best_team']):,.0f}" if "best_team" in line else ""
+        self.returns = number_text(float(np.mean(line["marl_team"])))
+        best = f", best team {number_text(float(np.mean(line['best_team'])))}" if "best_team" in line else ""
         self.console.print(
             f"seed {line['seed']}  {line['env_steps']:>9,} steps  {line['updates']:>9,} updates"
-            f"  return of the MARL team {marl:,.1f}{best}  ({clock_text(line['wall_time'])})",
+            f"  return of the MARL team {self.returns}{best}  ({clock_text(line['wall_time'])})",
             highlight=False,
         )

@@ -160,6 +160,8 @@ class Session:
         together = jax.default_backend() != "cpu" if together is None else together
         counts, agent = np.asarray(plan.num_updates), state.agent
         env_steps, updates = np.asarray(state.clock.env_steps), self.updates(state)
+        if display.phase != "training":
+            display.update("compiling", env_steps, updates)
         for begin in range(0, int(counts.max()), CHUNK):
             agent, sums = learn(
                 self.run.algorithm,

@@ -1,0 +1,63 @@
+"""The documentation keeps its promises: pages exist, fields are explained, examples run."""
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from comarl.algorithms import ALGORITHMS
+from comarl.envs import TASKS, find_task
+from comarl.training.train import Run
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_has_a_page_with_equations_differences_metrics_and_a_command(name):
+    page = "matd3" if name == "maddpg" else name  # a preset is on the page of its algorithm
+    text = (ROOT / "docs/algorithms" / f"{page}.md").read_text()
+    for heading in ("## Equations", "## Hyperparameters", "## Differences", "## Metrics", "## Results"):
+        assert heading in text, heading
+    assert f"comarl train {name} " in text
+    header = inspect.getmodule(type(ALGORITHMS[name].algorithm)).__doc__
+    assert re.search(r"\(.*20\d\d", header), "the file's header does not name its paper"
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_field_of_an_algorithm_is_in_its_pages_table_or_explained_there(name):
+    page = "matd3" if name == "maddpg" else name
+    text = (ROOT / "docs/algorithms" / f"{page}.md").read_text() + (ROOT / "docs/algorithms/matd3.md").read_text()
+    algorithm = ALGORITHMS[name].algorithm
+    for field in dataclasses.fields(algorithm):
+        words = (field.name, field.name.replace("_", "-"), field.name.split("_")[0])
+        assert any(word in text for word in words), field.name
+
+
+@pytest.mark.parametrize(
+    "owner", [*{type(e.algorithm) for e in ALGORITHMS.values()}, Run, type(find_task("probe/action"))]
+)
+def test_every_field_has_a_sentence_under_it(owner):
+    source = inspect.getsource(owner)
+    for field in dataclasses.fields(owner):
+        assert re.search(rf'^    {field.name}: .*\n    """\S', source, re.MULTILINE), f"{owner.__name__}.{field.name}"
+
+
+def test_every_task_is_named_in_the_readme():
+    text = (ROOT / "README.md").read_text().replace("\\|", "|")
+    for name in TASKS:
+        assert name in text or name.startswith("probe/"), name
+
+
+def test_the_examples_of_extending_comarl_run():
+    text = (ROOT / "docs/extending.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 3
+    for block in blocks:
+        exec(compile(block, "docs/extending.md", "exec"), {"__name__": "example"})
+
+
+def test_nothing_is_left_to_be_filled_in():
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        assert "<!--" not in page.read_text(), page
