@@ -23,7 +23,8 @@ usage: comarl COMMAND ...
 For example: comarl train race-matd3 mamujoco/Hopper-3x1 --seeds 3 --steps 200000 --algorithm.beta 0
 """
 
-AlgorithmT, TaskT = TypeVar("AlgorithmT"), TypeVar("TaskT")
+AlgorithmT = TypeVar("AlgorithmT")
+TaskT = TypeVar("TaskT")
 Arguments = Sequence[str]
 
 

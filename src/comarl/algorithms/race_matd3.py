@@ -224,20 +224,19 @@ class RaceMatd3:
     def update(self, state: State, batch: Transition, clock: Clock, key: Key) -> tuple[State, Metrics]:
         """Critics and value in every update; encoders, W_marl, T and all targets in every `policy_delay`-th."""
         noise_key, team_key, other_key = jax.random.split(key, 3)
-        critic, target, metrics = self.fit_critic(state, batch, noise_key)
-        best = target
-        new = {"critic": critic}
+        critic, best_target, metrics = self.fit_critic(state, batch, noise_key)
+        team_critic, value = state.team_critic, state.value
         if self.needs_team_critic:
-            new["team_critic"], team_target, team_metrics = self.fit_team_critic(state, batch, team_key)
-            best, metrics = jnp.maximum(target, team_target), metrics | team_metrics
+            team_critic, team_target, team_metrics = self.fit_team_critic(state, batch, team_key)
+            best_target, metrics = jnp.maximum(best_target, team_target), metrics | team_metrics
         if self.beta > 0 and self.value_weights:
-            new["value"], value_loss = self.fit_value(state, batch, best)
+            value, value_loss = self.fit_value(state, batch, best_target)
             metrics = metrics | {"value_loss": value_loss}
         state, more = jax.lax.cond(
             clock.update_in_round % self.policy_delay == 0,
             lambda s: self.fit_encoders(s, batch, other_key),
             lambda s: (s, {"mutual_information": jnp.float32(0.0)}),
-            replace(state, **new),
+            replace(state, critic=critic, team_critic=team_critic, value=value),
         )
         return state, metrics | more
 
@@ -274,15 +273,15 @@ class RaceMatd3:
         return critic, target, {"team_critic_loss": critic_loss, "team_target_value": target.mean()}
 
     def fit_value(
-        self, state: State, batch: Transition, best: Float[Array, " batch"]
+        self, state: State, batch: Transition, best_target: Float[Array, " batch"]
     ) -> tuple[Learner[MLP], Float[Array, ""]]:
         """V follows the better of the two targets (Eq 4)."""
-        return state.value.descend(lambda value: jnp.square(value(batch.now.state)[:, 0] - best).mean())
+        return state.value.descend(lambda value: jnp.square(value(batch.now.state)[:, 0] - best_target).mean())
 
     def fit_encoders(self, state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         """Encoders by Eq 6, W_marl by Eq 7, T by the bound that it estimates, from one set of parameters."""
         heads = self.team(state, jax.random.randint(key, (), 0, self.num_teams))
-        loss = lambda trained: self.encoder_loss(*trained, state, heads, batch)
+        loss = lambda trained: self.encoder_loss(trained[0], trained[1], trained[2], state, heads, batch)
         trained = (state.encoders.value, state.head.value, state.mine.value)
         (encoders, head, mine), metrics = jax.grad(loss, has_aux=True)(trained)
         state = replace(

@@ -3,6 +3,9 @@
 Both have `start`, `advance`, `see` and `problem`; `comarl.envs.mamujoco` adds actions, episodes and their end.
 """
 
+# MuJoCo's own module is compiled and tells type checkers little.
+# pyright: reportAttributeAccessIssue=false
+
 import contextlib
 import io
 from collections.abc import Callable, Iterator

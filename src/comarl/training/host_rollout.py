@@ -96,15 +96,17 @@ def act(
 
 def look(spec: EnvSpec, timestep: HostTimestep, shape: tuple[int, int]) -> HostTimestep:
     """A timestep `[copies ...]` as `[seeds teams ...]`. Observations that are a gather of the state are left out."""
-    split = lambda x: None if x is None else np.asarray(x).reshape(*shape, *x.shape[1:])
+    split = lambda x: x.reshape(*shape, *x.shape[1:])
     obs = np.zeros((*shape, 0, 0), np.float32) if spec.obs_from_state else split(timestep.obs)
-    return HostTimestep(obs, split(timestep.state), split(timestep.available))
+    available = None if timestep.available is None else split(timestep.available)
+    return HostTimestep(obs, split(timestep.state), available)
 
 
 def see(spec: EnvSpec, timestep: HostTimestep) -> Timestep:
     """What the teams see, in JAX, with the observations that `look` left out."""
-    obs = spec.observe(timestep.state) if spec.obs_from_state else timestep.obs
-    return Timestep(obs, timestep.state, timestep.available)
+    state = jnp.asarray(timestep.state)
+    obs = spec.observe(state) if spec.obs_from_state else jnp.asarray(timestep.obs)
+    return Timestep(obs, state, None if timestep.available is None else jnp.asarray(timestep.available))
 
 
 class Recorder:

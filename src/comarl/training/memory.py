@@ -1,6 +1,7 @@
 """How much memory a run takes, told before it starts."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import psutil
 
@@ -13,7 +14,7 @@ class TooLittleMemory(Exception):
 
 def num_bytes(tree) -> int:
     """Bytes of the arrays of a pytree, or of the shapes of one."""
-    size = lambda leaf: 8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.dtype(leaf.dtype).itemsize
+    size = lambda leaf: 8 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.dtype(leaf.dtype).itemsize
     return sum(size(leaf) * int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 

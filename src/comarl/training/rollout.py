@@ -30,7 +30,9 @@ def random_action(spec: EnvSpec, timestep: Timestep, key: Key) -> Array:
         shape = (spec.num_agents, spec.action_size)
         available = jnp.ones(shape, bool) if timestep.available is None else timestep.available
         return jax.random.categorical(key, jnp.where(available, 0.0, -jnp.inf))
-    return spec.action_mask * jax.random.uniform(key, (spec.num_agents, spec.action_size), minval=-1.0, maxval=1.0)
+    return jnp.asarray(spec.action_mask) * jax.random.uniform(
+        key, (spec.num_agents, spec.action_size), minval=-1.0, maxval=1.0
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("algorithm", "env", "mode"))
