@@ -1,7 +1,7 @@
 """What takes turns in `bench/updates.py`: comarl, PyTorch, and the machine's own matrix product."""
 
+import functools
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -16,19 +16,11 @@ from comarl.algorithms.race_matd3 import RaceMatd3
 from comarl.training.records import usable_cores
 from comarl.training.replay import RingState
 from comarl.training.run import CHUNK
-from comarl.training.train import Run, learn, start
-from comarl.types import EnvSpec, Episode, Timestep, Transition
+from comarl.training.train import learn
+from comarl.types import Clock, EnvSpec, Episode, Timestep, Transition
 
 ALGORITHMS = {"MATD3": (Matd3(), TorchMatd3), "RACE": (RaceMatd3(), TorchRace)}
 EPISODES = 100  # of `horizon` steps each: what the replay holds
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """A task of no more than its sizes."""
-
-    spec: EnvSpec
-
 
 SPEC = EnvSpec(
     num_agents=3,
@@ -65,7 +57,32 @@ def torch_replay(episodes: Episode, batch_size: int) -> Replay:
     return Replay(to_torch(flat, device()), len(flat.reward), batch_size)
 
 
-class Comarl:
+@functools.cache
+def begin_with(name: str) -> Any:
+    """An algorithm's state before training, for all sides: compiling this takes long."""
+    algorithm = ALGORITHMS[name][0]
+    return jax.jit(lambda key: algorithm.init(SPEC, key))(jax.random.key(0))
+
+
+class Side:
+    """Whatever is timed."""
+
+    framework: str
+    name: str
+    mode = ""
+    seeds = 1
+    threads: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {self.mode}" if self.mode else self.name
+
+    def play(self, seconds: float) -> float:
+        """Takes a turn of at least so long: updates of all seeds per second."""
+        raise NotImplementedError
+
+
+class Comarl(Side):
     """Training's compiled chunk of updates, over filled replays."""
 
     framework = "comarl"
@@ -73,17 +90,15 @@ class Comarl:
     def __init__(self, name: str, seeds: int, together: bool, replay: RingState):
         self.name, self.seeds, self.threads, self.begin = name, seeds, usable_cores(), 0
         self.mode = "" if seeds == 1 else "seeds together" if together else "seeds taking turns"
-        algorithm = ALGORITHMS[name][0]
-        begun = start(Run(algorithm, Sizes(SPEC), seeds=seeds))
-        self.agent, clock = begun.agent, begun.clock
-        self.one = jax.tree.map(lambda x: np.asarray(x)[0], begun.agent)  # for PyTorch to begin with
-        self.rest = (replay, clock, begun.key, jnp.full(seeds, 2**30))
+        algorithm, counts = ALGORITHMS[name][0], jnp.zeros(seeds, jnp.int32)
+        self.agent = jax.tree.map(lambda x: jnp.repeat(x[None], seeds, axis=0), begin_with(name))
+        keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
+        self.rest = (replay, Clock(counts, counts, jnp.int32(0)), keys, jnp.full(seeds, 2**30))
         begin = time.perf_counter()
         self.learn = learn.lower(algorithm, SPEC, self.agent, *self.rest, np.int32(0), CHUNK, together).compile()
         self.compile_seconds = time.perf_counter() - begin
 
     def play(self, seconds: float) -> float:
-        """Updates of all seeds per second."""
         done, begin = 0, time.perf_counter()
         while time.perf_counter() - begin < seconds:
             self.agent, sums = self.learn(self.agent, *self.rest, np.int32(self.begin))
@@ -92,16 +107,15 @@ class Comarl:
         return done / (time.perf_counter() - begin)
 
 
-class Torch:
+class Torch(Side):
     """The same update in PyTorch, one seed."""
 
-    framework, seeds, mode = "PyTorch", 1, ""
+    framework = "PyTorch"
 
     def __init__(self, name: str, learner: Any, replay: Replay, threads: int, mode: str):
         self.name, self.learner, self.replay, self.threads, self.mode = name, learner, replay, threads, mode
 
     def play(self, seconds: float) -> float:
-        """Updates per second."""
         torch.set_num_threads(self.threads)
         done, begin = 0, time.perf_counter()
         while time.perf_counter() - begin < seconds:
@@ -112,10 +126,10 @@ class Torch:
         return done / (time.perf_counter() - begin)
 
 
-class Product:
-    """The machine's own rate: one large matrix product in float32, as JAX does it by default."""
+class Product(Side):
+    """The machine's own rate, in GFLOP/s: one large matrix product in float32, as JAX does it by default."""
 
-    framework, seeds, mode, name = "JAX", 1, "", "matrix product, in GFLOP/s"
+    framework, name = "JAX", "matrix product, in GFLOP/s"
 
     def __init__(self):
         self.size, self.threads = 1536 if jax.default_backend() == "cpu" else 8192, usable_cores()
@@ -124,7 +138,6 @@ class Product:
         self.multiply(self.matrix).block_until_ready()
 
     def play(self, seconds: float) -> float:
-        """GFLOP per second."""
         done, begin = 0, time.perf_counter()
         while time.perf_counter() - begin < seconds:
             self.multiply(self.matrix).block_until_ready()

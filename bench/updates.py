@@ -24,7 +24,7 @@ import tyro
 from multiply_adds import of_update
 from rich.console import Console
 from rich.table import Table
-from sides import ALGORITHMS, SPEC, Comarl, Product, Torch, device, random_episodes, torch_replay
+from sides import ALGORITHMS, SPEC, Comarl, Product, Side, Torch, begin_with, device, random_episodes, torch_replay
 from torch_matd3 import Replay
 
 from comarl.training.records import cpu_model, usable_cores
@@ -82,44 +82,43 @@ def best_torch(name: str, make: Callable[..., Any], replay: Replay, settings: Se
     return sides[int(np.argmax(rates))]
 
 
-def prepare(settings: Settings) -> list[Any]:
+def prepare(settings: Settings) -> list[Side]:
     """All sides, compiled: for each algorithm PyTorch, then comarl with one seed, then with several in either way."""
     episodes, ring = random_episodes(), ALGORITHMS["MATD3"][0].replay
     filled = jax.jit(ring.add)(ring.init(SPEC), episodes)
     repeat = lambda n: jax.tree.map(lambda x: jnp.repeat(x[None], n, axis=0), filled)
     replays = {n: repeat(n) for n in {1, settings.seeds}}
     theirs = torch_replay(episodes, ring.batch_size)
-    sides: list[Any] = [Product()]
+    sides: list[Side] = [Product()]
 
     def comarl(name: str, seeds: int, together: bool) -> Comarl:
         side = Comarl(name, seeds, together, replays[seeds])
-        CONSOLE.print(f"{name}, comarl, {seeds} seeds, {side.mode}: compiled in {side.compile_seconds:.1f} s")
+        CONSOLE.print(f"{side.title}, comarl, seeds: {seeds}: compiled in {side.compile_seconds:.1f} s")
         return side
 
     on_accelerator = jax.default_backend() != "cpu"
     for name, (algorithm, update) in ALGORITHMS.items():
         ours = [comarl(name, 1, on_accelerator)]
-        make = functools.partial(update, algorithm, ours[0].one, device())
+        make = functools.partial(update, algorithm, begin_with(name), device())
         sides += [best_torch(name, make, theirs, settings), *ours]
         if settings.seeds > 1:
             sides += [comarl(name, settings.seeds, together) for together in (False, True)]
     return sides
 
 
-def to_rows(sides: list[Any], rates: np.ndarray) -> list[Row]:
+def to_rows(sides: list[Side], rates: np.ndarray) -> list[Row]:
     """The median of each side, and of its ratios to PyTorch's turns beside it."""
     rows, machine = [], hardware()
     theirs = {side.name: i for i, side in enumerate(sides) if isinstance(side, Torch)}
     for i, side in enumerate(sides):
-        name = ", ".join(filter(None, (side.name, side.mode)))
         ratio, rate = None, float(np.median(rates[:, i]))
         if side.name in theirs:
             ratio = float(np.median(rates[:, i] / rates[:, theirs[side.name]]))
-        rows.append(Row(name, side.framework, side.seeds, side.threads, rate, ratio, machine))
+        rows.append(Row(side.title, side.framework, side.seeds, side.threads, rate, ratio, machine))
     return rows
 
 
-def to_shares(sides: list[Any], rates: np.ndarray) -> list[Row]:
+def to_shares(sides: list[Side], rates: np.ndarray) -> list[Row]:
     """What one seed of comarl reaches of the machine's matrix products, and what RACE costs beside MATD3."""
     rows, machine, cores = [], hardware(), usable_cores()
     ours = {side.name: rates[:, i] for i, side in enumerate(sides) if isinstance(side, Comarl) and side.seeds == 1}
@@ -158,7 +157,7 @@ def show(rows: list[Row]) -> None:
 
 
 def goal(row: Row) -> str:
-    """What issue 2 asks of this row, if anything."""
+    """What comarl aims at in this row, if anything."""
     if row.name.startswith("RACE, cost"):
         return "at most 3.5"
     if row.framework != "comarl" or not row.name.startswith("MATD3") or row.updates_per_second is None:

@@ -541,7 +541,7 @@ ELITE, WORST = 1, 2
 def _evolve(algorithm, state, clock, keys, winners):
     def one(key):
         after, metrics = algorithm.evolve(state, jnp.array(FITNESS), clock, key)
-        return after, metrics
+        return after.population, metrics
 
     fixed = lambda *_: jnp.array(winners, jnp.int32)
     with mock.patch.object(evolution, "tournaments", fixed if winners else evolution.tournaments):

@@ -156,7 +156,7 @@ def test_nothing_is_held_before_the_first_step(spec):
 
 
 def test_episodes_that_were_not_played_change_nothing(played, spec, bits):
-    ring, tape, state = played
+    ring, _, state = played
     after = add(ring, state, Tape(spec, 50).episodes([0, 0, 0, 0]))
     assert bits(after) == bits(state)
 
