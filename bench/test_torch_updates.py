@@ -1,4 +1,4 @@
-"""PyTorch's updates compute what comarl's do: `python -m pytest bench/test_torch_updates.py -c pyproject.toml`.
+"""PyTorch's updates compute what comarl's do: `python -m pytest bench/test_torch_updates.py`, which needs PyTorch.
 
 Both begin with the same parameters and see the same batches, noise and teams. Their losses must agree to 1e-4, and so
 must the change of every parameter and target, relative to the largest change in its array.
@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from multiply_adds import of_update
 from torch import nn
-from torch_matd3 import TorchMatd3, named_parameters, tensor, to_torch
+from torch.utils.flop_counter import FlopCounterMode
+from torch_matd3 import TorchMatd3, draw_noise, named_parameters, tensor, to_torch
 from torch_race import TorchRace
 
 from comarl.algorithms.matd3 import Matd3
@@ -25,14 +27,14 @@ HIDDEN = (40, 30)
 EPSILON = 1e-4  # Adam with less makes updates of single gradients that are all rounding error
 
 
-def make_batch(key: Key) -> Transition:
+def make_batch(key: Key, size: int = BATCH) -> Transition:
     keys = jax.random.split(key, 7)
     see = lambda o, s: Timestep(
-        jax.random.normal(o, (BATCH, SPEC.num_agents, SPEC.obs_size)), jax.random.normal(s, (BATCH, SPEC.state_size))
+        jax.random.normal(o, (size, SPEC.num_agents, SPEC.obs_size)), jax.random.normal(s, (size, SPEC.state_size))
     )
-    action = jax.random.uniform(keys[4], (BATCH, SPEC.num_agents, SPEC.action_size), minval=-1.0)
-    reward = jax.random.normal(keys[5], (BATCH,))
-    terminated = jax.random.bernoulli(keys[6], 0.2, (BATCH,))
+    action = jax.random.uniform(keys[4], (size, SPEC.num_agents, SPEC.action_size), minval=-1.0)
+    reward = jax.random.normal(keys[5], (size,))
+    terminated = jax.random.bernoulli(keys[6], 0.2, (size,))
     return Transition(see(keys[0], keys[1]), action, reward, terminated, see(keys[2], keys[3]))
 
 
@@ -88,6 +90,19 @@ def test_matd3_updates_are_the_same(layer_norm, max_norm):
         assert_same(start.critic.value, state.critic.value, theirs.critic)
         assert_same(start.target_actors, state.target_actors, theirs.target_policy)
         assert_same(start.target_critic, state.target_critic, theirs.target_critic)
+
+
+@pytest.mark.parametrize(("algorithm", "make", "teams"), [(Matd3(), TorchMatd3, ()), (RaceMatd3(), TorchRace, (0, 1))])
+def test_multiply_adds_are_those_of_pytorch(algorithm, make, teams):
+    """PyTorch counts what it does: no less than is needed, and little more."""
+    theirs = make(algorithm, jax.jit(lambda key: algorithm.init(SPEC, key))(jax.random.key(0)), "cpu")
+    batch = to_torch(make_batch(jax.random.key(1), algorithm.replay.batch_size), "cpu")
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(algorithm.policy_delay):
+            theirs.update(batch, draw_noise(batch.action, algorithm), *teams)
+    counted = counter.get_total_flops() / 2e6 / algorithm.policy_delay
+    needed = sum(of_update(algorithm, SPEC).values())
+    assert needed <= counted <= 1.02 * needed
 
 
 @pytest.mark.parametrize("layer_norm", [True, False])

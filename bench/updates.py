@@ -29,7 +29,7 @@ from torch_matd3 import Replay
 
 from comarl.training.records import cpu_model, usable_cores
 
-CONSOLE = Console()
+CONSOLE = Console(width=max(Console().width, 100))  # that no name is broken, in a file either
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Row:
     name: str
     framework: str
     seeds: int
-    threads: int | str
+    threads: int
     updates_per_second: float | None
     ratio: float | None
     hardware: str
@@ -69,10 +69,10 @@ def hardware() -> str:
 def best_torch(name: str, make: Callable[..., Any], replay: Replay, settings: Settings) -> Torch:
     """PyTorch as it is fastest here."""
     threads = sorted({1, usable_cores()}) if device() == "cpu" else [1]
-    compiles = (False, True) if settings.compile else (False,)
+    kinds = [("for", False), ("foreach", False), ("fused", False), *[("fused", True)] * settings.compile]
     sides = [
         Torch(name, make(kind=kind, compile=compiled), replay, count, f"{kind} Adam{', compiled' * compiled}")
-        for compiled, count, kind in itertools.product(compiles, threads, ("for", "foreach", "fused"))
+        for count, (kind, compiled) in itertools.product(threads, kinds)
     ]
     for side in sides:
         side.play(0.2 * settings.seconds / 3)
@@ -147,7 +147,8 @@ def show_count() -> None:
 def show(rows: list[Row]) -> None:
     table = Table(title=f"Updates per second on {rows[0].hardware}", title_justify="left")
     for column in ("", "framework", "seeds", "threads", "updates/s", "ratio", "goal"):
-        table.add_column(column, justify="right" if column in ("seeds", "threads", "updates/s", "ratio") else "left")
+        is_number = column in ("seeds", "threads", "updates/s", "ratio")
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=True)
     for row in rows:
         rate = "" if row.updates_per_second is None else f"{row.updates_per_second:.1f}"
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
