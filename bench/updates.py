@@ -38,7 +38,7 @@ class Settings:
 
     seconds: float = 3.0
     """least time of each turn"""
-    turns: int = 4
+    turns: int = 3
     """turns of each side, whose median counts"""
     seeds: int = 5
     """seeds that comarl trains side by side, besides one alone"""

@@ -202,14 +202,15 @@ def test_the_team_critic_descends_to_the_target_of_one_team(updated, state, equa
 
 def test_each_transition_gets_its_own_target(plain, state, batch, equations):
     """Targets of all transitions, not only their mean: terminated ones are their rewards."""
+    ended, reward = np.asarray(batch.terminated), np.asarray(batch.reward)
     for k in jax.random.split(jax.random.key(3), 3):
-        _, target, _ = fit_critic(plain, state, batch, k)
+        target = np.asarray(fit_critic(plain, state, batch, k)[1])
         np.testing.assert_allclose(target, equations.marl_target(), atol=1e-5)
-        np.testing.assert_array_equal(target[batch.terminated], batch.reward[batch.terminated])
+        np.testing.assert_array_equal(target[ended], reward[ended])
         _, target, metrics = fit_team_critic(plain, state, batch, k)
         j = nearest_team(equations, float(metrics["team_target_value"]))
         np.testing.assert_allclose(target, equations.team_targets[j], atol=1e-5)
-        np.testing.assert_array_equal(target[batch.terminated], batch.reward[batch.terminated])
+        np.testing.assert_array_equal(np.asarray(target)[ended], reward[ended])
 
 
 def test_the_team_critic_draws_the_population_and_the_marl_team_alike(plain, state, batch, equations):
@@ -225,9 +226,10 @@ def test_the_team_target_is_not_smoothed_and_the_marl_target_is(race, plain, sta
     np.testing.assert_array_equal(
         fit_team_critic(race, state, batch, key)[1], fit_team_critic(plain, state, batch, key)[1]
     )
-    smoothed, exact = fit_critic(race, state, batch, key)[1], fit_critic(plain, state, batch, key)[1]
-    np.testing.assert_array_equal(smoothed[batch.terminated], exact[batch.terminated])
-    assert np.all(smoothed[~batch.terminated] != exact[~batch.terminated])
+    smoothed, exact = (np.asarray(fit_critic(algorithm, state, batch, key)[1]) for algorithm in (race, plain))
+    ended = np.asarray(batch.terminated)
+    np.testing.assert_array_equal(smoothed[ended], exact[ended])
+    assert np.all(smoothed[~ended] != exact[~ended])
 
 
 def test_smoothing_adds_noise_of_at_most_its_clip(race, state, make_batch, spec, slow):

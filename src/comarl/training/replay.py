@@ -78,7 +78,12 @@ class Ring:
         place = jnp.where(begins.reshape(-1), (first + kept + number) % capacity, capacity)
 
         put = lambda old, new: old.at[row].set(new.reshape(-1, *old.shape[1:]), mode="drop")
-        pad_time = lambda x: jnp.pad(x, ((0, 0), (0, 1)) + ((0, 0),) * (x.ndim - 2))
+
+        def pad_time(x: Array) -> Array:
+            """One more step, and zeros where there was none: what is stored never depends on what is masked."""
+            x = jnp.pad(x, ((0, 0), (0, 1)) + ((0, 0),) * (x.ndim - 2))
+            return jnp.where(begins.reshape(*begins.shape, *[1] * (x.ndim - 2)), x, jnp.zeros((), x.dtype))
+
         return RingState(
             state=put(ring.state, episodes.timesteps.state),
             obs=None if ring.obs is None else put(ring.obs, episodes.timesteps.obs),
