@@ -40,7 +40,7 @@ class Display:
     def __enter__(self) -> "Display":
         columns = (
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=24 if self.console.width >= 110 else 6),
             TextColumn("{task.percentage:>3.0f}%  {task.fields[line]}"),
         )
         live, self.started = self.console.is_terminal, time.monotonic()
@@ -61,13 +61,12 @@ class Display:
         self.samples.append((now, float(env_steps.sum()), updates))
         while len(self.samples) > 2 and now - self.samples[0][0] > WINDOW:
             self.samples.popleft()
-        then, steps, update = self.samples[0]
+        then, before, update = self.samples[0]
         elapsed = max(now - then, 1e-9)
-        speed = (float(env_steps.sum()) - steps) / elapsed
-        line = (
-            f"return {self.returns}  {float(env_steps.min()):,.0f}/{self.steps:,} steps"
-            f"  {speed:,.0f} steps/s  {(updates - update) / elapsed:,.0f} updates/s  {self.time_left(env_steps, now)}"
-        )
+        speed = (float(env_steps.sum()) - before) / elapsed
+        steps = f"{float(env_steps.min()):,.0f} steps  " if self.console.width >= 110 else ""
+        speeds = f"{speed:,.0f} steps/s  {(updates - update) / elapsed:,.0f} updates/s"
+        line = f"return {self.returns}  {steps}{speeds}  {self.time_left(env_steps, now)}"
         self.bar.update(self.task, description=phase, completed=self.fraction(env_steps, now), line=line)
 
     def fraction(self, env_steps: np.ndarray, now: float) -> float:

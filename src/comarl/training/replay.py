@@ -71,8 +71,7 @@ class Ring:
         # Rows that are not filled go out of bounds, where `mode="drop"` discards them.
         row = jnp.where(filled.reshape(-1), (ring.cursor + order) % capacity, capacity)
 
-        age = (jnp.arange(capacity) - ring.cursor) % capacity  # rows younger than `num_rows` are overwritten now
-        lost = jnp.sum(ring.is_start & (age < num_rows))
+        lost = ring.is_start.at[row].get(mode="fill", fill_value=False).sum()  # transitions that are overwritten now
         first, kept = (ring.first + lost) % capacity, ring.size - lost
         number = jnp.cumsum(begins.reshape(-1)) - 1
         place = jnp.where(begins.reshape(-1), (first + kept + number) % capacity, capacity)
