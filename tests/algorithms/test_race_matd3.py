@@ -306,14 +306,17 @@ def test_the_switch_leaves_the_estimators_of_information_alone(encoded, bits, mo
 def test_the_team_critic_has_no_say_in_the_step_of_w_marl(plain, encoded, state, batch, key, bits, scramble):
     """Whichever team is drawn, the MARL team among them."""
     other = eqx.tree_at(lambda s: s.team_critic.value, state, scramble(state.team_critic.value, 99))
-    drawn = set()
     for k in jax.random.split(key, 8):
         one, two = fit_encoders(plain, state, batch, k)[0], fit_encoders(plain, other, batch, k)[0]
         assert bits(one.head) == bits(two.head) == bits(encoded["both"].head)
         one, two = (np.asarray(s.encoders.value.layers[0].weight) for s in (one, two))
         assert np.abs(one - two).max() > 1e-4
-        drawn.add(one.tobytes())
-    assert len(drawn) >= 3  # different teams shaped the encoders
+
+
+def test_the_encoders_draw_the_population_and_the_marl_team(plain, state, batch, key):
+    """As many different steps come up as there are teams."""
+    steps = [fit_encoders(plain, state, batch, k)[0].encoders for k in jax.random.split(key, 50)]
+    assert len({np.asarray(s.value.layers[0].weight).tobytes() for s in steps}) == TEAMS
 
 
 def test_the_estimators_descend_the_same_weighted_gap(encoded, state, equations, slow):
