@@ -40,6 +40,8 @@ class EnvSpec:
     action_sizes: tuple[int, ...] | None = None
     obs_from_state: tuple[tuple[int, ...], ...] | None = None
     """the state's indices that each agent sees, where that is how it observes: replay then keeps the state alone"""
+    obs_range: tuple[float, float] | None = None
+    """bounds of every entry of observations and state, where the task knows them: replay may then keep 8 bits of each"""
 
     @property
     def action_mask(self) -> Float[np.ndarray, "agents action"]:
@@ -93,6 +95,8 @@ class Episode(eqx.Module):
     reward: Float[Array, "*batch time"]
     terminated: Bool[Array, "*batch time"]
     mask: Bool[Array, "*batch time"]
+    metrics: dict[str, Float[Array, "*batch"]] = eqx.field(default_factory=dict)
+    """what the task counts besides the return, at the end of the episode, such as `won`"""
 
     def returns(self) -> Float[Array, "*batch"]:
         """Undiscounted, over the steps that happened."""
@@ -129,6 +133,10 @@ class Environment(Protocol):
         self, env_state: PyTree, action: Array, key: Key
     ) -> tuple[PyTree, Timestep, Float[Array, ""], Bool[Array, ""], Bool[Array, ""]]:
         """`(env_state, timestep, team reward, terminated, truncated)`."""
+        ...
+
+    def metrics(self, env_state: PyTree) -> dict[str, Float[Array, ""]]:
+        """What counts besides the return at the end of an episode, such as `{"won": 1.0}`; `{}` for most tasks."""
         ...
 
 

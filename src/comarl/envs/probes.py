@@ -59,6 +59,9 @@ class Probe:
         over = after.time >= self.horizon
         return after, self.look(after), reward, over & self.terminates, over & (not self.terminates)
 
+    def metrics(self, env_state: ProbeState) -> dict[str, Float[Array, ""]]:
+        return {}
+
     def reward(self, env_state: ProbeState, action: Float[Array, " 2"]) -> Float[Array, ""]:
         signal, last = env_state.signal, env_state.time == self.horizon - 1
         rewards = {
