@@ -85,7 +85,7 @@ def best_torch(name: str, make: Callable[..., Any], replay: Replay, settings: Se
 def prepare(settings: Settings) -> list[Side]:
     """All sides, compiled: for each algorithm PyTorch, then comarl with one seed, then with several in either way."""
     episodes, ring = random_episodes(), ALGORITHMS["MATD3"][0].replay
-    filled = jax.jit(ring.add)(ring.init(SPEC), episodes)
+    filled = jax.jit(ring.add, static_argnums=2)(ring.init(SPEC), episodes, SPEC)
     repeat = lambda n: jax.tree.map(lambda x: jnp.repeat(x[None], n, axis=0), filled)
     replays = {n: repeat(n) for n in {1, settings.seeds}}
     theirs = torch_replay(episodes, ring.batch_size)

@@ -11,6 +11,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from comarl.allocator import keep_freed_memory
+
 USAGE = """\
 usage: comarl COMMAND ...
 
@@ -82,6 +84,7 @@ class ReportSettings:
 
 def main(arguments: Arguments | None = None) -> int:
     """Runs one command; returns the exit status: 0 done, 1 failed, 2 misused."""
+    keep_freed_memory()
     arguments = sys.argv[1:] if arguments is None else arguments
     commands: dict[str, Callable[[Arguments, Console], int]] = {
         "train": train,
@@ -137,7 +140,8 @@ def train(arguments: Arguments, console: Console) -> int:
         TrainSettings[type(algorithm), type(task)],  # type: ignore[misc]
         prog=f"comarl train {algorithm_name} {task_name}",
         args=list(arguments[2:]),
-        default=TrainSettings(algorithm, task),
+        default=TrainSettings(algorithm, task, evaluation_episodes=32 if task.spec.discrete else 10),
+        config=(tyro.conf.AvoidSubcommands,),  # a field of several kinds, such as an optimiser, keeps its kind
     )
     check_pair(algorithm_name, settings.algorithm, task_name, settings.task)
     tell_tuned(changes, settings.algorithm, console)

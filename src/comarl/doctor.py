@@ -1,6 +1,5 @@
 """Looks whether this machine has what comarl needs, and says what to do where it has not."""
 
-import io
 import os
 import platform
 import shutil
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -17,6 +15,7 @@ from typing import Literal
 
 import psutil
 
+from comarl.envs.smax import silence
 from comarl.training.records import cpu_model, total_memory, usable_cores
 
 Status = Literal["ok", "warn", "fail"]
@@ -24,6 +23,7 @@ Status = Literal["ok", "warn", "fail"]
 CORE = ("jax", "jaxlib", "equinox", "optax", "numpy", "jaxtyping", "tyro", "rich", "psutil")
 EXTRAS = {  # each extra in pyproject.toml that a user may want -> its modules, and what it is for
     "mujoco": (("mujoco", "mujoco.batch", "gymnasium", "gymnasium_robotics"), "the mamujoco tasks"),
+    "smax": (("jaxmarl",), "the smax tasks"),
     "report": (("matplotlib",), "learning curves"),
 }
 FRAME = """
@@ -106,8 +106,7 @@ def check_extra(extra: str) -> Check:
 
 def _import_quietly(module: str) -> None:
     """Imports, without what some packages print and warn about when they are imported."""
-    silence = io.StringIO()
-    with redirect_stdout(silence), redirect_stderr(silence), warnings.catch_warnings(action="ignore"):
+    with silence(), warnings.catch_warnings(action="ignore"):
         import_module(module)
 
 

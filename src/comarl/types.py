@@ -173,10 +173,11 @@ class Task(Protocol):
 
 @runtime_checkable
 class Replay(Protocol):
-    """Where experience waits: three pure functions over one state, for one seed."""
+    """Where experience waits: pure functions over one state, for one seed."""
 
     def init(self, spec: EnvSpec) -> PyTree: ...
-    def add(self, state: PyTree, episodes: Episode) -> PyTree: ...
+    def add(self, state: PyTree, episodes: Episode, spec: EnvSpec) -> PyTree: ...
+    def ready(self, state: PyTree) -> Bool[Array, ""]: ...
     def sample(self, state: PyTree, spec: EnvSpec, key: Key) -> PyTree: ...
 
 
@@ -185,13 +186,16 @@ class Algorithm(Protocol):
     """A frozen dataclass of hyperparameters, with pure functions over one state pytree.
 
     Inside them there is one seed. `act` sees one team at one step; `update` sees one batch.
+
+    Its pace depends on what it learns from. With "transitions" it has `warmup_steps`, of random actions before anything
+    learns, and `updates_per_step`, gradient steps per environment step of all teams. With "episodes" it has
+    `parallel_envs`, episodes that each team plays in a round, and `updates_per_episode`, gradient steps per episode of
+    all teams, from when the replay can fill a batch.
     """
 
     learns_from: ClassVar[Literal["transitions", "episodes"]]
     actions: ClassVar[frozenset[str]]  # which of {"continuous", "discrete"} it can choose
     replay: Any  # a `Replay`
-    warmup_steps: int  # steps of random actions before anything learns
-    updates_per_step: float  # gradient steps per environment step of all teams
 
     def init(self, spec: EnvSpec, key: Key) -> PyTree:
         """The state before training: networks, targets, optimisers."""
@@ -214,7 +218,12 @@ class Algorithm(Protocol):
 
 @runtime_checkable
 class Evolutionary(Protocol):
-    """What an algorithm adds when it keeps a population; the last team is the one that MARL trains."""
+    """What an algorithm adds when it keeps a population; the last team is the one that MARL trains.
+
+    `population_after` is the number of environment steps that the last team plays and learns alone at first.
+    """
+
+    population_after: Any  # an int
 
     @property
     def num_teams(self) -> int: ...

@@ -12,9 +12,9 @@ from comarl.types import Episode, Timestep
 HORIZON = 10
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def add(ring, state, episodes):
-    return ring.add(state, episodes)
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def add(ring, state, episodes, spec):
+    return ring.add(state, episodes, spec)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
@@ -95,7 +95,7 @@ def with_obs(spec):
 def played(spec):
     """A small ring after one round of four teams: 3 + 0 + 10 + 5 transitions."""
     ring, tape = Ring(50, 4000), Tape(spec, 50)
-    return ring, tape, add(ring, ring.init(spec), tape.episodes([3, 0, 10, 5]))
+    return ring, tape, add(ring, ring.init(spec), tape.episodes([3, 0, 10, 5]), spec)
 
 
 def test_every_transition_comes_back_with_its_own_next_state(played, spec, key):
@@ -119,7 +119,7 @@ def test_draws_stay_uniform_after_the_ring_has_wrapped(spec, key):
     ring, tape = Ring(50, 4000), Tape(spec, 50)
     state = ring.init(spec)
     for lengths in ([10, 10, 10, 10], [1, 7, 0, 3], [4, 4, 1, 1]):
-        state = add(ring, state, tape.episodes(lengths))
+        state = add(ring, state, tape.episodes(lengths), spec)
     draws = np.concatenate([sample(ring, state, spec, k).now.state[:, 0] for k in jax.random.split(key, 5)])
     counts = np.unique(draws, return_counts=True)[1]
     expected = len(draws) / len(tape.held())
@@ -136,28 +136,28 @@ def test_the_ring_holds_what_a_list_of_the_newest_rows_holds(spec, key, seed):
         lengths = tape.random.integers(0, HORIZON + 1, size=4) * (tape.random.random(4) < 0.8)
         if round_ == 0:
             lengths[0] = 3
-        state = add(ring, state, tape.episodes(lengths))
+        state = add(ring, state, tape.episodes(lengths), spec)
         assert int(state.size) == len(tape.held())
         assert seen(sample(ring, state, spec, jax.random.fold_in(key, round_))) == tape.held()
 
 
 def test_a_round_may_fill_the_whole_ring(spec, key):
     ring, tape = Ring(44, 4000), Tape(spec, 44)
-    state = add(ring, ring.init(spec), tape.episodes([2, 0, 0, 1]))
-    state = add(ring, state, tape.episodes([HORIZON] * 4))
+    state = add(ring, ring.init(spec), tape.episodes([2, 0, 0, 1]), spec)
+    state = add(ring, state, tape.episodes([HORIZON] * 4), spec)
     assert int(state.size) == 40
     assert seen(sample(ring, state, spec, key)) == tape.held()
 
 
 def test_nothing_is_held_before_the_first_step(spec):
     ring, tape = Ring(50, 4000), Tape(spec, 50)
-    state = add(ring, ring.init(spec), tape.episodes([0, 0, 0, 0]))
+    state = add(ring, ring.init(spec), tape.episodes([0, 0, 0, 0]), spec)
     assert int(state.size) == 0 and int(state.cursor) == 0
 
 
 def test_episodes_that_were_not_played_change_nothing(played, spec, bits):
     ring, _, state = played
-    after = add(ring, state, Tape(spec, 50).episodes([0, 0, 0, 0]))
+    after = add(ring, state, Tape(spec, 50).episodes([0, 0, 0, 0]), spec)
     assert bits(after) == bits(state)
 
 
@@ -165,7 +165,8 @@ def test_what_is_masked_does_not_matter(spec, bits):
     """No transition holds any of it, whatever it is."""
     ring = Ring(50, 4000)
     states = [
-        add(ring, ring.init(spec), Tape(spec, 50).episodes([3, 0, 10, 5], garbage=garbage)) for garbage in (np.nan, 7e7)
+        add(ring, ring.init(spec), Tape(spec, 50).episodes([3, 0, 10, 5], garbage=garbage), spec)
+        for garbage in (np.nan, 7e7)
     ]
     live = states[0].is_start
     for name in ("state", "reward", "action", "terminated"):
@@ -184,7 +185,7 @@ def test_a_truncated_step_keeps_its_true_next_state_and_is_not_terminated(spec, 
     ends = np.zeros((4, HORIZON), bool)
     ends[1, HORIZON - 1] = ends[3, 1] = True
     episodes = dataclasses.replace(episodes, terminated=jnp.asarray(ends))
-    found = seen(sample(ring, add(ring, ring.init(spec), episodes), spec, key))
+    found = seen(sample(ring, add(ring, ring.init(spec), episodes, spec), spec, key))
     # Rows are numbered from 1: 10 steps and a last state, 10 and one, 4 and one, 2 and one.
     last_steps = {10: False, 21: True, 26: False, 29: True}
     for last, terminated in last_steps.items():
@@ -206,8 +207,8 @@ def test_observations_are_gathered_from_the_state_when_the_spec_says_so(played, 
 
 def test_observations_are_kept_when_they_are_no_part_of_the_state(with_obs, key):
     ring, tape = Ring(50, 4000), Tape(with_obs, 50)
-    state = add(ring, ring.init(with_obs), tape.episodes([3, 0, 10, 5]))
-    state = add(ring, state, tape.episodes([10, 10, 2, 0]))
+    state = add(ring, ring.init(with_obs), tape.episodes([3, 0, 10, 5]), spec)
+    state = add(ring, state, tape.episodes([10, 10, 2, 0]), spec)
     batch = sample(ring, state, with_obs, key)
     assert seen(batch) == tape.held()
     for timestep in (batch.now, batch.next):
@@ -217,7 +218,7 @@ def test_observations_are_kept_when_they_are_no_part_of_the_state(with_obs, key)
 def test_discrete_actions_are_kept_as_whole_numbers(spec, key):
     discrete = dataclasses.replace(spec, discrete=True, action_size=5, action_sizes=None)
     ring, tape = Ring(50, 4000), Tape(discrete, 50)
-    state = add(ring, ring.init(discrete), tape.episodes([3, 0, 10, 5]))
+    state = add(ring, ring.init(discrete), tape.episodes([3, 0, 10, 5]), spec)
     batch = sample(ring, state, discrete, key)
     assert batch.action.dtype == jnp.int32 and batch.action.shape == (4000, 3)
     assert seen(batch) == tape.held()
@@ -229,7 +230,7 @@ def test_seeds_keep_apart_when_the_ring_is_mapped(spec, key, bits):
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
     both = jax.jit(jax.vmap(ring.add))(stack([ring.init(spec)] * 2), stack(rounds))
     for seed in range(2):
-        alone = add(ring, ring.init(spec), rounds[seed])
+        alone = add(ring, ring.init(spec), rounds[seed], spec)
         assert bits(jax.tree.map(lambda leaf, seed=seed: leaf[seed], both)) == bits(alone)
     keys = jax.random.split(key, 2)
     batch = jax.jit(jax.vmap(lambda s, k: ring.sample(s, spec, k)))(both, keys)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from comarl.algorithms.matd3 import MADDPG, Matd3
+from comarl.algorithms.qmix import IQL, QMIX_PYMARL2, VDN, VDN_PYMARL2, Qmix
 from comarl.algorithms.race_matd3 import RaceMatd3
 from comarl.usage import unknown
 
@@ -20,6 +21,11 @@ ALGORITHMS = {
     "matd3": Entry(Matd3(), "twin delayed policy gradients with one critic for the team (Ackermann et al., 2019)"),
     "maddpg": Entry(MADDPG, "MATD3 with one Q-function, no delay and no smoothing (Lowe et al., NeurIPS 2017)"),
     "race-matd3": Entry(RaceMatd3(), "evolving teams and a learning team share their encoders (Li et al., ICML 2023)"),
+    "qmix": Entry(Qmix(), "utilities joined by a monotonic mixer (Rashid et al., ICML 2018)"),
+    "qmix-pymarl2": Entry(QMIX_PYMARL2, "QMIX with the settings of PyMARL2 (Hu et al., 2021)"),
+    "vdn": Entry(VDN, "QMIX whose mixer is a sum (Sunehag et al., AAMAS 2018)"),
+    "vdn-pymarl2": Entry(VDN_PYMARL2, "VDN with the settings of PyMARL2"),
+    "iql": Entry(IQL, "QMIX without a mixer: each agent learns the team's reward for itself (Tan, 1993)"),
 }
 
 # RACE, Table 3: alpha and beta were tuned per task, on the test metric.

@@ -95,6 +95,7 @@ class RaceMatd3:
 
     learns_from: ClassVar = "transitions"
     actions: ClassVar = frozenset({"continuous"})
+    population_after: ClassVar = 0  # the warm-up is long enough
 
     population: int = 5
     """teams that evolve; one more is trained by MATD3"""

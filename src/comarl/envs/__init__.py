@@ -2,11 +2,14 @@
 
 from typing import Any
 
-from comarl.envs import mamujoco, probes
+from comarl.envs import mamujoco, matrix, predator_prey, probes, smax
 from comarl.usage import unknown
 
 TASKS: dict[str, str] = {
     **{f"mamujoco/{name}": summary for name, summary in mamujoco.TASKS.items()},
+    **{f"matrix/{name}": game.summary for name, game in matrix.GAMES.items()},
+    **{f"predator-prey/{name}": preset.summary for name, preset in predator_prey.PRESETS.items()},
+    **{f"smax/{name}": summary for name, summary in smax.TASKS.items()},
     **{f"probe/{name}": probe.summary for name, probe in probes.PROBES.items()},
 }
 """name -> what the task is, in a line"""
@@ -20,6 +23,12 @@ def find_task(name: str) -> Any:
     family, _, rest = name.partition("/")
     if family == "probe" and rest in probes.PROBES:
         return probes.PROBES[rest]
+    if family == "matrix" and rest in matrix.GAMES:
+        return matrix.GAMES[rest]
+    if family == "predator-prey" and rest in predator_prey.PRESETS:
+        return predator_prey.PRESETS[rest]
     if family == "mamujoco" and rest.partition("-")[0] in mamujoco.PARTITIONS:
         return mamujoco.parse(rest)
+    if family == "smax" and rest in (*smax.MAPS, *smax.MISSING):
+        return smax.Smax(rest)
     raise unknown("task", name, TASKS, "`comarl list` shows all; other partitions of a robot work by name, too.")

@@ -7,8 +7,9 @@ from typing import Generic, TypeVar
 import equinox as eqx
 import jax
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
+from comarl.types import tree_where
 from comarl.usage import check_range
 
 Module = TypeVar("Module")
@@ -30,8 +31,37 @@ class Adam:
 
     @property
     def transform(self) -> optax.GradientTransformation:
-        adam = optax.adam(self.learning_rate, eps=self.epsilon)
-        return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), adam) if self.max_grad_norm else adam
+        return clipped(self.max_grad_norm, optax.adam(self.learning_rate, eps=self.epsilon))
+
+
+@dataclass(frozen=True)
+class RmsProp:
+    """RMSProp as PyTorch has it, with epsilon outside the root, which is what PyMARL was tuned with."""
+
+    learning_rate: float = 5e-4
+    """step size"""
+    max_grad_norm: float = 10.0
+    """the whole gradient of one network is scaled down to this norm if longer; 0 turns clipping off"""
+    decay: float = 0.99
+    """of the running second moment"""
+    epsilon: float = 1e-5
+    """added to the root of the second moment"""
+
+    def __post_init__(self):
+        check_range(self, 0, None, "learning_rate", "max_grad_norm", "epsilon")
+        check_range(self, 0, 1, "decay")
+
+    @property
+    def transform(self) -> optax.GradientTransformation:
+        rmsprop = optax.rmsprop(self.learning_rate, decay=self.decay, eps=self.epsilon, eps_in_sqrt=False)
+        return clipped(self.max_grad_norm, rmsprop)
+
+
+Optimiser = Adam | RmsProp
+
+
+def clipped(max_grad_norm: float, transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    return optax.chain(optax.clip_by_global_norm(max_grad_norm), transform) if max_grad_norm else transform
 
 
 class Learner(eqx.Module, Generic[Module]):
@@ -39,10 +69,10 @@ class Learner(eqx.Module, Generic[Module]):
 
     value: Module
     opt_state: optax.OptState
-    optimiser: Adam = eqx.field(static=True)
+    optimiser: Optimiser = eqx.field(static=True)
 
     @classmethod
-    def create(cls, value: Module, optimiser: Adam) -> "Learner[Module]":
+    def create(cls, value: Module, optimiser: Optimiser) -> "Learner[Module]":
         return cls(value, optimiser.transform.init(value), optimiser)  # type: ignore[arg-type]
 
     def descend(self, loss: Callable[[Module], Float[Array, ""]]) -> tuple["Learner[Module]", Float[Array, ""]]:
@@ -59,3 +89,8 @@ class Learner(eqx.Module, Generic[Module]):
 def polyak(target: PyTree, online: PyTree, tau: float) -> PyTree:
     """Moves `target` a fraction `tau` of the way to `online`."""
     return jax.tree.map(lambda t, o: t + tau * (o - t), target, online)
+
+
+def copy_every(period: int, updates: Int[Array, ""], target: PyTree, online: PyTree) -> PyTree:
+    """`online` after every `period`-th update, else `target`. `updates` is how many there were before this one."""
+    return tree_where((updates + 1) % period == 0, online, target)

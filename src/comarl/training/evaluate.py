@@ -16,12 +16,15 @@ from comarl.types import Clock, Environment, Episode, Evolutionary, Keys
 Player = Callable[[PyTree, Clock, np.ndarray, np.ndarray, Keys, rollout.Mode], Episode]
 """Plays `teams` `[seeds teams]` where `playing`, with one key per seed: whatever the task, the same episodes."""
 
+TEAMS = ("marl_team", "best_team")
+"""what is evaluated: the team that MARL trains, and the one that did best in training, where there is a population"""
 
-def make_player(run: Run, num_teams: int) -> tuple[Player, Callable[[], None]]:
-    """What plays `num_teams` teams of every seed, and what to call when it is no longer needed."""
+
+def make_player(run: Run, num_copies: int) -> tuple[Player, Callable[[], None]]:
+    """What plays `num_copies` episodes of every seed, and what to call when it is no longer needed."""
     if isinstance(run.task, Environment):
         return functools.partial(rollout.play, run.algorithm, run.task), lambda: None
-    env = run.task.make(run.seeds * num_teams)
+    env = run.task.make(run.seeds * num_copies)
     return functools.partial(host_rollout.play, run.algorithm, env), env.close
 
 
@@ -35,15 +38,17 @@ def evaluate(
 ) -> dict[str, Float[np.ndarray, "seeds episodes"]]:
     """Undiscounted returns of greedy episodes, by team; seeds that are not due have none played.
 
-    The starts depend on the seed and on how often it was evaluated, not on other seeds nor on training.
+    What the task counts besides, such as `won`, stands beside them: `marl_team_won`. The starts depend on the seed and on how often it was evaluated, not on other seeds nor on training.
     """
     teams, keys = evaluation_plan(run, agent, clock)
     teams = np.asarray(teams)
     playing = np.broadcast_to(np.asarray(due)[:, None], teams.shape).copy()
     episodes = player(agent, clock, teams, playing, keys, "greedy")
     returns = np.asarray(episodes.returns())
-    names = ("marl_team", "best_team")[: teams.shape[1] // run.evaluation_episodes]
-    return dict(zip(names, np.split(returns, len(names), axis=1), strict=True))
+    names = TEAMS[: teams.shape[1] // run.evaluation_episodes]
+    scores = {"": returns, **{f"_{name}": np.asarray(values) for name, values in episodes.metrics.items()}}
+    split = {suffix: np.split(values, len(names), axis=1) for suffix, values in scores.items()}
+    return {team + suffix: parts[i] for i, team in enumerate(names) for suffix, parts in split.items()}
 
 
 @functools.partial(jax.jit, static_argnums=0)

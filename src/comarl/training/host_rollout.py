@@ -27,12 +27,12 @@ def play(
     env: HostEnvironment,
     agent: PyTree,
     clock: Clock,
-    teams: Int[np.ndarray, "seeds teams"],
-    playing: Bool[np.ndarray, "seeds teams"],
+    teams: Int[np.ndarray, "seeds copies"],
+    playing: Bool[np.ndarray, "seeds copies"],
     keys: Keys,
     mode: Mode,
 ) -> Episode:
-    """One episode of each of `teams`, `[seeds teams time ...]`; those not `playing` are masked from the start.
+    """One episode of each of `teams`, `[seeds copies time ...]`; those not `playing` are masked from the start.
 
     The arrays are always as long as the task's horizon, so that nothing is compiled anew for another length.
     """
@@ -56,7 +56,7 @@ def play(
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def split_keys(keys: Keys, num_teams: int) -> tuple[Int[Array, "seeds teams"], Keys, Keys]:
+def split_keys(keys: Keys, num_teams: int) -> tuple[Int[Array, "seeds copies"], Keys, Keys]:
     """For each seed and team: the number that seeds the task's reset, and keys for memory and actions."""
 
     def one(key: Key) -> tuple[Array, Key, Key]:
@@ -77,7 +77,7 @@ def act(
     spec: EnvSpec,
     agent: PyTree,
     clock: Clock,
-    teams: Int[Array, "seeds teams"],
+    teams: Int[Array, "seeds copies"],
     memory: PyTree,
     timestep: HostTimestep,
     keys: Keys,

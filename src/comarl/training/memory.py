@@ -31,11 +31,11 @@ def check_memory(run: Run) -> str:
 
     Raises TooLittleMemory if that is more than there is, ValueError if the replay cannot hold what one round plays.
     """
-    round_rows = run.num_teams * (run.spec.horizon + 1)
+    round_rows = run.algorithm.replay.rows(run.num_copies, run.spec)
     if run.algorithm.replay.capacity < round_rows:
         raise ValueError(
-            f"algorithm.replay.capacity {run.algorithm.replay.capacity} is less than one round of {run.num_teams} "
-            f"team(s) may fill: it must be {round_rows} or more"
+            f"algorithm.replay.capacity {run.algorithm.replay.capacity} is less than one round of {run.num_copies} "
+            f"episode(s) may fill: it must be {round_rows} or more"
         )
     shapes = jax.eval_shape(lambda: start(run))
     replay, agent = num_bytes(shapes.replay), num_bytes(shapes.agent)

@@ -1,6 +1,7 @@
 """Replay: where experience waits to be learnt from. Written for one seed; the loop maps it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -43,6 +44,14 @@ class Ring:
         check_range(self, 2, None, "capacity")
         check_range(self, 1, None, "batch_size")
 
+    def rows(self, num_episodes: int, spec: EnvSpec) -> int:
+        """Rows that so many episodes may fill."""
+        return num_episodes * (spec.horizon + 1)
+
+    def ready(self, ring: RingState) -> Bool[Array, ""]:
+        """Whether there is enough to draw from."""
+        return ring.size > 0
+
     def init(self, spec: EnvSpec) -> RingState:
         rows = self.capacity
         shape = (rows, spec.num_agents) if spec.discrete else (rows, spec.num_agents, spec.action_size)
@@ -60,7 +69,7 @@ class Ring:
             size=zero,
         )
 
-    def add(self, ring: RingState, episodes: Episode) -> RingState:
+    def add(self, ring: RingState, episodes: Episode, spec: EnvSpec) -> RingState:
         """Appends episodes `[teams time ...]`, overwriting the oldest rows."""
         capacity = self.capacity
         begins = jnp.pad(episodes.mask, ((0, 0), (0, 1)))  # [teams, time + 1]: a transition begins here
@@ -111,3 +120,117 @@ class Ring:
     def look(self, ring: RingState, spec: EnvSpec, row: Int[Array, " batch"]) -> Timestep:
         state = ring.state[row]
         return Timestep(spec.observe(state) if ring.obs is None else ring.obs[row], state)
+
+
+class EpisodeRingState(eqx.Module):
+    """Whole episodes, one per row, in the form in which they are kept."""
+
+    episodes: Episode  # leaves [capacity, time, ...]
+    cursor: Int[Array, ""]  # the row that is written next
+    size: Int[Array, ""]  # episodes held
+
+
+@dataclass(frozen=True)
+class EpisodeRing:
+    """The latest whole episodes, drawn uniformly without replacement."""
+
+    capacity: int = 5_000
+    """episodes kept"""
+    batch_size: int = 32
+    """episodes per draw; learning waits until there are so many"""
+    storage: Literal["full", "half", "byte"] = "full"
+    """how observations and states are kept: in 32 bits, in 16, or in 8 where the task declares their range"""
+
+    def __post_init__(self):
+        check_range(self, 1, None, "capacity", "batch_size")
+        if self.batch_size > self.capacity:
+            raise ValueError(
+                f"replay.batch_size {self.batch_size}: it must be at most the capacity, {self.capacity} episodes"
+            )
+
+    def rows(self, num_episodes: int, spec: EnvSpec) -> int:
+        """Rows that so many episodes fill."""
+        return num_episodes
+
+    def ready(self, ring: EpisodeRingState) -> Bool[Array, ""]:
+        """Whether there is enough to draw from."""
+        return ring.size >= self.batch_size
+
+    def init(self, spec: EnvSpec) -> EpisodeRingState:
+        time, agents = spec.horizon, spec.num_agents
+        zeros = lambda *shape, dtype=jnp.float32: jnp.zeros((self.capacity, *shape), dtype)
+        timesteps = Timestep(
+            obs=self.pack(spec, zeros(*((0, 0, 0) if spec.obs_from_state else (time + 1, agents, spec.obs_size)))),
+            state=self.pack(spec, zeros(time + 1, spec.state_size)),
+            available=zeros(time + 1, agents, spec.action_size, dtype=bool) if spec.discrete else None,
+        )
+        # A discrete action is a small number: 8 bits hold it without loss.
+        action = (time, agents) if spec.discrete else (time, agents, spec.action_size)
+        episodes = Episode(
+            memory=(),
+            timesteps=timesteps,
+            action=zeros(*action, dtype=small_int(spec) if spec.discrete else jnp.float32),
+            reward=zeros(time),
+            terminated=zeros(time, dtype=bool),
+            mask=zeros(time, dtype=bool),
+        )
+        return EpisodeRingState(episodes, jnp.int32(0), jnp.int32(0))
+
+    def add(self, ring: EpisodeRingState, episodes: Episode, spec: EnvSpec) -> EpisodeRingState:
+        """Puts episodes `[teams time ...]` over the oldest. One that did not take place leaves no trace."""
+        played = episodes.mask[:, 0]
+        row = jnp.where(played, (ring.cursor + jnp.cumsum(played) - 1) % self.capacity, self.capacity)
+        obs, state, available = episodes.timesteps.obs, episodes.timesteps.state, episodes.timesteps.available
+        # After its end an episode is zeros, whatever the task showed there.
+        seen = jnp.pad(episodes.mask, ((0, 0), (1, 0)), constant_values=True)
+        blank = lambda x, there: jnp.where(there.reshape(*there.shape, *[1] * (x.ndim - 2)), x, jnp.zeros((), x.dtype))
+        obs = jnp.zeros((len(played), 0, 0, 0)) if spec.obs_from_state else blank(obs, seen)
+        kept = Episode(
+            memory=(),
+            timesteps=Timestep(
+                self.pack(spec, obs),
+                self.pack(spec, blank(state, seen)),
+                None if available is None else blank(available, seen),
+            ),
+            action=blank(episodes.action, episodes.mask).astype(ring.episodes.action.dtype),
+            reward=blank(episodes.reward, episodes.mask),
+            terminated=episodes.terminated & episodes.mask,
+            mask=episodes.mask,
+        )
+        put = lambda old, new: old.at[row].set(new, mode="drop")
+        number = played.sum().astype(jnp.int32)
+        return EpisodeRingState(
+            jax.tree.map(put, ring.episodes, kept),
+            (ring.cursor + number) % self.capacity,
+            jnp.minimum(ring.size + number, self.capacity),
+        )
+
+    def sample(self, ring: EpisodeRingState, spec: EnvSpec, key: Key) -> Episode:
+        """A batch of different episodes, as they were played up to the precision of `storage`."""
+        lots = jnp.where(jnp.arange(self.capacity) < ring.size, jax.random.uniform(key, (self.capacity,)), -1.0)
+        row = jax.lax.top_k(lots, self.batch_size)[1]
+        drawn = jax.tree.map(lambda x: x[row], ring.episodes)
+        state = self.unpack(spec, drawn.timesteps.state)
+        obs = spec.observe(state) if spec.obs_from_state else self.unpack(spec, drawn.timesteps.obs)
+        action = drawn.action.astype(jnp.int32) if spec.discrete else drawn.action
+        timesteps = Timestep(obs, state, drawn.timesteps.available)
+        return Episode((), timesteps, action, drawn.reward, drawn.terminated, drawn.mask)
+
+    def pack(self, spec: EnvSpec, x: Float[Array, "*batch"]) -> Array:
+        """Numbers as they are kept."""
+        if self.storage == "byte" and spec.obs_range is not None:
+            low, high = spec.obs_range
+            return jnp.round((x - low) * (255.0 / (high - low))).astype(jnp.uint8)
+        return x.astype(jnp.float32 if self.storage == "full" else jnp.float16)
+
+    def unpack(self, spec: EnvSpec, x: Array) -> Float[Array, "*batch"]:
+        """The numbers that were kept."""
+        if x.dtype == jnp.uint8 and spec.obs_range is not None:
+            low, high = spec.obs_range
+            return x.astype(jnp.float32) * ((high - low) / 255.0) + low
+        return x.astype(jnp.float32)
+
+
+def small_int(spec: EnvSpec) -> jnp.dtype:
+    """The smallest whole numbers that hold every action of a discrete task."""
+    return jnp.dtype(jnp.uint8 if spec.action_size <= 256 else jnp.int32)

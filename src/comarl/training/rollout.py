@@ -8,7 +8,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from comarl.types import PER_SEED, Algorithm, Clock, Environment, EnvSpec, Episode, Index, Key, Keys, Timestep
+from comarl.ops.exploration import only_available
+from comarl.types import (
+    PER_SEED,
+    Algorithm,
+    Clock,
+    Environment,
+    EnvSpec,
+    Episode,
+    Index,
+    Key,
+    Keys,
+    Timestep,
+    tree_where,
+)
 
 Mode = Literal["explore", "greedy", "random"]
 """how teams act: as in training, as in evaluation, or uniformly at random as in the warm-up"""
@@ -28,8 +41,7 @@ def random_action(spec: EnvSpec, timestep: Timestep, key: Key) -> Array:
     """Uniform over [-1, 1], or over the available actions."""
     if spec.discrete:
         shape = (spec.num_agents, spec.action_size)
-        available = jnp.ones(shape, bool) if timestep.available is None else timestep.available
-        return jax.random.categorical(key, jnp.where(available, 0.0, -jnp.inf))
+        return jax.random.categorical(key, only_available(jnp.zeros(shape), timestep.available)).astype(jnp.int32)
     return jnp.asarray(spec.action_mask) * jax.random.uniform(
         key, (spec.num_agents, spec.action_size), minval=-1.0, maxval=1.0
     )
@@ -41,12 +53,12 @@ def play(
     env: Environment,
     agent: PyTree,
     clock: Clock,
-    teams: Int[Array, "seeds teams"],
-    playing: Bool[Array, "seeds teams"],
+    teams: Int[Array, "seeds copies"],
+    playing: Bool[Array, "seeds copies"],
     keys: Keys,
     mode: Mode,
 ) -> Episode:
-    """One episode of each of `teams`, `[seeds teams time ...]`; those not `playing` are masked from the start.
+    """One episode of each of `teams`, `[seeds copies time ...]`; those not `playing` are masked from the start.
 
     `keys` is one key per seed.
     """
@@ -72,19 +84,20 @@ def rollout(
     policy = policy_of(algorithm, env.spec, agent, team, clock, mode)
 
     def step(carry: tuple, key: Key) -> tuple[tuple, tuple]:
-        env_state, timestep, memory, over = carry
+        env_state, timestep, memory, counts, over = carry
         act_key, step_key = jax.random.split(key)
         memory, action = policy(memory, timestep, act_key)
         env_state, after, reward, terminated, truncated = env.step(env_state, action, step_key)
         record = (timestep, action, jnp.where(over, 0.0, reward), terminated & ~over, ~over)
-        return (env_state, after, memory, over | terminated | truncated), record
+        counts = tree_where(over, counts, env.metrics(env_state))  # as they were when the episode ended
+        return (env_state, after, memory, counts, over | terminated | truncated), record
 
     reset_key, memory_key, steps_key = jax.random.split(key, 3)
     env_state, first = env.reset(reset_key)
     memory = algorithm.initial_memory(agent, first, memory_key)
     keys = jax.random.split(steps_key, env.spec.horizon)
-    (_, last, *_), (timesteps, action, reward, terminated, mask) = jax.lax.scan(
-        step, (env_state, first, memory, ~playing), keys
+    (_, last, _, counts, _), (timesteps, action, reward, terminated, mask) = jax.lax.scan(
+        step, (env_state, first, memory, env.metrics(env_state), ~playing), keys
     )
     timesteps = jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), timesteps, last)
-    return Episode(memory, timesteps, action, reward, terminated, mask)
+    return Episode(memory, timesteps, action, reward, terminated, mask, counts)

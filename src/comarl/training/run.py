@@ -17,10 +17,12 @@ from comarl.training.evaluate import Player, due, evaluate, make_player, num_eva
 from comarl.training.memory import check_memory
 from comarl.training.progress import Display
 from comarl.training.records import CHECKPOINTS, Records, fingerprint, to_config, versions, write_about
-from comarl.training.train import Round, Run, RunState, absorb, begin_round, finish_round, learn, start
-from comarl.types import Metrics
+from comarl.training.train import Phase, Round, Run, RunState, absorb, begin_round, finish_round, learn, start
+from comarl.types import Evolutionary, Metrics
 
-CHUNK = 64  # updates per compiled call: short enough for a live display, long enough to hide the call
+CHUNKS = {"transitions": 64, "episodes": 1}
+"""updates per compiled call: short enough for a live display, long enough to hide the call. Batches of a chunk are drawn
+at once; one of whole episodes is large, and its update long."""
 
 
 class Diverged(Exception):
@@ -91,7 +93,7 @@ class Session:
         self.number, self.wall_time, self.began = 0, 0.0, time.monotonic()
         self.saved_at = self.began
         state = self.resume() or self.begin()
-        player, close_player = make_player(run, run.num_teams)
+        player, close_player = make_player(run, run.num_copies)
         evaluator, close_evaluator = make_player(run, num_evaluated_teams(run))
         minutes = self.options.minutes
         display = Display(self.console, run.steps, run.seeds, None if minutes is None else self.began + 60 * minutes)
@@ -136,25 +138,39 @@ class Session:
     def round(self, state: RunState, player: Player, evaluator: Player, display: Display) -> RunState:
         """Play, breed, learn, inject; then evaluate, record and save what is due."""
         run, before = self.run, np.asarray(state.clock.env_steps)
-        warmup = bool((before < min(run.algorithm.warmup_steps, run.steps)).any())
-        active = before < (min(run.algorithm.warmup_steps, run.steps) if warmup else run.steps)
-        playing = np.broadcast_to(active[:, None], (run.seeds, run.num_teams)).copy()
-        if warmup:
-            playing[:, :-1] = False  # random actions come from one team's copy: a population has nothing to add
-        teams = np.broadcast_to(np.arange(run.num_teams), playing.shape)
+        phase, active = self.phase(before)
+        playing = np.broadcast_to(active[:, None], (run.seeds, run.num_copies)).copy()
+        teams = np.repeat(np.arange(run.num_teams), run.num_copies // run.num_teams)
+        if phase != "training":  # a population has nothing to add to random actions, nor to a team that is alone
+            playing[:, teams < run.num_teams - 1] = False
         _, play_keys, *_ = begin_round(state.key)
-        episodes = player(state.agent, state.clock, teams, playing, play_keys, "random" if warmup else "explore")
-        state, plan = absorb(run.algorithm, state, episodes, active, warmup)
-        if not warmup:
-            state = self.learn(state, plan, display)
-        display.update("warm-up" if warmup else "training", np.asarray(state.clock.env_steps), self.updates(state))
+        mode = "random" if phase == "warm-up" else "explore"
+        teams = np.broadcast_to(teams, playing.shape)
+        episodes = player(state.agent, state.clock, teams, playing, play_keys, mode)
+        state, plan = absorb(run.algorithm, run.spec, state, episodes, active, phase)
+        if phase != "warm-up":
+            state = self.learn(state, plan, phase, display)
+        shown = "warm-up" if phase == "warm-up" else "training"
+        display.update(shown, np.asarray(state.clock.env_steps), self.updates(state))
         self.number += 1
         self.evaluate(state, evaluator, due(run, before, state.clock.env_steps), display)
         if time.monotonic() - self.saved_at > self.options.checkpoint_seconds:
             self.save(state)
         return state
 
-    def learn(self, state: RunState, plan: Round, display: Display) -> RunState:
+    def phase(self, env_steps: np.ndarray) -> tuple[Phase, np.ndarray]:
+        """What this round is, and which seeds take part: one phase ends for all seeds before the next begins."""
+        algorithm, steps = self.run.algorithm, self.run.steps
+        ends: dict[Phase, int] = {
+            "warm-up": min(getattr(algorithm, "warmup_steps", 0), steps),
+            "alone": min(algorithm.population_after, steps) if isinstance(algorithm, Evolutionary) else 0,
+        }
+        for phase, end in ends.items():
+            if (env_steps < end).any():
+                return phase, env_steps < end
+        return "training", env_steps < steps
+
+    def learn(self, state: RunState, plan: Round, phase: Phase, display: Display) -> RunState:
         """The round's updates, in compiled chunks. Raises Diverged at the first loss that is not a number."""
         together = self.options.seeds_together
         together = jax.default_backend() != "cpu" if together is None else together
@@ -162,7 +178,8 @@ class Session:
         env_steps, updates = np.asarray(state.clock.env_steps), self.updates(state)
         if display.phase != "training":
             display.update("compiling", env_steps, updates)
-        for begin in range(0, int(counts.max()), CHUNK):
+        chunk = CHUNKS[self.run.algorithm.learns_from]
+        for begin in range(0, int(counts.max()), chunk):
             agent, sums = learn(
                 self.run.algorithm,
                 self.run.spec,
@@ -172,15 +189,15 @@ class Session:
                 plan.learn_key,
                 plan.num_updates,
                 np.int32(begin),
-                CHUNK,
+                chunk,
                 together,
             )
-            due_now = np.clip(counts - begin, 0, CHUNK)
+            due_now = np.clip(counts - begin, 0, chunk)
             self.add(sums, due_now)
             updates += int(due_now.sum())
             display.update("training", env_steps, updates)
-        self.add_round(plan)
-        return finish_round(self.run.algorithm, state._replace(agent=agent), plan.num_updates, plan.active)
+        self.add_round(plan, phase)
+        return finish_round(self.run.algorithm, state._replace(agent=agent), plan.num_updates, plan.active, phase)
 
     def add(self, sums: Metrics, counts: np.ndarray) -> None:
         for name, values in jax.device_get(sums).items():
@@ -193,12 +210,12 @@ class Session:
                     )
                 self.means.add(seed, name, float(value), int(count))
 
-    def add_round(self, plan: Round) -> None:
+    def add_round(self, plan: Round, phase: Phase) -> None:
         """Metrics that a round has once: training returns, and what became of the injected team."""
         metrics, returns = jax.device_get((plan.metrics, plan.returns))
         for seed in np.flatnonzero(np.asarray(plan.active)).tolist():
             self.means.add(seed, "training_return", float(returns[seed, -1]), 1)
-            if returns.shape[1] > 1:
+            if returns.shape[1] > 1 and phase == "training":
                 self.means.add(seed, "best_training_return", float(returns[seed, :-1].max()), 1)
             for name, values in metrics.items():
                 if np.isfinite(values[seed]):

@@ -1,12 +1,12 @@
 """The training loop's own steps: what happens to every seed of a run, and to every team of its population, at once.
 
-A round: every team plays an episode; a population evolves by its returns; the agent learns, as many updates per seed as
-that seed's own teams took steps; the population takes in the team that learnt.
+A round: every team plays; a population evolves by its returns; the agent learns, as many updates per seed as that
+seed's own steps or episodes allow; the population takes in the team that learnt.
 """
 
 import functools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,11 +40,24 @@ class Run:
 
     @property
     def num_teams(self) -> int:
-        return self.algorithm.num_teams if isinstance(self.algorithm, Evolutionary) else 1
+        return num_teams(self.algorithm)
+
+    @property
+    def num_copies(self) -> int:
+        """Episodes that a seed's teams play side by side in a round."""
+        return self.num_teams * getattr(self.algorithm, "parallel_envs", 1)
 
     @property
     def spec(self) -> EnvSpec:
         return self.task.spec
+
+
+Phase = Literal["warm-up", "alone", "training"]
+"""random play without learning; the team that MARL trains without the others; all of it"""
+
+
+def num_teams(algorithm: Algorithm) -> int:
+    return algorithm.num_teams if isinstance(algorithm, Evolutionary) else 1
 
 
 class RunState(NamedTuple):
@@ -92,9 +105,23 @@ def begin_round(key: Keys) -> tuple[Keys, Keys, Keys, Keys]:
     return keys[:, 0], keys[:, 1], keys[:, 2], keys[:, 3]
 
 
-@functools.partial(jax.jit, static_argnames=("algorithm", "warmup"), donate_argnames="state")
+def updates_due(algorithm: Algorithm, replay: PyTree, mask: Bool[Array, "episodes time"]) -> Int[Array, ""]:
+    """The updates that one seed's steps of a round, or its episodes, allow."""
+    if algorithm.learns_from == "transitions":
+        due = mask.sum().astype(jnp.float32) * algorithm.updates_per_step  # type: ignore[attr-defined]
+    else:
+        due = mask[:, 0].sum().astype(jnp.float32) * algorithm.updates_per_episode  # type: ignore[attr-defined]
+    return jnp.where(algorithm.replay.ready(replay), jnp.round(due), 0.0).astype(jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnames=("algorithm", "spec", "phase"), donate_argnames="state")
 def absorb(
-    algorithm: Algorithm, state: RunState, episodes: Episode, active: Bool[Array, " seeds"], warmup: bool
+    algorithm: Algorithm,
+    spec: EnvSpec,
+    state: RunState,
+    episodes: Episode,
+    active: Bool[Array, " seeds"],
+    phase: Phase,
 ) -> tuple[RunState, Round]:
     """Stores a round's episodes, counts their steps and breeds the next generation.
 
@@ -103,14 +130,13 @@ def absorb(
     next_key, _, learn_key, evolve_key = begin_round(state.key)
 
     def one_seed(agent: PyTree, replay: PyTree, clock: Clock, episodes: Episode, active: Array, key: Key):
-        replay = algorithm.replay.add(replay, episodes)
-        steps = episodes.mask.sum().astype(jnp.int32)
-        clock = clock._replace(env_steps=clock.env_steps + steps)
-        returns = episodes.returns()
-        share = 0.0 if warmup else algorithm.updates_per_step
-        num_updates = jnp.round(steps.astype(jnp.float32) * share).astype(jnp.int32)
+        replay = algorithm.replay.add(replay, episodes, spec)
+        clock = clock._replace(env_steps=clock.env_steps + episodes.mask.sum().astype(jnp.int32))
+        # Of the episodes that a team played side by side, the mean.
+        returns = episodes.returns().reshape(num_teams(algorithm), -1).mean(axis=1)
+        num_updates = jnp.int32(0) if phase == "warm-up" else updates_due(algorithm, replay, episodes.mask)
         metrics: Metrics = {}
-        if isinstance(algorithm, Evolutionary) and not warmup:
+        if isinstance(algorithm, Evolutionary) and phase == "training":
             evolved, metrics = algorithm.evolve(agent, returns, clock, key)
             agent = tree_where(active, evolved, agent)
         return agent, replay, clock, num_updates, returns, metrics
@@ -167,11 +193,11 @@ def learn(
     return jax.vmap(one_seed)(*arguments) if together else jax.lax.map(lambda x: one_seed(*x), arguments)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def finish_round(algorithm: Algorithm, state: RunState, num_updates: Array, active: Array) -> RunState:
+@functools.partial(jax.jit, static_argnames=("algorithm", "phase"), donate_argnames="state")
+def finish_round(algorithm: Algorithm, state: RunState, num_updates: Array, active: Array, phase: Phase) -> RunState:
     """Counts the updates; the team that learnt joins the population."""
     agent = state.agent
-    if isinstance(algorithm, Evolutionary):
+    if isinstance(algorithm, Evolutionary) and phase == "training":
         inject = algorithm.inject
         agent = jax.vmap(lambda active, agent: tree_where(active, inject(agent), agent))(active, agent)
     clock = state.clock._replace(updates=state.clock.updates + num_updates)

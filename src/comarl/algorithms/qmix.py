@@ -1,0 +1,190 @@
+"""QMIX: monotonic value function factorisation (Rashid et al., ICML 2018), and VDN (Sunehag et al., AAMAS 2018).
+
+Every agent values its own actions from its own history; a mixer, whose weights are made from the state and are never
+negative, joins the values of the chosen actions. The best joint action is then every agent's own best action.
+
+    Q_i(tau_i, u_i)         recurrent utilities, shared by agents that see their number                          (Sec 4)
+    Q_tot = g_s(Q_1 .. Q_N),  dQ_tot / dQ_i >= 0                                                               (Eq 4, 5)
+    u*_t  = argmax_u Q_i(tau_i, u_i), each agent among what is available
+    V_t   = Q_tot'(s_t, u*_t)                  double Q-learning: chosen by the live network, valued by the target
+    y_t   = r_t + gamma ((1 - lambda) V_{t+1} + lambda y_{t+1})                                      (lambda 0 is Eq 6)
+    L     = mean over steps (Q_tot(s_t, u_t) - y_t)^2                                                            (Eq 6)
+
+VDN is the preset whose mixer is a sum; IQL has no mixer: every agent learns the team's reward for itself.
+
+The defaults are PyMARL's, the authors' code; `qmix-pymarl2` and its kin have the settings of PyMARL2 (Hu et al., 2021).
+Differences from the authors' code:
+1. An episode that was cut by time ends in its own value wherever it ends within a batch; theirs relies on the longest.
+2. Unavailable actions never win, whatever the values; theirs are set to -9999999.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from comarl.nn.mixers import Mixer, Sum, make_mixer
+from comarl.nn.mlp import Linear
+from comarl.nn.recurrent import Memory, RecurrentEncoder, agent_inputs, input_size, last_actions
+from comarl.ops.exploration import epsilon_greedy, greedy, linear
+from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, copy_every
+from comarl.ops.returns import lambda_returns, masked_mean
+from comarl.training.replay import EpisodeRing
+from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
+from comarl.usage import check_range
+
+
+class Utilities(eqx.Module):
+    """Q_i(tau_i, .): what each agent makes of its history, for each of its actions."""
+
+    encoder: RecurrentEncoder
+    head: Linear
+    spec: EnvSpec = eqx.field(static=True)
+
+    def __init__(self, spec: EnvSpec, hidden: int, *, key: Key):
+        encoder_key, head_key = jax.random.split(key)
+        self.encoder = RecurrentEncoder(input_size(spec), hidden, key=encoder_key)
+        self.head = Linear(hidden, spec.action_size, key=head_key)
+        self.spec = spec
+
+    def step(
+        self, memory: Memory, obs: Float[Array, "agents obs"]
+    ) -> tuple[Float[Array, "agents hidden"], Float[Array, "agents actions"]]:
+        hidden = self.encoder(memory.hidden, agent_inputs(self.spec, obs, memory.last_action))
+        return hidden, self.head(hidden)
+
+    def unroll(self, episode: Episode) -> Float[Array, "time+1 agents actions"]:
+        inputs = agent_inputs(self.spec, episode.timesteps.obs, last_actions(episode.action))
+        return self.head(self.encoder.unroll(inputs))
+
+
+class Network(eqx.Module):
+    """All that learns."""
+
+    utilities: Utilities
+    mixer: Mixer | Sum | None  # None: each agent for itself
+
+
+class State(eqx.Module):
+    """What changes while QMIX learns."""
+
+    learner: Learner[Network]
+    target: Network
+
+
+@dataclass(frozen=True)
+class Qmix:
+    """Hyperparameters of QMIX. The defaults are PyMARL's."""
+
+    learns_from: ClassVar = "episodes"
+    actions: ClassVar = frozenset({"discrete"})
+
+    mixing: Literal["monotonic", "any", "sum", "none"] = "monotonic"
+    """how utilities are joined: QMIX's mixer, the same without its sign constraint, VDN's sum, or not at all (IQL)"""
+    hidden: int = 64
+    """units of the recurrent layer"""
+    mixer_width: int = 32
+    """units of the mixer's hidden layer"""
+    hypernet: int = 64
+    """units of the hidden layer that makes the mixer's weights; 0 makes them linear in the state"""
+    gamma: float = 0.99
+    """discount"""
+    trace: float = 0.0
+    """lambda of the TD(lambda) target; 0 looks one step ahead"""
+    double: bool = True
+    """choose the target's action by the live network, value it by the target network; off, the target does both"""
+    epsilon: tuple[float, float] = (1.0, 0.05)
+    """chance of a random action, at first and in the end"""
+    epsilon_steps: int = 50_000
+    """environment steps from the first to the last epsilon"""
+    target_period: int = 200
+    """updates between copies of the network to the target"""
+    optimiser: Optimiser = RmsProp(5e-4)
+    """optimiser of utilities and mixer together"""
+    replay: EpisodeRing = EpisodeRing(5_000, 32)
+    """episodes kept and drawn"""
+    parallel_envs: int = 1
+    """episodes played side by side in a round"""
+    updates_per_episode: float = 1.0
+    """gradient steps per episode played"""
+
+    def __post_init__(self):
+        check_range(self, 1, None, "hidden", "mixer_width", "target_period", "parallel_envs")
+        check_range(self, 0, 1, "gamma", "trace")
+        check_range(self, 0, None, "hypernet", "epsilon_steps", "updates_per_episode")
+
+    def init(self, spec: EnvSpec, key: Key) -> State:
+        utilities_key, mixer_key = jax.random.split(key)
+        mixer = None
+        if self.mixing != "none":
+            size = dict(width=self.mixer_width, hypernet=self.hypernet)
+            mixer = make_mixer(self.mixing, spec.num_agents, spec.state_size, **size, key=mixer_key)
+        network = Network(Utilities(spec, self.hidden, key=utilities_key), mixer)
+        return State(Learner.create(network, self.optimiser), network)
+
+    def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        return Memory.empty(timestep.obs.shape[0], self.hidden)
+
+    def act(
+        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+    ) -> tuple[Memory, Int[Array, " agents"]]:
+        del team
+        hidden, utilities = state.learner.value.utilities.step(memory, timestep.obs)
+        if explore:
+            epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
+            action = epsilon_greedy(utilities, timestep.available, epsilon, key)
+        else:
+            action = greedy(utilities, timestep.available)
+        return Memory(hidden, action), action
+
+    def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
+        def loss(network: Network) -> tuple[Float[Array, ""], Metrics]:
+            q, target = jax.vmap(lambda episode: self.values(network, state.target, episode))(batch)
+            mask = jnp.broadcast_to(batch.mask.reshape(*batch.mask.shape, *[1] * (q.ndim - 2)), q.shape)
+            error = masked_mean(jnp.square(q - jax.lax.stop_gradient(target)), mask)
+            return error, {"loss": error, "value": masked_mean(q, mask), "target_value": masked_mean(target, mask)}
+
+        gradient, metrics = jax.grad(loss, has_aux=True)(state.learner.value)
+        learner = state.learner.apply(gradient)
+        return State(learner, copy_every(self.target_period, clock.updates, state.target, learner.value)), metrics
+
+    def values(
+        self, network: Network, target: Network, episode: Episode
+    ) -> tuple[Float[Array, "time *agents"], Float[Array, "time *agents"]]:
+        """Q_tot of the actions of one episode, and their targets y; for IQL both of every agent."""
+        utilities, later = network.utilities.unroll(episode), target.utilities.unroll(episode)
+        best = greedy(utilities if self.double else later, episode.timesteps.available)
+        chosen = pick(utilities[:-1], episode.action)
+        q = self.mix(network, chosen, episode.timesteps.state[:-1])
+        next_value = self.mix(target, pick(later, best)[1:], episode.timesteps.state[1:])
+        discount = self.gamma * jnp.where(episode.terminated, 0.0, 1.0)
+        returns = lambda v: lambda_returns(episode.reward, discount, v, episode.mask, self.trace)
+        return q, returns(next_value) if q.ndim == 1 else jax.vmap(returns, 1, 1)(next_value)
+
+    def mix(
+        self, network: Network, utilities: Float[Array, "time agents"], state: Float[Array, "time state"]
+    ) -> Float[Array, "time *agents"]:
+        return utilities if network.mixer is None else network.mixer(utilities, state)
+
+
+def pick(values: Float[Array, "*batch actions"], action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """The value of each agent's action."""
+    return jnp.take_along_axis(values, action[..., None], axis=-1)[..., 0]
+
+
+VDN = Qmix(mixing="sum")
+IQL = Qmix(mixing="none")
+PYMARL2 = dict(
+    optimiser=Adam(1e-3),
+    trace=0.6,
+    epsilon_steps=100_000,
+    target_period=25,
+    replay=EpisodeRing(5_000, 128),
+    parallel_envs=8,
+    updates_per_episode=0.125,
+)
+QMIX_PYMARL2 = Qmix(**PYMARL2)  # type: ignore[arg-type]
+VDN_PYMARL2 = Qmix(mixing="sum", **PYMARL2)  # type: ignore[arg-type]

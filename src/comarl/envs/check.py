@@ -1,0 +1,261 @@
+"""The contract of a task, as a check that users run on their own: `python -m comarl.envs.check smax/3m`.
+
+It plays episodes of random actions twice over, and raises `ContractViolation` for the first thing that is wrong. Shapes
+and types are looked at before anything is compiled.
+"""
+
+import argparse
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from comarl.envs import find_task
+from comarl.types import Environment, EnvSpec, HostEnvironment, HostTimestep, Key, Task
+from comarl.usage import UnknownName
+
+FEWEST_EPISODES = 8
+
+
+class ContractViolation(ValueError):
+    """A task breaks the contract: the message names the field, what was found, and what would be right."""
+
+
+class Report(NamedTuple):
+    """What random actions came to."""
+
+    episodes: int
+    mean_length: float
+    mean_return: float
+
+
+class Played(NamedTuple):
+    """Episodes of random actions, as NumPy arrays [episodes, time, ...]; the timesteps have one more time."""
+
+    timesteps: Any  # Timestep or HostTimestep
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    metrics: dict[str, Any]  # [episodes], at the end
+
+    @property
+    def alive(self) -> np.ndarray:
+        """Whether the episode was still on before each step."""
+        over = np.cumsum(self.terminated | self.truncated, axis=1) > 0
+        return np.concatenate([np.ones_like(over[:, :1]), ~over[:, :-1]], axis=1)
+
+
+def check(env: Any, steps: int = 1000, seed: int = 0) -> Report:
+    """Plays about `steps` steps of random actions of an `Environment` or a `Task`; what they came to.
+
+    Raises ContractViolation.
+    """
+    require(
+        isinstance(env, Environment | Task),
+        f"{type(env).__name__} is no task: an Environment has spec, reset, step and metrics, a Task has spec and make",
+    )
+    episodes = max(FEWEST_EPISODES, -(-steps // env.spec.horizon))
+    require(is_hashable(env), f"{type(env).__name__} cannot be hashed; make it a frozen dataclass of hashable fields")
+    if isinstance(env, Environment):
+        check_signature(env)
+        play_all = lambda: play(env, episodes, seed)
+    else:
+        play_all = lambda: play_host(env, episodes, seed)
+    played = play_all()
+    check_values(env.spec, played)
+    check_ends(env.spec, played)
+    check_equal(played, play_all())
+    returns = np.where(played.alive, played.reward, 0.0).sum(1)
+    return Report(episodes, float(played.alive.sum(1).mean()), float(returns.mean()))
+
+
+def require(holds: Any, violation: str) -> None:
+    if not holds:
+        raise ContractViolation(violation)
+
+
+def is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def check_signature(env: Environment) -> None:
+    """Shapes and types of all that a jittable task returns, found without running it."""
+    spec, key = env.spec, jax.random.key(0)
+    env_state, first = jax.eval_shape(env.reset, key)
+    check_timestep(spec, first, "reset")
+    action = jax.eval_shape(lambda: random_action(spec, None, key))
+    after_state, after, reward, terminated, truncated = jax.eval_shape(env.step, env_state, action, key)
+    check_timestep(spec, after, "step")
+    check_array("the reward of step", reward, (), "float32", "a scalar: the team shares it")
+    check_array("terminated of step", terminated, (), "bool", "a scalar")
+    check_array("truncated of step", truncated, (), "bool", "a scalar")
+    types = lambda tree: str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree))
+    before, now = types(env_state), types(after_state)
+    require(before == now, f"env_state is {now} after step; it must be as after reset, {before}")
+    for name, value in jax.eval_shape(env.metrics, env_state).items():
+        check_array(f"{name!r} of metrics", value, (), "float32", "a scalar")
+
+
+def check_timestep(spec: EnvSpec, timestep: Any, where: str, lead: tuple[int, ...] = ()) -> None:
+    """Shapes and types of what a team sees. `lead` are axes in front of those that the spec knows."""
+    obs, actions = (*lead, spec.num_agents, spec.obs_size), (*lead, spec.num_agents, spec.action_size)
+    check_array(f"obs of {where}", timestep.obs, obs, "float32", "[num_agents, obs_size] of spec")
+    check_array(f"state of {where}", timestep.state, (*lead, spec.state_size), "float32", "[state_size] of spec")
+    if spec.discrete:
+        require(timestep.available is not None, f"available of {where} is None; discrete actions need a mask")
+        check_array(f"available of {where}", timestep.available, actions, "bool", "[num_agents, action_size] of spec")
+    else:
+        require(timestep.available is None, f"available of {where} is a mask; for continuous actions it must be None")
+
+
+def check_array(name: str, found: Any, shape: tuple[int, ...], dtype: str, meaning: str) -> None:
+    found = found if hasattr(found, "dtype") else np.asarray(found)
+    require(found.shape == shape, f"{name} has shape {list(found.shape)}; it must have {list(shape)}, {meaning}")
+    require(found.dtype == dtype, f"{name} is of {found.dtype}; it must be of {dtype}")
+
+
+def random_action(spec: EnvSpec, available: Any, key: Key) -> jax.Array:
+    """One team's: uniform over [-1, 1], or over the available actions."""
+    shape = (spec.num_agents, spec.action_size)
+    if spec.discrete:
+        logits = jnp.zeros(shape) if available is None else jnp.where(available, 0.0, -jnp.inf)
+        return jax.random.categorical(key, logits).astype(jnp.int32)
+    return jnp.asarray(spec.action_mask) * jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+
+
+def play(env: Environment, episodes: int, seed: int) -> Played:
+    """Episodes of a jittable task, compiled anew at every call: randomness at compile time then shows, too."""
+
+    def one_step(carry: tuple, key: Key) -> tuple[tuple, tuple]:
+        env_state, timestep, end, over = carry
+        action_key, step_key = jax.random.split(key)
+        action = random_action(env.spec, timestep.available, action_key)
+        env_state, after, reward, terminated, truncated = env.step(env_state, action, step_key)
+        end = jax.tree.map(lambda old, new: jnp.where(over, old, new), end, env.metrics(env_state))
+        return (env_state, after, end, over | terminated | truncated), (after, reward, terminated, truncated)
+
+    def episode(key: Key) -> Played:
+        reset_key, steps_key = jax.random.split(key)
+        env_state, first = env.reset(reset_key)
+        start = (env_state, first, env.metrics(env_state), jnp.bool_(False))
+        (*_, end, _), (after, *rest) = jax.lax.scan(one_step, start, jax.random.split(steps_key, env.spec.horizon))
+        timesteps = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), first, after)
+        return Played(timesteps, *rest, metrics=end)
+
+    keys = jax.random.split(jax.random.key(seed), episodes)
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(episode))(keys))
+
+
+def play_host(task: Task, episodes: int, seed: int) -> Played:
+    """Episodes of a task outside JAX, one in each copy; one more copy is left out, and must ignore its actions."""
+    spec, env = task.spec, task.make(episodes + 1)
+    require(isinstance(env, HostEnvironment), "make must give copies with spec, num_copies, reset, step and close")
+    act = jax.jit(jax.vmap(lambda available, key: random_action(spec, available, key)))
+    keys = jax.random.split(jax.random.key(seed), (spec.horizon, env.num_copies))
+    over = np.arange(env.num_copies) == episodes
+    timesteps, steps = [env.reset(seed + np.arange(env.num_copies), ~over)], []
+    check_timestep(spec, timesteps[0], "reset", over.shape)
+    for key in keys:
+        timestep, *results = env.step(np.asarray(act(timesteps[-1].available, key)))
+        check_timestep(spec, timestep, "step", over.shape)
+        for name, result in zip(("reward", "terminated", "truncated"), results, strict=True):
+            dtype = "float32" if name == "reward" else "bool"
+            check_array(f"{name} of step", result, over.shape, dtype, "one for each copy")
+            idle = result[over]
+            require(not idle.any(), f"{name} of step is {idle.max()} in a copy that is not playing; it must be 0 there")
+        timesteps.append(timestep)
+        steps.append(results)
+        over = over | results[1] | results[2]
+        if over.all():
+            break
+    env.close()
+    stack: Any = lambda *xs: None if xs[0] is None else np.stack(xs, axis=1)[:episodes]
+    return Played(HostTimestep(*map(stack, *timesteps)), *map(stack, *steps), metrics={})
+
+
+def check_equal(played: Played, again: Played) -> None:
+    """Bit for bit, also after the end, where a task may give NaN."""
+    bits = lambda tree: [x.tobytes() for x in jax.tree.leaves(tree)]
+    start, start_again = (jax.tree.map(lambda x: x[:, 0], both.timesteps) for both in (played, again))
+    require(
+        bits(start) == bits(start_again),
+        "reset gives two different starts for one key (or seed); its randomness must come from that alone",
+    )
+    require(
+        bits(played) == bits(again),
+        "step gives two different results for one env_state, action and key (or seed); "
+        "its randomness must come from that alone",
+    )
+
+
+def check_values(spec: EnvSpec, played: Played) -> None:
+    """The numbers of all steps that took place."""
+    seen = np.concatenate([np.ones_like(played.alive[:, :1]), played.alive], axis=1)
+    obs, state = played.timesteps.obs[seen], played.timesteps.state[seen]
+    numbers = {"obs": obs, "state": state, "reward": played.reward[played.alive]}
+    for name, values in {**numbers, **{f"{name!r} of metrics": x for name, x in played.metrics.items()}}.items():
+        require(np.isfinite(values).all(), f"{name} has NaN or infinite entries; all must be finite")
+    low, high = spec.obs_range or (-np.inf, np.inf)
+    for name in ("obs", "state"):
+        least, most = numbers[name].min(), numbers[name].max()
+        require(low <= least and most <= high, f"{name} is in [{least}, {most}]; obs_range of spec is [{low}, {high}]")
+    for agent, size in enumerate(spec.obs_sizes or ()):
+        padded = not obs[:, agent, size:].any()
+        require(padded, f"obs of agent {agent} is not 0 after its first {size} entries, its size in obs_sizes of spec")
+    if spec.obs_from_state is not None:
+        same = np.array_equal(obs, np.asarray(spec.observe(jnp.asarray(state))))
+        require(same, "obs is not spec.observe(state); correct obs_from_state of spec, or leave it None")
+    if played.timesteps.available is not None:
+        stuck = ~played.timesteps.available[seen].any(-1)
+        agent = stuck.any(0).argmax()
+        require(not stuck.any(), f"available is all false for agent {agent}; one action at least must always be true")
+
+
+def check_ends(spec: EnvSpec, played: Played) -> None:
+    """Episodes are cut after exactly `horizon` steps, unless the task ends them."""
+    terminated, truncated = played.terminated & played.alive, played.truncated & played.alive
+    both = terminated & truncated
+    require(not both.any(), f"terminated and truncated are both true at step {first_step(both)}; one at most may be")
+    early = truncated[:, : spec.horizon - 1]
+    require(
+        not early.any(),
+        f"truncated is true at step {first_step(early)}; time runs out at step {spec.horizon}, the horizon of spec",
+    )
+    ended = (terminated | truncated).any(1)
+    require(
+        ended.all(),
+        f"truncated is false at step {spec.horizon}, the horizon of spec; it must be true unless terminated is",
+    )
+
+
+def first_step(flags: np.ndarray) -> int:
+    """The first step, counted from 1, at which a flag [episodes, time] is true; 0 if none is."""
+    return int(flags.any(0).argmax()) + 1 if flags.any() else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m comarl.envs.check", description="Checks the contract of a task.")
+    parser.add_argument("task", help="its name, such as matrix/qtran")
+    parser.add_argument("--steps", type=int, default=1000, help="about so many steps are played")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    try:
+        report = check(find_task(options.task), options.steps, options.seed)
+    except (ContractViolation, UnknownName) as error:
+        print(f"{options.task}: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"{options.task} keeps the contract: {report.episodes} episodes of random actions, "
+        f"mean length {report.mean_length:.1f}, mean return {report.mean_return:.4g}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

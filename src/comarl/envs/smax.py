@@ -1,0 +1,197 @@
+"""SMAX: battles like StarCraft's, in JAX (Rutherford et al., JaxMARL, NeurIPS 2024), after the maps of SMAC.
+
+An agent is a unit. The enemies follow JaxMARL's script: they shoot the closest in range, else walk towards one in sight,
+else across the map. Physics, observations, states and rewards are those of JaxMARL's `HeuristicEnemySMAX`, bit for bit.
+
+- Actions: 0 to 3 move up, right, down, left; 4 stops; 5 + j shoots enemy j. The dead can only stop. Walls kill.
+- Reward, one for the team: the share of the enemies' health that is lost, summed over them and divided by their number,
+  and 1 for the win. The most that an episode can return is 2.
+- The end: a side without units terminates; both at once is a draw, which is not won. Time that runs out truncates after
+  exactly `horizon` steps, and is not won either. (JaxMARL plays a step more, and counts it as an end like others.)
+- Time limits are those of SMAC and SMACv2, map by map; JaxMARL has 100 for all.
+- Observations are in [-1, 1], but for own positions, which neighbours may push past a wall until the next step. The
+  state is in JaxMARL's own units: positions up to 32, a cooldown that falls by 0.5 a step without end, types 0 to 5. So
+  `EnvSpec.obs_range` is None.
+
+Win rates are not comparable with SMAC's: there is no terrain, no shield and no healing, and the script is another one.
+"""
+
+import contextlib
+import functools
+import io
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from comarl.types import EnvSpec, Key, Timestep
+from comarl.usage import UnknownName, check_range, unknown
+
+UNITS = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")
+"""the types that SMAX has, in the order of its numbers"""
+
+Army = dict[str, int]
+
+
+class Map(NamedTuple):
+    """A battle, and the steps after which SMAC cuts it."""
+
+    limit: int
+    allies: Army
+    enemies: Army
+
+
+MAPS = {
+    "2m_vs_1z": Map(150, {"marine": 2}, {"zealot": 1}),
+    "3m": Map(60, {"marine": 3}, {"marine": 3}),
+    "8m": Map(120, {"marine": 8}, {"marine": 8}),
+    "25m": Map(150, {"marine": 25}, {"marine": 25}),
+    "5m_vs_6m": Map(70, {"marine": 5}, {"marine": 6}),
+    "8m_vs_9m": Map(120, {"marine": 8}, {"marine": 9}),
+    "10m_vs_11m": Map(150, {"marine": 10}, {"marine": 11}),
+    "27m_vs_30m": Map(180, {"marine": 27}, {"marine": 30}),
+    "2s3z": Map(120, {"stalker": 2, "zealot": 3}, {"stalker": 2, "zealot": 3}),
+    "3s5z": Map(150, {"stalker": 3, "zealot": 5}, {"stalker": 3, "zealot": 5}),
+    "3s5z_vs_3s6z": Map(170, {"stalker": 3, "zealot": 5}, {"stalker": 3, "zealot": 6}),
+    "3s_vs_3z": Map(150, {"stalker": 3}, {"zealot": 3}),
+    "3s_vs_4z": Map(200, {"stalker": 3}, {"zealot": 4}),
+    "3s_vs_5z": Map(250, {"stalker": 3}, {"zealot": 5}),
+    "6h_vs_8z": Map(150, {"hydralisk": 6}, {"zealot": 8}),
+    "corridor": Map(400, {"zealot": 6}, {"zergling": 24}),
+    "smacv2_5_units": Map(200, {"random unit": 5}, {"random unit": 5}),
+    "smacv2_10_units": Map(200, {"random unit": 10}, {"random unit": 10}),
+    "smacv2_20_units": Map(200, {"random unit": 20}, {"random unit": 20}),
+}
+"""limits from `smac_maps.py` of oxwhirl/smac and oxwhirl/smacv2; random units also start at random places"""
+
+MISSING = {
+    "MMM": "medivac",
+    "MMM2": "medivac",
+    "1c3s5z": "colossus",
+    "2c_vs_64zg": "colossus",
+    "bane_vs_bane": "baneling",
+    "so_many_baneling": "baneling",
+    "2s_vs_1sc": "spine crawler",
+}
+"""the maps of SMAC that SMAX cannot play -> the unit that it lacks"""
+
+
+def summary(map_name: str) -> str:
+    """The map in a line, such as "3 stalkers against 5 zealots"."""
+    count = lambda army: " and ".join(f"{number} {unit}{'s' * (number > 1)}" for unit, number in army.items())
+    return f"{count(MAPS[map_name].allies)} against {count(MAPS[map_name].enemies)}"
+
+
+TASKS = {name: summary(name) for name in MAPS}
+"""name -> what the battle is, in a line"""
+
+
+Step = tuple[PyTree, Timestep, Float[Array, ""], Bool[Array, ""], Bool[Array, ""]]
+
+
+@dataclass(frozen=True)
+class Smax:
+    """One battle, by its map."""
+
+    map_name: str = "3m"
+    """which map of SMAC, or smacv2_<5, 10 or 20>_units"""
+    max_steps: int | None = None
+    """steps after which an episode is cut, by default the map's limit in SMAC"""
+
+    def __post_init__(self):
+        if self.map_name in MISSING:
+            raise UnknownName(
+                f"map {self.map_name!r} needs a unit that SMAX does not have, the {MISSING[self.map_name]}; "
+                "it will be possible only with a StarCraft-like task of comarl's own"
+            )
+        if self.map_name not in MAPS:
+            raise unknown("map", self.map_name, MAPS, f"The maps are {', '.join(MAPS)}.")
+        if self.max_steps is not None:
+            check_range(self, 1, None, "max_steps")
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Sizes as JaxMARL has them. This is what imports JaxMARL, if nothing has yet."""
+        game = _game(self)
+        return EnvSpec(
+            num_agents=game.num_allies,
+            obs_size=game.obs_size,
+            state_size=game.state_size,
+            action_size=game.num_ally_actions,
+            discrete=True,
+            horizon=game.max_steps,
+        )
+
+    def reset(self, key: Key) -> tuple[PyTree, Timestep]:
+        with jax.numpy_dtype_promotion("standard"):  # JaxMARL relies on it
+            obs, env_state = _game(self).reset(key)
+            # Some of its types are weak here and firm after a step, for which all around it would be traced twice.
+            env_state = jax.tree.map(lambda x: x.astype(x.dtype), env_state)
+            return env_state, self.look(env_state, obs)
+
+    def step(self, env_state: PyTree, action: Int[Array, " agents"], key: Key) -> Step:
+        """An order that is not available changes nothing but what others see of it."""
+        game = _game(self)
+        with jax.numpy_dtype_promotion("standard"):
+            obs, after, reward, _, _ = game.step_env(key, env_state, dict(zip(game.agents, action, strict=True)))
+            timestep = self.look(after, obs)
+        allies, enemies = self.survivors(after)
+        terminated = ~allies | ~enemies
+        truncated = (after.state.step >= game.max_steps) & ~terminated
+        return after, timestep, reward[game.agents[0]], terminated, truncated
+
+    def metrics(self, env_state: PyTree) -> dict[str, Float[Array, ""]]:
+        """`won`: 1 if every enemy is dead and an ally lives. A draw and a battle cut by time are 0."""
+        allies, enemies = self.survivors(env_state)
+        return {"won": (allies & ~enemies).astype(jnp.float32)}
+
+    def survivors(self, env_state: PyTree) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
+        """Whether an ally is alive, and whether an enemy is."""
+        alive, allies = env_state.state.unit_alive, _game(self).num_allies
+        return alive[:allies].any(), alive[allies:].any()
+
+    def look(self, env_state: PyTree, obs: dict[str, Array]) -> Timestep:
+        """What JaxMARL gives agent by agent, as arrays."""
+        game = _game(self)
+        stack = lambda by_agent: jnp.stack([by_agent[agent] for agent in game.agents])
+        return Timestep(stack(obs), obs["world_state"], stack(game.get_avail_actions(env_state)) != 0)
+
+
+@functools.cache
+def _game(task: Smax) -> Any:
+    """JaxMARL's environment: made once, and never inside a trace, whose tracers it would keep."""
+    battle = MAPS[task.map_name]
+    types, random = [], False
+    for army in (battle.allies, battle.enemies):
+        for unit, count in army.items():
+            random |= unit not in UNITS
+            types += [0 if random else UNITS.index(unit)] * count
+    with jax.ensure_compile_time_eval():
+        smax = _import_smax()
+        allies, enemies = sum(battle.allies.values()), sum(battle.enemies.values())
+        scenario = smax.Scenario(jnp.array(types, jnp.uint8), allies, enemies, random, random)
+        return smax.HeuristicEnemySMAX(scenario=scenario, max_steps=task.max_steps or battle.limit)
+
+
+def _import_smax() -> Any:
+    try:
+        with silence():
+            from jaxmarl.environments import smax
+    except ImportError as error:
+        raise ImportError('SMAX is an extra: pip install "comarl[smax]"') from error
+    return smax
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Nothing is printed, not even by JaxMARL's import, which undoes redirections: it puts `sys.__stdout__` back."""
+    streams = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
+    sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = io.StringIO()
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__ = streams

@@ -1,0 +1,54 @@
+"""How discrete teams choose: greedily, by chance, or by a policy, and always among what is available."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from comarl.types import Key
+
+NEVER = -1e10  # the logit of an action that is not available: finite, so that gradients stay numbers
+
+
+def linear(start: float, end: float, steps: int, now: Int[Array, ""]) -> Float[Array, ""]:
+    """From `start` to `end` over the first `steps` environment steps, then `end`."""
+    progress = jnp.minimum(now.astype(jnp.float32) / max(steps, 1), 1.0)
+    return start + (end - start) * progress
+
+
+def only_available(
+    scores: Float[Array, "*batch actions"], available: Bool[Array, "*batch actions"] | None
+) -> Float[Array, "*batch actions"]:
+    """Scores or logits in which nothing that is not available can win, or have a chance."""
+    return scores if available is None else jnp.where(available, scores, NEVER)
+
+
+def greedy(
+    scores: Float[Array, "*batch actions"], available: Bool[Array, "*batch actions"] | None
+) -> Int[Array, "*batch"]:
+    """The best available action; the first of equals."""
+    return jnp.argmax(only_available(scores, available), axis=-1).astype(jnp.int32)
+
+
+def epsilon_greedy(
+    scores: Float[Array, "agents actions"],
+    available: Bool[Array, "agents actions"] | None,
+    epsilon: Float[Array, ""],
+    key: Key,
+) -> Int[Array, " agents"]:
+    """Each agent on its own: with probability `epsilon` any available action, else the best."""
+    coin_key, any_key = jax.random.split(key)
+    anything = jax.random.categorical(any_key, only_available(jnp.zeros_like(scores), available))
+    coin = jax.random.bernoulli(coin_key, epsilon, anything.shape)
+    return jnp.where(coin, anything.astype(jnp.int32), greedy(scores, available))
+
+
+def epsilon_softmax(
+    logits: Float[Array, "agents actions"],
+    available: Bool[Array, "agents actions"] | None,
+    epsilon: Float[Array, ""] | float,
+    key: Key,
+) -> Int[Array, " agents"]:
+    """Drawn from (1 - epsilon) softmax(logits) + epsilon (uniform over the available actions)."""
+    policy = jax.nn.softmax(only_available(logits, available))
+    anything = jax.nn.softmax(only_available(jnp.zeros_like(logits), available))
+    return jax.random.categorical(key, jnp.log((1.0 - epsilon) * policy + epsilon * anything)).astype(jnp.int32)
