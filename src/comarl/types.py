@@ -41,7 +41,7 @@ class EnvSpec:
     obs_from_state: tuple[tuple[int, ...], ...] | None = None
     """the state's indices that each agent sees, where that is how it observes: replay then keeps the state alone"""
     obs_range: tuple[float, float] | None = None
-    """bounds of every entry of observations and state, where the task knows them: replay may then keep 8 bits of each"""
+    """bounds of every entry of observations and state, where known: replay may then keep 8 bits of each"""
 
     @property
     def action_mask(self) -> Float[np.ndarray, "agents action"]:

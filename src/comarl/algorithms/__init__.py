@@ -3,8 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from comarl.algorithms.facmac import FACMAC_NONMONOTONIC, Facmac, FacmacContinuous
 from comarl.algorithms.matd3 import MADDPG, Matd3
 from comarl.algorithms.qmix import IQL, QMIX_PYMARL2, VDN, VDN_PYMARL2, Qmix
+from comarl.algorithms.race_facmac import RaceFacmac
 from comarl.algorithms.race_matd3 import RaceMatd3
 from comarl.usage import unknown
 
@@ -21,6 +23,10 @@ ALGORITHMS = {
     "matd3": Entry(Matd3(), "twin delayed policy gradients with one critic for the team (Ackermann et al., 2019)"),
     "maddpg": Entry(MADDPG, "MATD3 with one Q-function, no delay and no smoothing (Lowe et al., NeurIPS 2017)"),
     "race-matd3": Entry(RaceMatd3(), "evolving teams and a learning team share their encoders (Li et al., ICML 2023)"),
+    "facmac": Entry(Facmac(), "actors climb a factored critic of the team, all at once (Peng et al., NeurIPS 2021)"),
+    "facmac-nonmonotonic": Entry(FACMAC_NONMONOTONIC, "FACMAC whose mixer may weigh a utility negatively"),
+    "facmac-continuous": Entry(FacmacContinuous(), "FACMAC for continuous actions"),
+    "race-facmac": Entry(RaceFacmac(), "RACE on FACMAC: recurrent teams with discrete actions (Li et al., ICML 2023)"),
     "qmix": Entry(Qmix(), "utilities joined by a monotonic mixer (Rashid et al., ICML 2018)"),
     "qmix-pymarl2": Entry(QMIX_PYMARL2, "QMIX with the settings of PyMARL2 (Hu et al., 2021)"),
     "vdn": Entry(VDN, "QMIX whose mixer is a sum (Sunehag et al., AAMAS 2018)"),
@@ -39,9 +45,12 @@ _RACE_MATD3 = {
     "Humanoid-9|8": (0.7, 0.01),
     "HumanoidStandup-9|8": (1.0, 0.001),
 }
+# RACE, Table 4 (and, for 3s_vs_3z, the command of its released code): StarCraft maps that SMAX has, too.
+_RACE_FACMAC = {"2s3z": (0.05, 0.001), "3s5z": (0.005, 0.001), "3s_vs_3z": (0.005, 0.001)}
 TUNED: dict[tuple[str, str], dict[str, Any]] = {
-    ("race-matd3", f"mamujoco/{task}"): {"mutated_fraction": alpha, "beta": beta}
-    for task, (alpha, beta) in _RACE_MATD3.items()
+    (algorithm, f"{family}/{task}"): {"mutated_fraction": alpha, "beta": beta}
+    for algorithm, family, table in (("race-matd3", "mamujoco", _RACE_MATD3), ("race-facmac", "smax", _RACE_FACMAC))
+    for task, (alpha, beta) in table.items()
 }
 """(algorithm, task) -> the fields that its paper set for that task"""
 

@@ -27,8 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from comarl.nn.mixers import Mixer, Sum, make_mixer
-from comarl.nn.mlp import Linear
-from comarl.nn.recurrent import Memory, RecurrentEncoder, agent_inputs, input_size, last_actions
+from comarl.nn.recurrent import Memory, RecurrentNet
 from comarl.ops.exploration import epsilon_greedy, greedy, linear
 from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import lambda_returns, masked_mean
@@ -37,34 +36,10 @@ from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
 from comarl.usage import check_range
 
 
-class Utilities(eqx.Module):
-    """Q_i(tau_i, .): what each agent makes of its history, for each of its actions."""
-
-    encoder: RecurrentEncoder
-    head: Linear
-    spec: EnvSpec = eqx.field(static=True)
-
-    def __init__(self, spec: EnvSpec, hidden: int, *, key: Key):
-        encoder_key, head_key = jax.random.split(key)
-        self.encoder = RecurrentEncoder(input_size(spec), hidden, key=encoder_key)
-        self.head = Linear(hidden, spec.action_size, key=head_key)
-        self.spec = spec
-
-    def step(
-        self, memory: Memory, obs: Float[Array, "agents obs"]
-    ) -> tuple[Float[Array, "agents hidden"], Float[Array, "agents actions"]]:
-        hidden = self.encoder(memory.hidden, agent_inputs(self.spec, obs, memory.last_action))
-        return hidden, self.head(hidden)
-
-    def unroll(self, episode: Episode) -> Float[Array, "time+1 agents actions"]:
-        inputs = agent_inputs(self.spec, episode.timesteps.obs, last_actions(episode.action))
-        return self.head(self.encoder.unroll(inputs))
-
-
 class Network(eqx.Module):
     """All that learns."""
 
-    utilities: Utilities
+    utilities: RecurrentNet  # Q_i(tau_i, .), shared by agents
     mixer: Mixer | Sum | None  # None: each agent for itself
 
 
@@ -122,7 +97,7 @@ class Qmix:
         if self.mixing != "none":
             size = dict(width=self.mixer_width, hypernet=self.hypernet)
             mixer = make_mixer(self.mixing, spec.num_agents, spec.state_size, **size, key=mixer_key)
-        network = Network(Utilities(spec, self.hidden, key=utilities_key), mixer)
+        network = Network(RecurrentNet(spec, self.hidden, key=utilities_key), mixer)
         return State(Learner.create(network, self.optimiser), network)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:

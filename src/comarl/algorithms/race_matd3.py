@@ -42,32 +42,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from comarl.nn.critics import Critic, TeamCritic
+from comarl.nn.mine import Mine
 from comarl.nn.mlp import MLP, Linear, Torso, leaky_relu
 from comarl.nn.policies import choose, encode, explore_with_noise, make_encoders, make_heads, smooth_target
 from comarl.ops import evolution
+from comarl.ops.evolution import Crossover, Mutation
 from comarl.ops.information import jensen_shannon_gap, value_weights
 from comarl.ops.learner import Adam, Learner, polyak
 from comarl.training.replay import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
 from comarl.usage import check_range
-
-
-class Mine(eqx.Module):
-    """T_omega(s, z): how well a state and a representation fit, as a dot product (RACE, App. A.1)."""
-
-    state_branch: Torso
-    z_branch: Torso
-
-    def __init__(self, state_size: int, features: int, width: int, *, key: Key):
-        state_key, z_key = jax.random.split(key)
-        self.state_branch = Torso((state_size, width, width), activation=leaky_relu, key=state_key)
-        self.z_branch = Torso((features, width), activation=leaky_relu, key=z_key)
-
-    def __call__(
-        self, state: Float[Array, "batch state"], z: Float[Array, "batch features"]
-    ) -> Float[Array, "batch batch"]:
-        """The score of every state of the batch with every representation."""
-        return self.state_branch(state) @ self.z_branch(z).T
 
 
 class State(eqx.Module):
@@ -109,9 +93,9 @@ class RaceMatd3:
     """whose values shape the encoder: "neither" is VMM only, "marl" without EA, "teams" without MARL (Figs. 5b-5d)"""
     value_weights: bool = True
     """off gives every state weight 1 in the mutual information: plain MI"""
-    crossover: Literal["agent", "parameter"] = "agent"
-    """swap whole agents, or copy single rows of weights as ERL does (Fig. 6a)"""
-    mutation: Literal["agent", "parameter"] = "agent"
+    crossover: Crossover = "agent"
+    """swap whole agents; "copy" them one way (the released code), or single rows of weights as ERL does (Fig. 6a)"""
+    mutation: Mutation = "agent"
     """perturb one agent's policy, or single weights of the whole team as ERL does (Fig. 6b)"""
     mutation_probability: float = 0.9
     """chance that a mutation happens: per agent, of each team but the elite"""
@@ -335,23 +319,11 @@ class RaceMatd3:
         return state, evolution.fate(state.injected, generation)
 
     def cross(self, one: Linear, other: Linear, key: Key) -> tuple[Linear, Linear]:
-        if self.crossover == "agent":
-            return evolution.swap_agents(one, other, key)
-        num_agents = one.bias.shape[0]
-        return jax.vmap(evolution.swap_rows)(one, other, jax.random.split(key, num_agents))
+        return evolution.cross(self.crossover, one, other, key)
 
     def mutate(self, team: Linear, key: Key) -> Linear:
-        """Each agent's policy mutates or stays, on its own."""
-
-        def one(weight: Float[Array, "features action"], k: Key) -> Float[Array, "features action"]:
-            if self.mutation == "parameter":
-                return evolution.mutate_weights(weight, self.mutated_fraction, self.mutation_probability, k)
-            gate_key, mutate_key = jax.random.split(k)
-            mutant = evolution.mutate_agent(weight, self.mutated_fraction, self.mutation_count, mutate_key)
-            return jnp.where(jax.random.bernoulli(gate_key, self.mutation_probability), mutant, weight)
-
-        weight = jax.vmap(one)(team.weight, jax.random.split(key, team.weight.shape[0]))
-        return eqx.tree_at(lambda t: t.weight, team, weight)
+        fraction, count, probability = self.mutated_fraction, self.mutation_count, self.mutation_probability
+        return evolution.mutate(self.mutation, team, fraction, count, probability, key)
 
     def inject(self, state: State) -> State:
         """W_marl takes the place of the team that was worst, by the returns that bred this generation."""

@@ -1,7 +1,7 @@
 """SMAX: battles like StarCraft's, in JAX (Rutherford et al., JaxMARL, NeurIPS 2024), after the maps of SMAC.
 
-An agent is a unit. The enemies follow JaxMARL's script: they shoot the closest in range, else walk towards one in sight,
-else across the map. Physics, observations, states and rewards are those of JaxMARL's `HeuristicEnemySMAX`, bit for bit.
+An agent is a unit. The enemies follow JaxMARL's script: they shoot the closest in range, else walk towards one in
+sight, else across the map. What happens and what is seen is that of JaxMARL's `HeuristicEnemySMAX`, bit for bit.
 
 - Actions: 0 to 3 move up, right, down, left; 4 stops; 5 + j shoots enemy j. The dead can only stop. Walls kill.
 - Reward, one for the team: the share of the enemies' health that is lost, summed over them and divided by their number,
@@ -9,9 +9,9 @@ else across the map. Physics, observations, states and rewards are those of JaxM
 - The end: a side without units terminates; both at once is a draw, which is not won. Time that runs out truncates after
   exactly `horizon` steps, and is not won either. (JaxMARL plays a step more, and counts it as an end like others.)
 - Time limits are those of SMAC and SMACv2, map by map; JaxMARL has 100 for all.
-- Observations are in [-1, 1], but for own positions, which neighbours may push past a wall until the next step. The
-  state is in JaxMARL's own units: positions up to 32, a cooldown that falls by 0.5 a step without end, types 0 to 5. So
-  `EnvSpec.obs_range` is None.
+- Observations are in [-1, 1], but for the own position of who stands past a wall, and so dies in the next step: pushed
+  by neighbours, or, on smacv2 maps, from the start. The state has JaxMARL's units: positions up to 32, types up to 5,
+  and a cooldown that falls by 0.5 each step without end. So `EnvSpec.obs_range` is None.
 
 Win rates are not comparable with SMAC's: there is no terrain, no shield and no healing, and the script is another one.
 """
@@ -89,7 +89,6 @@ def summary(map_name: str) -> str:
 TASKS = {name: summary(name) for name in MAPS}
 """name -> what the battle is, in a line"""
 
-
 Step = tuple[PyTree, Timestep, Float[Array, ""], Bool[Array, ""], Bool[Array, ""]]
 
 
@@ -109,7 +108,7 @@ class Smax:
                 "it will be possible only with a StarCraft-like task of comarl's own"
             )
         if self.map_name not in MAPS:
-            raise unknown("map", self.map_name, MAPS, f"The maps are {', '.join(MAPS)}.")
+            raise unknown("map", self.map_name, MAPS, "`comarl list` shows all.")
         if self.max_steps is not None:
             check_range(self, 1, None, "max_steps")
 
@@ -134,7 +133,7 @@ class Smax:
             return env_state, self.look(env_state, obs)
 
     def step(self, env_state: PyTree, action: Int[Array, " agents"], key: Key) -> Step:
-        """An order that is not available changes nothing but what others see of it."""
+        """A shot at who is out of range is lost, unless they come near within the step."""
         game = _game(self)
         with jax.numpy_dtype_promotion("standard"):
             obs, after, reward, _, _ = game.step_env(key, env_state, dict(zip(game.agents, action, strict=True)))
@@ -165,14 +164,12 @@ class Smax:
 def _game(task: Smax) -> Any:
     """JaxMARL's environment: made once, and never inside a trace, whose tracers it would keep."""
     battle = MAPS[task.map_name]
-    types, random = [], False
-    for army in (battle.allies, battle.enemies):
-        for unit, count in army.items():
-            random |= unit not in UNITS
-            types += [0 if random else UNITS.index(unit)] * count
+    allies, enemies = sum(battle.allies.values()), sum(battle.enemies.values())
+    units = [unit for army in (battle.allies, battle.enemies) for unit, count in army.items() for _ in range(count)]
+    random = "random unit" in units
+    types = [0 if random else UNITS.index(unit) for unit in units]
     with jax.ensure_compile_time_eval():
         smax = _import_smax()
-        allies, enemies = sum(battle.allies.values()), sum(battle.enemies.values())
         scenario = smax.Scenario(jnp.array(types, jnp.uint8), allies, enemies, random, random)
         return smax.HeuristicEnemySMAX(scenario=scenario, max_steps=task.max_steps or battle.limit)
 

@@ -1,4 +1,4 @@
-"""Centralised critics: they see the state and the joint action of the whole team."""
+"""Critics: of the state and the whole team's action, or factored into what each agent sees and does."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from comarl.nn.mixers import Mixer, Mixing, Sum, make_mixer
 from comarl.nn.mlp import MLP, Linear, leaky_relu
 from comarl.types import EnvSpec, Key
 
@@ -97,3 +98,91 @@ class TeamCritic(eqx.Module):
         """The first Q-function alone: the one that the encoder climbs."""
         embedder, member = jax.tree.map(lambda leaf: leaf[0], (self.embedders, self.members))
         return self.value(embedder, member, state, action, heads)
+
+
+class FactoredCritic(eqx.Module):
+    """Q_tot(s, u) = g_s(Q_1(o_1, u_1) .. Q_N(o_N, u_N)): FACMAC's critic (Peng et al., NeurIPS 2021, Sec. 4).
+
+    The agents share the utility's parameters.
+    """
+
+    utility: MLP
+    mixer: Mixer | Sum
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        hidden: Sequence[int],
+        mixing: Mixing,
+        *,
+        width: int,
+        hypernet: int,
+        with_identity: bool = False,
+        key: Key,
+    ):
+        """`with_identity` lets the utility see which agent it values."""
+        utility_key, mixer_key = jax.random.split(key)
+        inputs = spec.obs_size + spec.action_size + (spec.num_agents if with_identity else 0)
+        self.utility = MLP((inputs, *hidden, 1), activation=jax.nn.relu, key=utility_key)
+        self.mixer = make_mixer(mixing, spec.num_agents, spec.state_size, width=width, hypernet=hypernet, key=mixer_key)
+
+    def __call__(
+        self,
+        obs: Float[Array, "*batch agents obs"],
+        action: Float[Array, "*batch agents action"],
+        state: Float[Array, "*batch state"],
+    ) -> Float[Array, "*batch"]:
+        """Discrete actions are one-hot."""
+        utilities = self.utility(jnp.concatenate([obs, action], axis=-1))[..., 0]
+        return self.mixer(utilities, state)
+
+
+class TeamFactoredCritic(eqx.Module):
+    """Q_theta(s, u, W): the same, extended by the policies that it values (RACE on FACMAC).
+
+    An agent's policy is one column per action: `hidden` weights and a bias. Small networks embed the columns. The
+    utility sees chi_i, the mean over the columns of its own agent; the mixer sees, beside the state, the sum of chi_i
+    over agents by an embedding of its own.
+    """
+
+    utility_embedder: MLP
+    mixer_embedder: MLP
+    utility: MLP
+    mixer: Mixer | Sum
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        features: int,
+        hidden: Sequence[int],
+        embedding: int,
+        mixing: Mixing,
+        *,
+        width: int,
+        hypernet: int,
+        key: Key,
+    ):
+        keys = jax.random.split(key, 4)
+        sizes = (features + 1, embedding, embedding, embedding)
+        self.utility_embedder = MLP(sizes, activation=leaky_relu, key=keys[0])
+        self.mixer_embedder = MLP(sizes, activation=leaky_relu, key=keys[1])
+        inputs = embedding + spec.obs_size + spec.action_size
+        self.utility = MLP((inputs, *hidden, 1), activation=jax.nn.relu, key=keys[2])
+        self.mixer = make_mixer(
+            mixing, spec.num_agents, spec.state_size + embedding, width=width, hypernet=hypernet, key=keys[3]
+        )
+
+    def __call__(
+        self,
+        obs: Float[Array, "*batch agents obs"],
+        action: Float[Array, "*batch agents action"],
+        state: Float[Array, "*batch state"],
+        heads: Linear,
+    ) -> Float[Array, "*batch"]:
+        columns = jnp.concatenate([jnp.swapaxes(heads.weight, 1, 2), heads.bias[..., None]], axis=-1)
+        chi = self.utility_embedder(columns).mean(axis=1)  # [agents, embedding]
+        chis = jnp.broadcast_to(chi, (*obs.shape[:-1], chi.shape[-1]))
+        utilities = self.utility(jnp.concatenate([chis, obs, action], axis=-1))[..., 0]
+        team = self.mixer_embedder(columns).mean(axis=1).sum(axis=0)
+        teams = jnp.broadcast_to(team, (*state.shape[:-1], team.shape[-1]))
+        return self.mixer(utilities, jnp.concatenate([state, teams], axis=-1))

@@ -1,10 +1,11 @@
-"""Deterministic team policies: an encoder per agent, and a linear head per agent (and team)."""
+"""Deterministic team policies: an encoder and a linear head per agent (and team), or one network for all agents."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from comarl.nn.mlp import Linear, Torso
+from comarl.nn.mlp import MLP, Linear, Torso
 from comarl.types import EnvSpec, Key
 
 
@@ -49,3 +50,24 @@ def smooth_target(
         return action
     noise = jnp.clip(spread * jax.random.normal(key, action.shape), -clip, clip)
     return jnp.clip(action + noise, -1.0, 1.0) * spec.action_mask
+
+
+class SharedActor(eqx.Module):
+    """One deterministic policy for all agents, told apart by their number."""
+
+    network: MLP
+    spec: EnvSpec = eqx.field(static=True)
+
+    def __init__(self, spec: EnvSpec, hidden: tuple[int, ...], *, key: Key):
+        sizes = (spec.obs_size + spec.num_agents, *hidden, spec.action_size)
+        self.network = MLP(sizes, activation=jax.nn.relu, key=key)
+        self.spec = spec
+
+    def with_identity(self, obs: Float[Array, "*batch agents obs"]) -> Float[Array, "*batch agents inputs"]:
+        """Observations with each agent's number, one-hot."""
+        identity = jnp.eye(self.spec.num_agents)
+        return jnp.concatenate([obs, jnp.broadcast_to(identity, (*obs.shape[:-1], len(identity)))], axis=-1)
+
+    def __call__(self, obs: Float[Array, "*batch agents obs"]) -> Float[Array, "*batch agents action"]:
+        """Actions in [-1, 1]; the padded entries of smaller agents are 0."""
+        return jnp.tanh(self.network(self.with_identity(obs))) * self.spec.action_mask

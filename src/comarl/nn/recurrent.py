@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from comarl.nn.mlp import Linear
-from comarl.types import EnvSpec, Key
+from comarl.types import EnvSpec, Episode, Key
 
 
 class Gates(NamedTuple):
@@ -157,3 +157,33 @@ class Memory(eqx.Module):
     @classmethod
     def empty(cls, num_agents: int, hidden: int) -> "Memory":
         return cls(jnp.zeros((num_agents, hidden)), jnp.full(num_agents, -1, jnp.int32))
+
+
+class RecurrentNet(eqx.Module):
+    """What each agent makes of its history, for each of its actions: utilities, or the logits of a policy."""
+
+    encoder: RecurrentEncoder
+    head: Linear
+    spec: EnvSpec = eqx.field(static=True)
+
+    def __init__(self, spec: EnvSpec, hidden: int, *, key: Key):
+        encoder_key, head_key = jax.random.split(key)
+        self.encoder = RecurrentEncoder(input_size(spec), hidden, key=encoder_key)
+        self.head = Linear(hidden, spec.action_size, key=head_key)
+        self.spec = spec
+
+    def step(
+        self, memory: Memory, obs: Float[Array, "agents obs"]
+    ) -> tuple[Float[Array, "agents hidden"], Float[Array, "agents actions"]]:
+        """One step: what to remember, and a number for each action."""
+        hidden = self.encoder(memory.hidden, agent_inputs(self.spec, obs, memory.last_action))
+        return hidden, self.head(hidden)
+
+    def unroll(self, episode: Episode) -> Float[Array, "time+1 agents actions"]:
+        """A whole episode, the step after its end included."""
+        return self.head(unroll_episode(self.encoder, self.spec, episode))
+
+
+def unroll_episode(encoder: RecurrentEncoder, spec: EnvSpec, episode: Episode) -> Float[Array, "time+1 agents hidden"]:
+    """Every agent's history at each step of an episode, and after its end."""
+    return encoder.unroll(agent_inputs(spec, episode.timesteps.obs, last_actions(episode.action)))

@@ -18,4 +18,4 @@ def straight_through_gumbel(
     noise = jax.random.gumbel(key, logits.shape)
     relaxed = jax.nn.softmax(only_available(logits + noise, available))
     drawn = jax.nn.one_hot(jnp.argmax(relaxed, axis=-1), logits.shape[-1])
-    return drawn + relaxed - jax.lax.stop_gradient(relaxed)
+    return drawn + (relaxed - jax.lax.stop_gradient(relaxed))  # in this order: forward it is exactly `drawn`

@@ -5,7 +5,7 @@ Operators are written for one team, or one agent of a team; the algorithm maps t
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -26,6 +26,8 @@ class Generation(NamedTuple):
 
 Cross = Callable[[PyTree, PyTree, Key], tuple[PyTree, PyTree]]
 Mutate = Callable[[PyTree, Key], PyTree]
+Crossover = Literal["agent", "copy", "parameter"]
+Mutation = Literal["agent", "parameter"]
 
 
 def breed(
@@ -91,12 +93,44 @@ def tournaments(fitness: Float[Array, " teams"], size: int, rounds: int, key: Ke
     return jnp.take_along_axis(rivals, jnp.argmax(fitness[rivals], axis=1, keepdims=True), axis=1)[:, 0]
 
 
+def cross(kind: Crossover, one: Linear, other: Linear, key: Key) -> tuple[Linear, Linear]:
+    """The two offspring of two teams of linear policies."""
+    if kind == "agent":
+        return swap_agents(one, other, key)
+    if kind == "copy":
+        return copy_agents(one, other, key)
+    return jax.vmap(swap_rows)(one, other, jax.random.split(key, one.bias.shape[0]))
+
+
+def mutate(kind: Mutation, team: Linear, fraction: float, count: str, probability: float, key: Key) -> Linear:
+    """A team of which each agent's linear policy mutates or stays, on its own."""
+
+    def one(weight: Float[Array, "features action"], k: Key) -> Float[Array, "features action"]:
+        if kind == "parameter":
+            return mutate_weights(weight, fraction, probability, k)
+        gate_key, mutate_key = jax.random.split(k)
+        mutant = mutate_agent(weight, fraction, count, mutate_key)
+        return jnp.where(jax.random.bernoulli(gate_key, probability), mutant, weight)
+
+    weight = jax.vmap(one)(team.weight, jax.random.split(key, team.weight.shape[0]))
+    return eqx.tree_at(lambda t: t.weight, team, weight)
+
+
 def swap_agents(one: PyTree, other: PyTree, key: Key) -> tuple[PyTree, PyTree]:
     """Agent-level crossover (RACE, Sec. 3.3): two teams exchange the whole policies of a random subset of agents."""
     num_agents = jax.tree.leaves(one)[0].shape[0]
     swap = jax.random.bernoulli(key, 0.5, (num_agents,))
     pick = lambda a, b: jnp.where(swap.reshape(-1, *[1] * (a.ndim - 1)), b, a)
     return jax.tree.map(pick, one, other), jax.tree.map(pick, other, one)
+
+
+def copy_agents(one: PyTree, other: PyTree, key: Key) -> tuple[PyTree, PyTree]:
+    """The crossover of RACE's released code: for each agent one of the two policies overwrites the other, so that both
+    offspring are equal."""
+    num_agents = jax.tree.leaves(one)[0].shape[0]
+    first = jax.random.bernoulli(key, 0.5, (num_agents,))
+    child = jax.tree.map(lambda a, b: jnp.where(first.reshape(-1, *[1] * (a.ndim - 1)), a, b), one, other)
+    return child, child
 
 
 def swap_rows(one: Linear, other: Linear, key: Key) -> tuple[Linear, Linear]:

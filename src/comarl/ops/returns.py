@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from comarl.types import Episode
+
 
 def lambda_returns(
     reward: Float[Array, " time"],
@@ -28,6 +30,15 @@ def lambda_returns(
         return now, now
 
     return jax.lax.scan(back, jnp.zeros((), reward.dtype), (reward, discount, next_value, follows), reverse=True)[1]
+
+
+def episode_targets(
+    batch: Episode, next_value: Float[Array, "batch time"], gamma: float, trace: float
+) -> Float[Array, "batch time"]:
+    """The TD(lambda) targets of a batch of episodes, given the values of what each step led to. They are data."""
+    discount = gamma * jnp.where(batch.terminated, 0.0, 1.0)
+    one = lambda r, d, v, m: lambda_returns(r, d, v, m, trace)
+    return jax.lax.stop_gradient(jax.vmap(one)(batch.reward, discount, next_value, batch.mask))
 
 
 def masked_mean(x: Float[Array, "*batch"], mask: Bool[Array, "*batch"]) -> Float[Array, ""]:

@@ -7,32 +7,41 @@ from itertools import chain, combinations, compress
 from pathlib import Path
 from typing import Any
 
-from comarl.report.curves import Curves as Curves
-from comarl.report.curves import ReportError as ReportError
-from comarl.report.curves import SeedCurve as SeedCurve
-from comarl.report.curves import draw, read_run, save
+from comarl.report.curves import draw, save
 from comarl.report.curves import single_run_curve as single_run_curve
+from comarl.report.runs import RETURN, compared_by, read_run
+from comarl.report.runs import Curves as Curves
+from comarl.report.runs import ReportError as ReportError
+from comarl.report.runs import SeedCurve as SeedCurve
 from comarl.report.tables import improvements, latex_table, markdown_table, per_seed_csv, table_rows
 from comarl.report.tables import rich_table as rich_table
 
 
-def report(runs: list[Path], out: Path) -> list[Path]:
+def report(runs: list[Path], out: Path, metric: str | None = None) -> list[Path]:
     """Writes curves.png, curves.svg, table.md, table.tex and per_seed.csv of these run folders into `out`.
 
-    Raises ReportError for a folder without evaluations, before anything is written.
+    `metric` is what the runs are compared by: by default the win rate on tasks that have it, else the return. For
+    tasks that are compared by another metric the returns are drawn, too, in curves_return.png and .svg.
+
+    Raises ReportError for a folder without evaluations, or without `metric`, before anything is written.
     """
     curves = comparison(runs)
-    rows = table_rows(curves)
-    figure = draw(curves)
+    by = compared_by(curves, metric)
+    rows = table_rows(curves, by)
+    figures = {"curves": draw(curves, by)}
+    besides = [task for task, name in by.items() if name != RETURN]
+    if besides:
+        figures["curves_return"] = draw(curves, dict.fromkeys(by, RETURN), tasks=besides)
     out.mkdir(parents=True, exist_ok=True)
     texts = {
-        "table.md": markdown_table(rows, improvements(curves)),
+        "table.md": markdown_table(rows, improvements(curves, by)),
         "table.tex": latex_table(rows),
         "per_seed.csv": per_seed_csv(curves),
     }
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
-    return [save(figure, out / "curves.png"), save(figure, out / "curves.svg"), *(out / name for name in texts)]
+    pictures = [save(figure, out / f"{name}{kind}") for name, figure in figures.items() for kind in (".png", ".svg")]
+    return [*pictures, *(out / name for name in texts)]
 
 
 def comparison(folders: Sequence[Path]) -> list[Curves]:

@@ -1,4 +1,4 @@
-"""What run folders say, as learning curves: reading them, and drawing them.
+"""Learning curves.
 
 Drawing needs matplotlib, which comes with the extra `report` and is imported by the functions that draw. They build
 figures of their own and leave the caller's pyplot, backend and settings as they are.
@@ -6,134 +6,78 @@ figures of their own and leave the caller's pyplot, backend and settings as they
 
 import textwrap
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from comarl.report.statistics import SEEDS_FOR_AN_INTERVAL, band, mean_over_episodes, on_common_grid
-from comarl.training import records
-
-Team = Literal["marl_team", "best_team"]
-Returns = tuple[tuple[float, ...], ...]
+from comarl.report.runs import RETURN, WON, Curves, Team, compared_by, in_words, read_run, shown_scale
+from comarl.report.statistics import SEEDS_FOR_AN_INTERVAL, band
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow, which is faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
 BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK = PALETTE
 COLOURS = {
-    **{"race-matd3": BLUE, "race-facmac": VERMILLION, "merl": GREEN, "matd3": ORANGE, "facmac": PURPLE},
-    **{"maddpg": SKY, "ea": BLACK, "lsf-sac": BLUE, "vm3-ac": VERMILLION, "qmix": GREEN, "vdn": SKY, "iql": BLACK},
+    **{"race": BLUE, "merl": GREEN, "matd3": ORANGE, "facmac": PURPLE, "ea": BLACK, "maddpg": SKY},
+    **{"qmix": ORANGE, "vdn": SKY, "iql": VERMILLION, "lsf-sac": BLUE, "vm3-ac": GREEN},
 }
+"""by an algorithm's name, or else by how it begins: "race" is for race-matd3 and race-facmac"""
 LINES: dict[Team, tuple[str, str]] = {"marl_team": ("-", "MARL team"), "best_team": ("--", "best team by training")}
 
 
-class ReportError(ValueError):
-    """A run folder that cannot be reported on; the message names it and says what would be right."""
-
-
-@dataclass(frozen=True)
-class SeedCurve:
-    """The evaluations of one seed, in order, with the raw returns of their episodes."""
-
-    seed: int
-    env_steps: tuple[int, ...]
-    updates: tuple[int, ...]
-    marl_team: Returns
-    best_team: Returns
-    """empty tuples where there is no population"""
-
-    def means(self, team: Team) -> np.ndarray:
-        """One number per evaluation, so that seeds and not episodes are what statistics count."""
-        return mean_over_episodes(getattr(self, team))
-
-
-@dataclass(frozen=True)
-class Curves:
-    """The seeds of one algorithm on one task."""
-
-    folder: Path
-    algorithm: str
-    label: str
-    """the algorithm's name, and whatever tells this run from others of that name"""
-    task: str
-    seeds: tuple[SeedCurve, ...]
-    config: dict[str, Any]
-
-    @property
-    def has_population(self) -> bool:
-        return any(any(seed.best_team) for seed in self.seeds)
-
-    def on_grid(self, team: Team) -> tuple[np.ndarray, np.ndarray]:
-        """The seeds' mean returns on their common grid of env_steps: [time] and [seeds, time]."""
-        env_steps = [np.array(seed.env_steps, float) for seed in self.seeds]
-        return on_common_grid(env_steps, [seed.means(team) for seed in self.seeds])
-
-
-def read_run(folder: Path) -> Curves:
-    """The evaluations that a run has recorded in its folder so far. Raises ReportError if there are none."""
-    if not (folder / records.METRICS).is_file():
-        raise ReportError(f"{folder}: no {records.METRICS} in it; give the folder of a run, where training writes one")
-    try:
-        lines = [line for line in records.read(folder) if line.get("marl_team")]
-        seeds = sorted({line["seed"] for line in lines})
-        curves = tuple(_seed_curve(seed, [line for line in lines if line["seed"] == seed]) for seed in seeds)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ReportError(f"{folder}: its {records.METRICS} is not a run's record ({error!r}); restore it") from error
-    if not curves:
-        raise ReportError(f"{folder}: no evaluation yet; wait for the first one, or train with a larger budget")
-    try:
-        config = records.read_config(folder) if (folder / records.CONFIG).exists() else {}
-    except ValueError as error:
-        raise ReportError(f"{folder}: its {records.CONFIG} is not JSON ({error}); restore it or delete it") from error
-    name, task = (str(config.get(key) or folder.resolve().name) for key in ("algorithm_name", "task_name"))
-    return Curves(folder, name, name, task, curves, config)
-
-
-def _seed_curve(seed: int, lines: list[dict[str, Any]]) -> SeedCurve:
-    def returns(team: Team) -> Returns:  # a return that was not finite is null in the record
-        return tuple(tuple(float("nan" if x is None else x) for x in line.get(team) or ()) for line in lines)
-
-    env_steps, updates = (tuple(int(line[name]) for line in lines) for name in ("env_steps", "updates"))
-    return SeedCurve(seed, env_steps, updates, returns("marl_team"), returns("best_team"))
-
-
-def draw(runs: Sequence[Curves], *, best_team: bool = True) -> Any:
-    """A matplotlib figure with one panel per task and one colour per algorithm.
+def draw(
+    runs: Sequence[Curves],
+    by: Mapping[str, str] | None = None,
+    *,
+    tasks: Sequence[str] | None = None,
+    best_team: bool = True,
+) -> Any:
+    """A matplotlib figure with one panel per task and one colour per algorithm; `by` says each task's metric.
 
     The line is the mean over seeds. Around it is the 95 % t interval, or for fewer than five seeds their range with
     each seed as a thin line; the text above a panel says which. Dashed is the best team, where there is a population.
+    Of the runs only those on `tasks` are drawn, in the colours that they have among all.
     """
-    tasks = list(dict.fromkeys(run.task for run in runs))
-    styles = line_styles({run.label: run.algorithm for run in runs})
+    by = by or compared_by(runs)
+    tasks = tasks or list(by)
+    every = line_styles({run.label: run.algorithm for run in runs})
+    shown = [run for run in runs if run.task in tasks]
     columns = 2 if len(tasks) == 4 else min(3, len(tasks))
     figure, axes = _panels(columns, -(-len(tasks) // columns))
     for axis, task in zip(axes, tasks, strict=False):
-        here = [run for run in runs if run.task == task]
+        here = [run for run in shown if run.task == task]
         for run in here:
             few = len(run.seeds) < SEEDS_FOR_AN_INTERVAL
-            _draw_team(axis, run, "marl_team", styles[run.label], shaded=True, thin=few)
+            _draw_team(axis, run, "marl_team", by[task], every[run.label], shaded=True, thin=few)
             if best_team and run.has_population:
-                _draw_team(axis, run, "best_team", styles[run.label], shaded=False, thin=False)
-        _describe(axis, task, captions(here), y_label(here, best_team))
+                _draw_team(axis, run, "best_team", by[task], every[run.label], shaded=False, thin=False)
+        _describe(axis, task, captions(here), y_label(here, best_team, by[task]))
+        _limit(axis, by[task])
     for axis in axes[len(tasks) :]:
         axis.remove()
-    both = best_team and any(run.has_population for run in runs)
+    both = best_team and any(run.has_population for run in shown)
     kinds = [(name, {"color": "0.4", "linestyle": style}) for style, name in LINES.values()]
-    _legend(figure, [*styles.items(), *(kinds if both else [])])
+    labels = dict.fromkeys(run.label for run in shown)
+    _legend(figure, [*((label, every[label]) for label in labels), *(kinds if both else [])])
     return figure
 
 
 def draw_single(run: Curves) -> Any:
-    """A matplotlib figure of one run: each seed as a thin line and their mean, for the MARL team and the best team."""
-    figure, (axis,) = _panels(1, 1)
+    """A matplotlib figure of one run: each seed as a thin line and their mean, for the MARL team and the best team.
+
+    Beside the return's panel is one of the win rate, where the task has it.
+    """
+    metrics = [*([WON] if WON in run.metrics else []), RETURN]
+    figure, axes = _panels(len(metrics), 1)
     teams: list[tuple[Team, str]] = [("marl_team", BLUE), *([("best_team", VERMILLION)] if run.has_population else [])]
     styles = [(LINES[team][1], {"color": colour, "linestyle": LINES[team][0]}) for team, colour in teams]
-    for (team, _), (_, style) in zip(teams, styles, strict=True):
-        _draw_team(axis, run, team, style, shaded=False, thin=True)
-    _describe(axis, f"{run.label} on {run.task}", _caption(run, "mean", thin=True), y_label([run], True))
+    for axis, metric in zip(axes, metrics, strict=True):
+        for (team, _), (_, style) in zip(teams, styles, strict=True):
+            _draw_team(axis, run, team, metric, style, shaded=False, thin=True)
+        _describe(axis, f"{run.label} on {run.task}", _caption(run, "mean", thin=True), y_label([run], True, metric))
+        _limit(axis, metric)
     _legend(figure, styles)
     return figure
 
@@ -150,13 +94,19 @@ def line_styles(algorithms: dict[str, str]) -> dict[str, dict[str, Any]]:
     """
     fixed: dict[str, str] = {}
     for label, name in algorithms.items():
-        fixed.setdefault(COLOURS.get(name, PALETTE[zlib.crc32(name.encode()) % len(PALETTE)]), label)
+        fixed.setdefault(colour_of(name), label)
     styles: dict[str, dict[str, Any]] = {label: {"color": colour} for colour, label in fixed.items()}
     free = [{"color": colour} for colour in PALETTE if colour not in fixed]
     marked = [{"color": x, "marker": m, "markevery": 0.1, "markersize": 5} for m in "os^Dv" for x in PALETTE]
     rest = [label for label in algorithms if label not in styles]
     styles |= dict(zip(rest, cycle([*free, *marked]), strict=False))
     return {label: styles[label] for label in algorithms}
+
+
+def colour_of(algorithm: str) -> str:
+    """The fixed colour of a name; any name has one."""
+    known = COLOURS.get(algorithm) or COLOURS.get(algorithm.partition("-")[0])
+    return known or PALETTE[zlib.crc32(algorithm.encode()) % len(PALETTE)]
 
 
 def captions(runs: Sequence[Curves]) -> str:
@@ -179,12 +129,13 @@ def _caption(run: Curves, drawn: str, *, thin: bool) -> str:
     return f"{drawn} of {count} seeds{'; thin: each seed' if thin else ''}"
 
 
-def y_label(runs: Sequence[Curves], best_team: bool) -> str:
+def y_label(runs: Sequence[Curves], best_team: bool, metric: str = RETURN) -> str:
     """What is measured, with the episodes of an evaluation: "10 episodes", or "5-10" where evaluations differ."""
-    counts = {len(returns) for run in runs for seed in run.seeds for returns in seed.marl_team}
+    counts = {len(values) for run in runs for seed in run.seeds for values in seed.marl_team}
     number = "-".join(str(count) for count in sorted({min(counts), max(counts)}))
     subject = "team" if best_team and any(run.has_population for run in runs) else "MARL team"
-    return f"return of the {subject}\n(greedy, {number} episode{'' if number == '1' else 's'})"
+    unit = " in %" if metric == WON else ""
+    return f"{in_words(metric)} of the {subject}{unit}\n(greedy, {number} episode{'' if number == '1' else 's'})"
 
 
 def save(figure: Any, path: Path) -> Path:
@@ -215,10 +166,14 @@ def _panels(columns: int, rows: int) -> tuple[Any, list[Any]]:
     return figure, axes
 
 
-def _draw_team(axis: Any, run: Curves, team: Team, style: dict[str, Any], *, shaded: bool, thin: bool) -> None:
+def _draw_team(
+    axis: Any, run: Curves, team: Team, metric: str, style: dict[str, Any], *, shaded: bool, thin: bool
+) -> None:
     """The mean over seeds as a line; a band around it; the seeds as thin lines, up to where the mean ends."""
     style = {"linestyle": LINES[team][0], **style}
-    grid, values = run.on_grid(team)
+    scale = shown_scale(metric)
+    grid, values = run.on_grid(team, metric)
+    values = scale * values
     if thin and len(run.seeds) > 1:
         for value in values:
             axis.plot(grid, value, color=style["color"], linewidth=0.6, alpha=0.6)
@@ -228,7 +183,7 @@ def _draw_team(axis: Any, run: Curves, team: Team, style: dict[str, Any], *, sha
         axis.plot(grid, values.mean(axis=0), linewidth=1.8, **style)
     else:  # too early for lines: a dot per evaluation
         for seed in run.seeds:
-            axis.plot(seed.env_steps, seed.means(team), "o", color=style["color"], markersize=4)
+            axis.plot(seed.env_steps, scale * seed.means(team, metric), "o", color=style["color"], markersize=4)
 
 
 def _describe(axis: Any, title: str, caption: str, y_label: str) -> None:
@@ -239,6 +194,12 @@ def _describe(axis: Any, title: str, caption: str, y_label: str) -> None:
     axis.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=8 + 11 * len(lines))
     place = {"xycoords": "axes fraction", "xytext": (0, 5), "textcoords": "offset points"}
     axis.annotate("\n".join(lines), (0, 1), **place, fontsize=8, color="0.35", va="bottom")
+
+
+def _limit(axis: Any, metric: str) -> None:
+    """A win rate is shown from 0 to 100 %, wherever its interval reaches."""
+    if metric == WON:
+        axis.set_ylim(-3, 103)
 
 
 def _legend(figure: Any, entries: Sequence[tuple[str, dict[str, Any]]]) -> None:

@@ -2,110 +2,146 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from itertools import combinations
+from itertools import chain, combinations
 from math import ceil, floor, isnan, log10
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from comarl.report.curves import Curves, Team
+from comarl.report.papers import Paper, paper_numbers
+from comarl.report.runs import RETURN, WON, Curves, SeedCurve, Team, compared_by, in_words, shown_scale
 from comarl.report.statistics import SEEDS_FOR_AN_INTERVAL, bootstrap_interval, probability_of_improvement, t_interval
 
-PAPER_STEPS = 1_000_000
-PAPER_COLUMNS = {"race-matd3": "race", "merl": "merl", "matd3": "matd3", "facmac": "facmac", "ea": "ea"}
-"""an algorithm's column in paper_numbers.csv, RACE's Fig. 2, where its base learner is MATD3"""
-
-HEADER = (
-    *("task", "algorithm", "final return", "best seed", "best team"),
-    *("seeds", "env. steps", "paper at 1e6 steps"),
-)
-CSV_HEADER = (
+CSV_HEADER = (  # after which come the same four columns of every metric besides the return
     *("algorithm", "task", "seed", "env_steps", "updates"),
     *("marl_team_mean", "best_team_mean", "marl_team_returns", "best_team_returns"),
 )
+TEAMS: tuple[Team, ...] = ("marl_team", "best_team")
 LATEX = {
     **{character: "\\" + character for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "†": r"$^\dagger$"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "†": r"$^\dagger$", "‡": r"$^\ddagger$"},
 }
+
+
+class Final(NamedTuple):
+    """What `final_scores` come to over the seeds of one run."""
+
+    mean: float
+    """of the MARL team"""
+    half_interval: float
+    """half the width of the 95 % t interval over seeds; nan for one seed"""
+    best_seed: float
+    """the highest of the seeds' scores"""
+    best_team: float
+    """as `mean`, of the team that did best in training; nan without a population"""
 
 
 @dataclass(frozen=True)
 class Row:
-    """The final returns of one algorithm on one task."""
+    """What one algorithm came to on one task."""
 
     task: str
     algorithm: str
-    final: float
-    """mean over seeds of `final_scores` of the MARL team"""
-    half_interval: float
-    """half the width of the 95 % t interval over seeds; nan for one seed"""
-    best_seed: float
-    """the highest of the seeds' final scores"""
-    best_team: float
-    """as `final`, of the team that did best in training; nan without a population"""
+    metric: str
+    """by which the task's runs are compared; best seed and best team are by it"""
+    finals: dict[str, Final]
+    """of the return, of the win rate if the task has it, and of `metric`"""
     seeds: int
     env_steps: tuple[int, int]
     """of the seed that took the fewest and of the one that took the most"""
-    paper: str
-    """the paper's number as printed there, or empty"""
+    paper: Paper
 
     @property
     def at_papers_budget(self) -> bool:
-        return all(abs(steps - PAPER_STEPS) <= 0.02 * PAPER_STEPS for steps in self.env_steps)
+        return all(abs(steps - self.paper.steps) <= 0.02 * self.paper.steps for steps in self.env_steps)
+
+    @property
+    def mark(self) -> str:
+        """What keeps the paper's number from being compared: another game, or another budget."""
+        if not self.paper.text:
+            return ""
+        return " ‡" if not self.paper.same_game else "" if self.at_papers_budget else " †"
 
 
-def final_scores(run: Curves, team: Team = "marl_team") -> np.ndarray:
+def final_scores(run: Curves, team: Team = "marl_team", metric: str = RETURN) -> np.ndarray:
     """One score per seed: the mean over the last 10 % of its evaluations, rounded up, so at least one."""
-    return np.array([seed.means(team)[-ceil(len(seed.env_steps) / 10) :].mean() for seed in run.seeds])
+    return np.array([seed.means(team, metric)[-ceil(len(seed.env_steps) / 10) :].mean() for seed in run.seeds])
 
 
-def table_rows(runs: Sequence[Curves]) -> list[Row]:
-    """One row per run, those of one task together."""
-    tasks = list(dict.fromkeys(run.task for run in runs))
-    papers = paper_numbers()
-    return [_row(run, papers) for run in sorted(runs, key=lambda run: tasks.index(run.task))]
+def table_rows(runs: Sequence[Curves], by: Mapping[str, str] | None = None) -> list[Row]:
+    """One row per run, those of one task together; `by` says each task's metric."""
+    by, papers = by or compared_by(runs), paper_numbers()
+    tasks = list(by)
+    return [_row(run, by[run.task], papers) for run in sorted(runs, key=lambda run: tasks.index(run.task))]
 
 
-def _row(run: Curves, papers: dict[tuple[str, str], str]) -> Row:
-    scores, last = final_scores(run), [seed.env_steps[-1] for seed in run.seeds]
+def _row(run: Curves, metric: str, papers: dict[tuple[str, str], Paper]) -> Row:
+    names = dict.fromkeys([*([WON] if WON in run.metrics else []), metric, RETURN])
+    last = [seed.env_steps[-1] for seed in run.seeds]
     return Row(
         task=run.task,
         algorithm=run.label,
-        final=float(scores.mean()),
-        half_interval=float(t_interval(scores)[1] - scores.mean()),
-        best_seed=float(scores.max()),
-        best_team=float(final_scores(run, "best_team").mean()),
-        seeds=len(scores),
+        metric=metric,
+        finals={name: _final(run, name) for name in names},
+        seeds=len(run.seeds),
         env_steps=(min(last), max(last)),
-        paper=papers.get((run.task, run.algorithm), ""),
+        paper=papers.get((run.task, run.algorithm), Paper("")),
     )
 
 
-def paper_numbers() -> dict[tuple[str, str], str]:
-    """The papers' returns at 1e6 environment steps, as printed, by task and algorithm."""
-    text = (resources.files("comarl.report") / "paper_numbers.csv").read_text()
-    lines = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
-    return {(f"mamujoco/{x['task']}", name): x[column] for x in lines for name, column in PAPER_COLUMNS.items()}
+def _final(run: Curves, metric: str) -> Final:
+    scores = final_scores(run, metric=metric)
+    return Final(
+        mean=float(scores.mean()),
+        half_interval=float(t_interval(scores)[1] - scores.mean()),
+        best_seed=float(scores.max()),
+        best_team=float(final_scores(run, "best_team", metric).mean()),
+    )
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """A row as it is read, in the order of HEADER."""
-    digits = decimals(max(abs(row.final), 0.0 if isnan(row.half_interval) else row.half_interval))
-    interval = " (no interval)" if isnan(row.half_interval) else f" ± {row.half_interval:.{digits}f}"
+def columns(rows: Sequence[Row]) -> list[str]:
+    """The metrics that a table shows, the return last."""
+    return [*dict.fromkeys(name for row in rows for name in row.finals if name != RETURN), RETURN]
+
+
+def header(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The heads of a table's columns."""
+    metrics = ("final return" if name == RETURN else in_words(name) for name in columns(rows))
+    paper = "paper at 1e6 steps" if all(row.paper.same_game for row in rows) else "paper"
+    return ("task", "algorithm", *metrics, "best seed", "best team", "seeds", "env. steps", paper)
+
+
+def cells(row: Row, metrics: Sequence[str] = (RETURN,)) -> tuple[str, ...]:
+    """A row as it is read, in the order of `header`; `metrics` are the table's `columns`."""
+    main = row.finals[row.metric]
     return (
         row.task,
         row.algorithm,
-        f"{row.final:.{digits}f}{interval}",
-        f"{row.best_seed:.{digits}f}",
-        "" if isnan(row.best_team) else f"{row.best_team:.{digits}f}",
+        *(_with_interval(row.finals[name], name) if name in row.finals else "" for name in metrics),
+        _number(main.best_seed, main, row.metric),
+        "" if isnan(main.best_team) else _number(main.best_team, main, row.metric),
         str(row.seeds),
         " to ".join(f"{steps:,}" for steps in sorted(set(row.env_steps))),
-        row.paper and row.paper + ("" if row.at_papers_budget else " †"),
+        row.paper.text + row.mark,
     )
+
+
+def _with_interval(final: Final, metric: str) -> str:
+    """ "2.00 ± 2.48", or "43.8 % ± 5.1 %" for a win rate."""
+    if isnan(final.half_interval):
+        return f"{_number(final.mean, final, metric)} (no interval)"
+    return f"{_number(final.mean, final, metric)} ± {_number(final.half_interval, final, metric)}"
+
+
+def _number(value: float, final: Final, metric: str) -> str:
+    """With as many decimals as the mean and its interval need."""
+    if metric == WON:
+        return f"{shown_scale(metric) * value:.1f} %"
+    digits = decimals(max(abs(final.mean), 0.0 if isnan(final.half_interval) else final.half_interval))
+    return f"{value:.{digits}f}"
 
 
 def decimals(size: float) -> int:
@@ -119,29 +155,34 @@ def notes(rows: Sequence[Row]) -> list[str]:
         "Final return: the MARL team, greedy, mean over episodes, then over the last 10 % of a seed's evaluations "
         "(at least one), then over seeds; ± is the 95 % Student t interval over seeds."
     ]
+    if any(WON in row.finals for row in rows):
+        said.append("Win rate: the share of greedy episodes that were won, averaged and with an interval in that way.")
+    besides = dict.fromkeys(row.metric for row in rows if row.metric != RETURN)
+    if besides:
+        said.append(f"Best seed and best team are by the {' or '.join(map(in_words, besides))} where there is one.")
     if any(row.seeds == 1 for row in rows):
         said.append("One seed has no interval: it says nothing about the next seed.")
     if any(row.seeds == 2 for row in rows):
         said.append("Two seeds have an interval of 12.7 standard errors to either side.")
-    if any(not isnan(row.best_team) for row in rows):
+    if any(not isnan(row.finals[RETURN].best_team) for row in rows):
         said.append("Best team: the same mean for the team of the population that did best in training.")
-    if any(row.paper for row in rows):
-        said.append(
-            "Paper: RACE (ICML 2023), Fig. 2, at 1e6 environment steps, 5 seeds, its own settings, read off the plot; "
-            "gym v2 tasks on mujoco-py, whose Ant and Humanoid returns are not comparable with v4 and v5 tasks."
-        )
-    if any(row.paper and not row.at_papers_budget for row in rows):
+    said += dict.fromkeys(row.paper.source for row in rows if row.paper.text)
+    if any(row.mark == " †" for row in rows):
         said.append("† the paper's number is at another budget than this row's environment steps: no comparison.")
+    if any(row.mark == " ‡" for row in rows):
+        said.append(
+            "‡ a win rate of StarCraft II (SMAC) on the map of that name: another game than SMAX, no comparison."
+        )
     return said
 
 
-def improvements(runs: Sequence[Curves]) -> list[str]:
+def improvements(runs: Sequence[Curves], by: Mapping[str, str] | None = None) -> list[str]:
     """For each two algorithms on one task, the probability that a seed of the first beats one of the second."""
-    lines = []
+    lines, by = [], by or compared_by(runs)
     for one, other in combinations(runs, 2):
         if one.task != other.task or min(len(one.seeds), len(other.seeds)) < 2:
             continue
-        scores = final_scores(one)[:, None], final_scores(other)[:, None]
+        scores = [final_scores(run, metric=by[run.task])[:, None] for run in (one, other)]
         counts = len(one.seeds), len(other.seeds)
         chance = f"P({one.label} > {other.label}) = {probability_of_improvement(*scores):.2f}"
         if min(counts) >= SEEDS_FOR_AN_INTERVAL:  # resampling fewer gives intervals that are far too narrow
@@ -152,13 +193,15 @@ def improvements(runs: Sequence[Curves]) -> list[str]:
 
 def markdown_table(rows: Sequence[Row], chances: Sequence[str] = ()) -> str:
     """A Markdown table, its notes, and what `improvements` found."""
-    lines = [HEADER, ("---", "---", *("---:",) * (len(HEADER) - 2)), *map(cells, rows)]
+    heads, metrics = header(rows), columns(rows)
+    lines = [heads, ("---", "---", *("---:",) * (len(heads) - 2)), *(cells(row, metrics) for row in rows)]
     table = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
     below = ["", *(f"- {note}" for note in notes(rows))]
     if chances:
+        measured = " or ".join(dict.fromkeys(in_words(row.metric) for row in rows))
         below += [
             "",
-            "Probability of improvement in the final return, a tie counting half; from 5 seeds on with its 95 %",
+            f"Probability of improvement in the final {measured}, a tie counting half; from 5 seeds on with its 95 %",
         ]
         below += ["percentile interval by the stratified bootstrap over seeds:", "", *(f"- {line}" for line in chances)]
     return "\n".join([*table, *below]) + "\n"
@@ -166,8 +209,10 @@ def markdown_table(rows: Sequence[Row], chances: Sequence[str] = ()) -> str:
 
 def latex_table(rows: Sequence[Row]) -> str:
     """A LaTeX tabular with the rules of the package booktabs, and its notes as comments above it."""
-    body = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in (HEADER, *map(cells, rows))]
-    begin = r"\begin{tabular}{ll" + "r" * (len(HEADER) - 2) + "}"
+    heads, metrics = header(rows), columns(rows)
+    lines = [heads, *(cells(row, metrics) for row in rows)]
+    body = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in lines]
+    begin = r"\begin{tabular}{ll" + "r" * (len(heads) - 2) + "}"
     rules = [begin, r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*(f"% {note}" for note in notes(rows)), *rules]) + "\n"
 
@@ -184,26 +229,35 @@ def rich_table(rows: Sequence[Row]) -> Any:
 
     table = Table(title="Final returns", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.caption, table.caption_justify = "\n".join(notes(rows)), "left"
-    for place, name in enumerate(HEADER):
+    for place, name in enumerate(header(rows)):
         table.add_column(name.replace(" ", "\n"), justify="left" if place < 2 else "right", overflow="fold")
     for row in rows:  # broken where it can be, to fit 80 columns
-        table.add_row(*(Text(cell.replace(" to ", " to\n").replace("/", "/\n")) for cell in cells(row)))
+        table.add_row(*(Text(cell.replace(" to ", " to\n").replace("/", "/\n")) for cell in cells(row, columns(rows))))
     return table
 
 
 def per_seed_csv(runs: Sequence[Curves]) -> str:
-    """Every evaluation of every seed with its raw returns; numbers are written so that reading gives them back."""
+    """Every evaluation of every seed with its raw numbers, written so that reading gives them back."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(CSV_HEADER)
+    names = list(dict.fromkeys(name for run in runs for name in run.metrics))
+    writer.writerow(
+        [*CSV_HEADER, *(f"{team}_{name}{what}" for name in names for what in ("_mean", "") for team in TEAMS)]
+    )
     for run in runs:
         for seed in run.seeds:
-            means = zip(seed.means("marl_team"), seed.means("best_team"), strict=True)
-            raw = zip(seed.env_steps, seed.updates, means, seed.marl_team, seed.best_team, strict=True)
-            for env_steps, updates, (marl, best), *returns in raw:
-                exacts = exact(marl), exact(best) if returns[1] else "", *(";".join(map(exact, x)) for x in returns)
-                writer.writerow([run.label, run.task, seed.seed, env_steps, updates, *exacts])
+            of_metrics = zip(*(_texts(seed, name) for name in (RETURN, *names)), strict=True)
+            for env_steps, updates, texts in zip(seed.env_steps, seed.updates, of_metrics, strict=True):
+                writer.writerow([run.label, run.task, seed.seed, env_steps, updates, *chain(*texts)])
     return file.getvalue()
+
+
+def _texts(seed: SeedCurve, metric: str) -> list[tuple[str, ...]]:
+    """For each evaluation both teams' means, then their raw numbers; empty where a team has none."""
+    teams = [(seed.means(team, metric), seed.values(team, metric)) for team in TEAMS]
+    means = [[exact(mean) if raw else "" for mean, raw in zip(*team, strict=True)] for team in teams]
+    raws = [[";".join(map(exact, raw)) for raw in values] for _, values in teams]
+    return list(zip(*means, *raws, strict=True))
 
 
 def exact(number: float) -> str:

@@ -21,8 +21,8 @@ from comarl.training.train import Phase, Round, Run, RunState, absorb, begin_rou
 from comarl.types import Evolutionary, Metrics
 
 CHUNKS = {"transitions": 64, "episodes": 1}
-"""updates per compiled call: short enough for a live display, long enough to hide the call. Batches of a chunk are drawn
-at once; one of whole episodes is large, and its update long."""
+"""updates per compiled call: short enough for a live display, long enough to hide the call. Batches of a chunk are
+drawn at once; one of whole episodes is large, and its update long."""
 
 
 class Diverged(Exception):

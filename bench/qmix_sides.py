@@ -1,0 +1,176 @@
+"""What takes turns in `bench/qmix_smax.py`, each in a process of its own: comarl's training, and JaxMARL's.
+
+Neither is rewritten for this. JaxMARL's script reports every iteration to wandb, and comarl's session calls `round`;
+both calls wait here until it is their turn.
+"""
+
+import importlib.util
+import sys
+import tempfile
+import time
+import types
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import yaml
+from rich.console import Console
+
+from comarl.algorithms.qmix import Qmix
+from comarl.envs.smax import MAPS, Smax
+from comarl.ops.learner import Adam
+from comarl.training.evaluate import Player
+from comarl.training.progress import Display
+from comarl.training.replay import EpisodeRing
+from comarl.training.run import Options, Session
+from comarl.training.train import Phase, Round, Run, RunState
+
+SCRIPT, CONFIG = Path("baselines/QLearning/qmix_rnn.py"), Path("baselines/QLearning/config/alg/ql_rnn_smax.yaml")
+LONG = 2**30  # environment steps that nothing here reaches
+
+Config = dict[str, Any]
+
+
+class Turn(NamedTuple):
+    """What one turn did, all seeds together."""
+
+    seconds: float
+    env_steps: int
+    updates: int
+
+
+@dataclass
+class Turns:
+    """A child's end of the pipe: what it trains goes on only while it is its turn."""
+
+    pipe: Connection
+    seconds: float = 0.0  # how long this turn is to last; 0 before the first
+    before: Turn = Turn(0.0, 0, 0)
+    compiling: float = 0.0
+
+    def __post_init__(self):
+        jax.monitoring.register_event_duration_secs_listener(self.heard)
+
+    def heard(self, event: str, duration: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):  # tracing, lowering and compiling
+            self.compiling += duration
+
+    def wait(self, env_steps: int, updates: int, learnt: bool) -> None:
+        """Called after each iteration, or round, which `learnt` or only played; returns when the next is to begin.
+
+        Turns begin and end where something was learnt, so that they hold as many steps for each update as training.
+        """
+        now = time.perf_counter()
+        if not learnt or now - self.before.seconds < self.seconds:
+            return
+        did = Turn(now - self.before.seconds, env_steps - self.before.env_steps, updates - self.before.updates)
+        self.pipe.send(did if self.seconds else self.compiling)
+        self.seconds = self.pipe.recv()
+        self.before = Turn(time.perf_counter(), env_steps, updates)
+
+
+def read_config(jaxmarl: Path, changes: Config, map_name: str) -> Config:
+    """JaxMARL's released settings, but for `changes`, and for what concerns the map, the budget and tests."""
+    config = yaml.safe_load((jaxmarl / CONFIG).read_text())
+    unknown = set(changes) - set(config)
+    if unknown:
+        raise SystemExit(f"{CONFIG} has no {', '.join(sorted(unknown))}")
+    config |= changes | dict(TOTAL_TIMESTEPS=1e7, MAP_NAME=map_name, TEST_DURING_TRAINING=False)
+    config["ENV_KWARGS"]["max_steps"] = MAPS[map_name].limit
+    return config
+
+
+def play_jaxmarl(turns: Turns, jaxmarl: Path, config: Config, seeds: int) -> None:
+    """The training function of JaxMARL's script, mapped over seeds and compiled as there."""
+    logged = 0
+
+    def log(metrics: dict[str, Any]) -> None:
+        """Takes wandb's place. Each seed calls it after each iteration."""
+        nonlocal logged
+        logged += 1
+        if logged % seeds == 0:
+            env_steps, updates = int(metrics["env_step"]), int(metrics["grad_steps"])
+            turns.wait(seeds * env_steps, seeds * updates, updates > 0)
+
+    script = load_script(jaxmarl, log)
+    config = config | dict(WANDB_MODE="online")  # to `log`
+    env, _ = script.env_from_config(config)
+    train = jax.jit(jax.vmap(script.make_train(config, env)))
+    jax.block_until_ready(train(jax.random.split(jax.random.PRNGKey(0), seeds)))
+
+
+def load_script(jaxmarl: Path, log: Any) -> Any:
+    """`qmix_rnn.py` as a module, with stubs of what it only starts and logs with."""
+    decorate = lambda **_: lambda f: f
+    stubs = dict(wandb=dict(log=log), hydra=dict(main=decorate), omegaconf=dict(OmegaConf=None))
+    for name, contents in stubs.items():
+        sys.modules[name] = types.ModuleType(name)
+        vars(sys.modules[name]).update(contents)
+    spec = importlib.util.spec_from_file_location("qmix_rnn", jaxmarl / SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def algorithm(config: Config, episodes: int) -> Qmix:
+    """QMIX at the sizes of JaxMARL's."""
+    iterations = int(config["TOTAL_TIMESTEPS"]) // config["NUM_STEPS"] // config["NUM_ENVS"]
+    return Qmix(
+        hidden=config["HIDDEN_SIZE"],
+        mixer_width=config["MIXER_EMBEDDING_DIM"],
+        hypernet=config["MIXER_HYPERNET_HIDDEN_DIM"],
+        gamma=config["GAMMA"],
+        epsilon=(config["EPS_START"], config["EPS_FINISH"]),
+        epsilon_steps=int(config["EPS_DECAY"] * iterations) * config["NUM_STEPS"] * config["NUM_ENVS"],
+        target_period=config["TARGET_UPDATE_INTERVAL"] * config["NUM_EPOCHS"],
+        optimiser=Adam(config["LR"], config["MAX_GRAD_NORM"]),
+        replay=EpisodeRing(config["BUFFER_SIZE"], episodes),
+        parallel_envs=config["NUM_ENVS"],
+    )
+
+
+def steps_per_update(config: Config) -> float:
+    return config["NUM_STEPS"] * config["NUM_ENVS"] / config["NUM_EPOCHS"]
+
+
+class Paced(Session):
+    """A session that goes on only in its turn, and learns once for so many environment steps, however long episodes are.
+
+    (`updates_per_episode` would need to know that length.)
+    """
+
+    turns: Turns
+    steps_per_update: float
+
+    def round(self, state: RunState, player: Player, evaluator: Player, display: Display) -> RunState:
+        before = self.updates(state)
+        state = super().round(state, player, evaluator, display)
+        updates = self.updates(state)
+        self.turns.wait(int(np.asarray(state.clock.env_steps).sum()), updates, updates > before)
+        return state
+
+    def learn(self, state: RunState, plan: Round, phase: Phase, display: Display) -> RunState:
+        if np.asarray(plan.num_updates).all():  # the replay holds enough, in all seeds
+            env_steps = np.asarray(state.clock.env_steps)
+            if not hasattr(self, "learnt_at"):
+                self.learnt_at = env_steps - self.steps_per_update
+            due = (env_steps - self.learnt_at) // self.steps_per_update
+            self.learnt_at = self.learnt_at + due * self.steps_per_update
+        else:
+            due = np.zeros(self.run.seeds)
+        return super().learn(state, plan._replace(num_updates=jnp.asarray(due, jnp.int32)), phase, display)
+
+
+def play_comarl(turns: Turns, config: Config, episodes: int, seeds: int, together: bool) -> None:
+    """comarl's training, as the command line runs it."""
+    run = Run(algorithm(config, episodes), Smax(config["MAP_NAME"]), seeds, steps=LONG, evaluate_every=LONG)
+    options = Options(checkpoint_seconds=float("inf"), seeds_together=together)
+    with tempfile.TemporaryDirectory() as folder:
+        session = Paced(run, {}, Path(folder), options, Console(quiet=True))
+        session.turns, session.steps_per_update = turns, steps_per_update(config)
+        session.train()

@@ -1,0 +1,166 @@
+"""Environment steps per second of the whole training of QMIX on SMAX: comarl against JaxMARL's own baseline.
+
+    git clone https://github.com/FLAIROx/JaxMARL      # for its scripts; the package itself comes with comarl[smax]
+    pip install "comarl[smax,bench]"                  # what the script imports: flax (by jaxmarl), flashbax
+    python bench/qmix_smax.py --jaxmarl JaxMARL
+
+JaxMARL's side is `baselines/QLearning/qmix_rnn.py` of that checkout, unchanged: `jit(vmap(make_train(config, env)))`
+with the released `config/alg/ql_rnn_smax.yaml`. wandb, hydra and omegaconf, which it starts and logs with, are stubs.
+comarl's side is the session that `comarl train` runs. What is the same on both sides:
+
+- The task: the map, its time limit, parallel environments (16), and what an episode's steps are.
+- The networks: linear, ReLU, GRU, linear (512 units); mixer (64) and hypernetworks (256). comarl's agents also see
+  their last action. Adam at the same rate with the same clipping; JaxMARL's is RAdam, which costs the same.
+- The ratio: one gradient step per 256 environment steps of a seed (theirs: 8 after every 16 x 128 steps; ours: after the
+  round in which they are due), double Q-learning, a target copied every 80 gradient steps, epsilon from 1 over 10^6.
+- The batch: 4096 environment steps that took place (theirs: 32 windows of 128, in which the next episode follows the
+  last; ours: `episodes` whole ones). comarl's episodes are arrays as long as the time limit, so that it computes, and
+  masks, more steps than these: this counts against it. `batch_steps` is what a batch holds on average.
+- No evaluation, no checkpoints, nothing logged but one line to nowhere for each iteration.
+
+Replays hold 5000 windows, or episodes. Both learn from the first steps that make a batch: JaxMARL fills 65,536 before.
+Steps are those that took place, of all seeds together. Several seeds: theirs are mapped as in their script; ours both
+so ("together") and in turns, which is comarl's default on a CPU.
+
+Every side runs in a process of its own and waits while another has its turn, on the same cores. JaxMARL runs once as it
+is and once with comarl's setting of malloc (`comarl.allocator`), and the better of both is what counts. Figures are
+medians over turns, after compilation, whose time stands beside them.
+"""
+
+import csv
+import multiprocessing
+import os
+import time
+from dataclasses import asdict, dataclass, field, fields
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+# JAX is imported by the sides alone, after they have chosen how to get memory.
+from comarl.allocator import keep_freed_memory
+
+CONSOLE = Console(width=max(Console().width, 120))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure."""
+
+    jaxmarl: Path
+    """a checkout of github.com/FLAIROx/JaxMARL"""
+    map_name: str = "3m"
+    """the battle"""
+    episodes: int = 224
+    """episodes in comarl's batch: those of 3m last 18 steps while most actions are random"""
+    changes: dict[str, int] = field(default_factory=dict)
+    """settings of JaxMARL's file to change on both sides, such as HIDDEN_SIZE 64"""
+    seconds: float = 20.0
+    """least time of each turn"""
+    turns: int = 3
+    """turns of each side, whose median counts"""
+    seeds: int = 4
+    """seeds that train side by side, besides one alone; 1 for one alone only"""
+    cores: tuple[int, ...] = ()
+    """numbers of the cores to run on; by default all that are allowed"""
+    csv: Path | None = None
+    """where to write the rows"""
+
+
+@dataclass(frozen=True)
+class Side:
+    """Whatever is timed."""
+
+    framework: str
+    seeds: int
+    together: bool
+    keeps_memory: bool
+
+    @property
+    def mode(self) -> str:
+        seeds = "" if self.seeds == 1 else "seeds together" if self.together else "seeds taking turns"
+        malloc = "malloc keeps memory" if self.keeps_memory else "malloc as it is"
+        return ", ".join(filter(None, (seeds, malloc)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement. Rates are of all seeds; ratios are to JaxMARL's better way, with as many seeds, and with one."""
+
+    framework: str
+    mode: str
+    seeds: int
+    env_steps_per_second: float
+    updates_per_second: float
+    env_steps_per_update: float
+    ratio: float
+    ratio_to_one_seed: float
+    compile_seconds: float
+    hidden: int
+    batch_steps: float
+    hardware: str
+
+
+def serve(pipe: Connection, side: Side, settings: Settings) -> None:
+    """Trains, in a process of its own."""
+    if side.keeps_memory:
+        keep_freed_memory()
+    from qmix_sides import Turns, play_comarl, play_jaxmarl, read_config
+
+    turns, config = Turns(pipe), read_config(settings.jaxmarl, settings.changes, settings.map_name)
+    if side.framework == "JaxMARL":
+        play_jaxmarl(turns, settings.jaxmarl, config, side.seeds)
+    else:
+        play_comarl(turns, config, settings.episodes, side.seeds, side.together)
+
+
+class Child:
+    """A side's process, from here."""
+
+    def __init__(self, side: Side, settings: Settings):
+        context = multiprocessing.get_context("spawn")
+        self.side, (self.pipe, theirs) = side, context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, side, settings), daemon=True)
+        begin = time.perf_counter()
+        self.process.start()
+        theirs.close()
+        self.compile_seconds: float = self.pipe.recv()
+        CONSOLE.print(
+            f"{side.framework}, {side.seeds} seed(s), {side.mode}: compiled in {self.compile_seconds:.0f} s, "
+            f"learns after {time.perf_counter() - begin:.0f} s"
+        )
+
+    def play(self, seconds: float) -> Any:
+        self.pipe.send(seconds)
+        return self.pipe.recv()
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.join()
+
+
+def sides(seeds: int) -> list[Side]:
+    theirs = [Side("JaxMARL", seeds, True, keeps) for keeps in (False, True)]
+    return theirs + [Side("comarl", seeds, together, True) for together in ((False, True) if seeds > 1 else (False,))]
+
+
+def measure(seeds: int, settings: Settings, hardware: str) -> list[dict[str, Any]]:
+    """All sides with so many seeds, in turns. Rows but for their ratios."""
+    children = [Child(side, settings) for side in sides(seeds)]
+    try:
+        turns = np.array([[child.play(settings.seconds) for child in children] for _ in range(settings.turns)])
+    finally:
+        for child in children:
+            child.close()
+    rows = []
+    for child, (seconds, env_steps, updates) in zip(children, turns.transpose(1, 2, 0), strict=True):
+        side = child.side
+        rates = float(np.median(env_steps / seconds)), float(np.median(updates / seconds))
+        row = dict(framework=side.framework, mode=side.mode, seeds=seeds)
+        row |= dict(zip(("env_steps_per_second", "updates_per_second"), rates))
+        rows.append(row | dict(compile_seconds=child.compile_seconds, hardware=hardware))
+    return rows

@@ -1,0 +1,264 @@
+"""FACMAC: factored multi-agent centralised policy gradients (Peng et al., NeurIPS 2021).
+
+One critic for the team, factored into the agents' utilities as QMIX's is; the actors climb it all at once, by the
+gradient through the joint action.
+
+    Q_tot(s, u) = g_s(Q_1(o_1, u_1) .. Q_N(o_N, u_N))                                                          (Eq 5)
+    y_t    = r_t + gamma ((1 - lambda) Q_tot'(s_{t+1}, mu'(tau_{t+1})) + lambda y_{t+1})            (Eq 6: lambda is 0)
+    L_crit = mean over steps (Q_tot(s_t, u_t) - y_t)^2                                                         (Eq 6)
+    L_act  = -mean over steps Q_tot(s_t, mu_1(tau_1) .. mu_N(tau_N))                                           (Eq 7)
+
+All agents' actions are those of the policies now, not only one agent's: the centralised policy gradient of Sec 4.2.
+With discrete actions mu is a categorical policy: greedy in targets, a straight-through Gumbel-softmax draw in Eq 7, and
+a softmax with a share of random actions when it explores.
+
+`mixing` "any" is the non-monotonic critic of Sec 4.1, "sum" FACMAC with VDN's mixer. `Facmac` is for discrete actions:
+recurrent actors, learning from episodes. `FacmacContinuous` is for continuous ones: feed-forward actors, learning from
+transitions, lambda 0. Sources of the settings: the authors' code for StarCraft and for Multi-Agent MuJoCo.
+
+Differences from the authors' code:
+1. An episode that was cut by time ends in its own value wherever it ends within a batch; theirs relies on the longest.
+2. Random exploration and targets never pick an unavailable action; theirs may, on steps after an episode's end.
+3. Continuous actors and utilities see which agent they serve.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from comarl.nn.critics import FactoredCritic
+from comarl.nn.mixers import Mixing
+from comarl.nn.policies import SharedActor, explore_with_noise
+from comarl.nn.recurrent import Memory, RecurrentNet
+from comarl.ops.distributions import straight_through_gumbel
+from comarl.ops.exploration import epsilon_softmax, greedy, linear
+from comarl.ops.learner import Adam, Learner, copy_every, polyak
+from comarl.ops.returns import episode_targets, masked_mean
+from comarl.training.replay import EpisodeRing, Ring
+from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep, Transition
+from comarl.usage import check_range
+
+
+class State(eqx.Module):
+    """What changes while FACMAC learns; the actor is recurrent or not, as the actions are discrete or continuous."""
+
+    actor: Learner[RecurrentNet] | Learner[SharedActor]  # mu_i, shared by agents
+    critic: Learner[FactoredCritic]  # Q_tot
+    target_actor: RecurrentNet | SharedActor
+    target_critic: FactoredCritic
+
+
+@dataclass(frozen=True)
+class Facmac:
+    """Hyperparameters of FACMAC for discrete actions. The defaults are the authors' for StarCraft."""
+
+    learns_from: ClassVar = "episodes"
+    actions: ClassVar = frozenset({"discrete"})
+
+    mixing: Mixing = "monotonic"
+    """how utilities are joined: QMIX's mixer, the same without its sign constraint (Sec 4.1), or VDN's sum"""
+    hidden: int = 64
+    """units of the recurrent actor and of the two hidden layers of the utility"""
+    mixer_width: int = 32
+    """units of the mixer's hidden layer"""
+    hypernet: int = 64
+    """units of the hidden layer that makes the mixer's weights; 0 makes them linear in the state"""
+    gamma: float = 0.99
+    """discount"""
+    trace: float = 0.8
+    """lambda of the TD(lambda) target; 0 looks one step ahead"""
+    epsilon: tuple[float, float] = (0.5, 0.05)
+    """share of random actions while exploring, at first and in the end"""
+    epsilon_steps: int = 50_000
+    """environment steps from the first to the last epsilon"""
+    target_period: int = 200
+    """updates between copies of actor and critic to their targets"""
+    actor_optimiser: Adam = Adam(2.5e-3, epsilon=1e-7)
+    """optimiser of the actor"""
+    critic_optimiser: Adam = Adam(5e-4, epsilon=1e-7)
+    """optimiser of utilities and mixer together"""
+    replay: EpisodeRing = EpisodeRing(5_000, 32)
+    """episodes kept and drawn"""
+    parallel_envs: int = 1
+    """episodes played side by side in a round"""
+    updates_per_episode: float = 1.0
+    """gradient steps per episode played"""
+
+    def __post_init__(self):
+        check_range(self, 1, None, "hidden", "mixer_width", "target_period", "parallel_envs")
+        check_range(self, 0, 1, "gamma", "trace")
+        check_range(self, 0, None, "hypernet", "epsilon_steps", "updates_per_episode")
+
+    def init(self, spec: EnvSpec, key: Key) -> State:
+        actor_key, critic_key = jax.random.split(key)
+        actor = RecurrentNet(spec, self.hidden, key=actor_key)
+        size = dict(width=self.mixer_width, hypernet=self.hypernet)
+        critic = FactoredCritic(spec, (self.hidden, self.hidden), self.mixing, **size, key=critic_key)
+        return State(
+            actor=Learner.create(actor, self.actor_optimiser),
+            critic=Learner.create(critic, self.critic_optimiser),
+            target_actor=actor,
+            target_critic=critic,
+        )
+
+    def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        return Memory.empty(timestep.obs.shape[0], self.hidden)
+
+    def act(
+        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+    ) -> tuple[Memory, Int[Array, " agents"]]:
+        del team
+        hidden, logits = state.actor.value.step(memory, timestep.obs)
+        action = self.choose(logits, timestep, clock, key) if explore else greedy(logits, timestep.available)
+        return Memory(hidden, action), action
+
+    def choose(
+        self, logits: Float[Array, "agents actions"], timestep: Timestep, clock: Clock, key: Key
+    ) -> Int[Array, " agents"]:
+        """How the actors explore."""
+        epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
+        return epsilon_softmax(logits, timestep.available, epsilon, key)
+
+    def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
+        """The critic, then the actor by the critic as it is now; targets are copied when due."""
+        critic, metrics = self.fit_critic(state, batch)
+        actor, actor_metrics = self.fit_actor(state, critic.value, batch, key)
+        online, target = (actor.value, critic.value), (state.target_actor, state.target_critic)
+        return State(actor, critic, *copy_every(self.target_period, clock.updates, target, online)), (
+            metrics | actor_metrics
+        )
+
+    def fit_critic(self, state: State, batch: Episode) -> tuple[Learner[FactoredCritic], Metrics]:
+        """TD(lambda) with the target actors' greedy actions (Eq 6)."""
+        logits = jax.vmap(state.target_actor.unroll)(batch)
+        next_action = jax.nn.one_hot(greedy(logits, batch.timesteps.available), logits.shape[-1])
+        steps = batch.timesteps
+        next_q = state.target_critic(steps.obs[:, 1:], next_action[:, 1:], steps.state[:, 1:])
+        target = episode_targets(batch, next_q, self.gamma, self.trace)
+        action = jax.nn.one_hot(batch.action, logits.shape[-1])
+
+        def loss(critic: FactoredCritic) -> Float[Array, ""]:
+            q = critic(steps.obs[:, :-1], action, steps.state[:, :-1])
+            return masked_mean(jnp.square(q - target), batch.mask)
+
+        critic, critic_loss = state.critic.descend(loss)
+        return critic, {"critic_loss": critic_loss, "target_value": masked_mean(target, batch.mask)}
+
+    def fit_actor(
+        self, state: State, critic: FactoredCritic, batch: Episode, key: Key
+    ) -> tuple[Learner[RecurrentNet], Metrics]:
+        """All agents at once climb Q_tot (Eq 7)."""
+        steps = batch.timesteps
+
+        def loss(actor: RecurrentNet) -> Float[Array, ""]:
+            logits = jax.vmap(actor.unroll)(batch)[:, :-1]
+            action = straight_through_gumbel(logits, steps.available[:, :-1], key)
+            return -masked_mean(critic(steps.obs[:, :-1], action, steps.state[:, :-1]), batch.mask)
+
+        actor, actor_loss = state.actor.descend(loss)
+        return actor, {"actor_loss": actor_loss}
+
+
+@dataclass(frozen=True)
+class FacmacContinuous:
+    """Hyperparameters of FACMAC for continuous actions. The defaults are the authors' for Multi-Agent MuJoCo."""
+
+    learns_from: ClassVar = "transitions"
+    actions: ClassVar = frozenset({"continuous"})
+
+    mixing: Mixing = "monotonic"
+    """how utilities are joined: QMIX's mixer, the same without its sign constraint (Sec 4.1), or VDN's sum"""
+    hidden: tuple[int, ...] = (400, 400)
+    """units of the hidden layers of actors and utilities (ReLU)"""
+    mixer_width: int = 64
+    """units of the mixer's hidden layer"""
+    hypernet: int = 64
+    """units of the hidden layer that makes the mixer's weights; 0 makes them linear in the state"""
+    gamma: float = 0.99
+    """discount"""
+    tau: float = 0.001
+    """step of the target networks"""
+    exploration_noise: float = 0.1
+    """standard deviation of the noise on actions in training"""
+    action_penalty: float = 1e-3
+    """weight of the mean squared action in the actors' loss"""
+    actor_optimiser: Adam = Adam(1e-3, max_grad_norm=0.5, epsilon=0.01)
+    """optimiser of the actors"""
+    critic_optimiser: Adam = Adam(1e-3, max_grad_norm=0.5, epsilon=0.01)
+    """optimiser of utilities and mixer together"""
+    replay: Ring = Ring(1_000_000, 100)
+    """transitions kept and drawn"""
+    warmup_steps: int = 10_000
+    """steps of random actions before learning starts"""
+    updates_per_step: float = 1.0
+    """gradient steps per environment step"""
+
+    def __post_init__(self):
+        check_range(self, 1, None, "mixer_width")
+        check_range(self, 0, 1, "gamma", "tau")
+        nonnegative = ("hypernet", "exploration_noise", "action_penalty", "warmup_steps", "updates_per_step")
+        check_range(self, 0, None, *nonnegative)
+
+    def init(self, spec: EnvSpec, key: Key) -> State:
+        actor_key, critic_key = jax.random.split(key)
+        actor = SharedActor(spec, self.hidden, key=actor_key)
+        size = dict(width=self.mixer_width, hypernet=self.hypernet)
+        critic = FactoredCritic(spec, self.hidden, self.mixing, **size, with_identity=True, key=critic_key)
+        return State(
+            actor=Learner.create(actor, self.actor_optimiser),
+            critic=Learner.create(critic, self.critic_optimiser),
+            target_actor=actor,
+            target_critic=critic,
+        )
+
+    def initial_memory(self, state: State, timestep: Timestep, key: Key) -> tuple[()]:
+        return ()
+
+    def act(
+        self, state: State, team: Index, memory: tuple[()], timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+    ) -> tuple[tuple[()], Float[Array, "agents action"]]:
+        del team, clock
+        actor = state.actor.value
+        action = actor(timestep.obs)
+        return memory, explore_with_noise(action, self.exploration_noise, actor.spec, key) if explore else action
+
+    def update(self, state: State, batch: Transition, clock: Clock, key: Key) -> tuple[State, Metrics]:
+        """The critic, then the actors by the critic as it is now; then every target moves."""
+        del clock, key
+        critic, metrics = self.fit_critic(state, batch)
+        actor, actor_metrics = self.fit_actor(state, critic.value, batch)
+        online, target = (actor.value, critic.value), (state.target_actor, state.target_critic)
+        return State(actor, critic, *polyak(target, online, self.tau)), metrics | actor_metrics
+
+    def fit_critic(self, state: State, batch: Transition) -> tuple[Learner[FactoredCritic], Metrics]:
+        """One step ahead, with the target actors' actions (Eq 6)."""
+        actor = state.target_actor
+        next_q = state.target_critic(actor.with_identity(batch.next.obs), actor(batch.next.obs), batch.next.state)
+        target = batch.reward + self.gamma * jnp.where(batch.terminated, 0.0, next_q)
+
+        def loss(critic: FactoredCritic) -> Float[Array, ""]:
+            q = critic(actor.with_identity(batch.now.obs), batch.action, batch.now.state)
+            return jnp.square(q - target).mean()
+
+        critic, critic_loss = state.critic.descend(loss)
+        return critic, {"critic_loss": critic_loss, "target_value": target.mean()}
+
+    def fit_actor(
+        self, state: State, critic: FactoredCritic, batch: Transition
+    ) -> tuple[Learner[SharedActor], Metrics]:
+        """All agents at once climb Q_tot (Eq 7), with a small price on large actions."""
+
+        def loss(actor: SharedActor) -> Float[Array, ""]:
+            action = actor(batch.now.obs)
+            q = critic(actor.with_identity(batch.now.obs), action, batch.now.state)
+            return -q.mean() + self.action_penalty * jnp.square(action).mean()
+
+        actor, actor_loss = state.actor.descend(loss)
+        return actor, {"actor_loss": actor_loss}
+
+
+FACMAC_NONMONOTONIC = Facmac(mixing="any")

@@ -1,0 +1,377 @@
+"""RACE on FACMAC: the same as on MATD3, for recurrent teams with discrete actions (Li et al., ICML 2023).
+
+All agents of all teams share one recurrent encoder; a team is a linear policy per agent on top of it. One team learns
+by FACMAC, a population of teams evolves, and the encoder serves them all.
+
+    z_t,i   = Z_phi(tau_t,i)                           a GRU over what agent i saw and did, its number included (Sec 3.1)
+    pi_j    = softmax(W_j^i z_i)                       one linear policy per team and agent                     (Sec 3.1)
+    y_psi   = lambda-return of Q_psi'(s', greedy pi'_marl)                the MARL team, as in FACMAC             (Eq 1)
+    y_theta = lambda-return of Q_theta'(s', greedy pi_j, W_j)             any team j, drawn anew each update      (Eq 1)
+    Q_theta = g_{s, chi}(Q_i(chi_i, o_i, u_i))         chi: embeddings of the team's policies
+    L_zeta  = mean (V_zeta(s) - max(y_psi, y_theta))^2                    the best value over teams               (Eq 4)
+    gap_t,i = the negated Jensen-Shannon estimate of I(z_i; s) by T_omega(s, z_i) = f(s) . g(z_i)                 (Eq 3)
+    L_VMM   = sum over t of mean over episodes of w(s_t) mean_i gap_t,i,  w = (V - min V) / (max V - min V)       (Eq 5)
+    L_phi   = -mean Q_psi(s, pi_marl) - mean Q_theta(s, pi_j, W_j) + beta L_VMM                                (Eqs 2, 6)
+    L_marl  = -mean Q_psi(s, pi_marl)                  for W_marl alone                                           (Eq 7)
+
+pi in the last two lines is a straight-through Gumbel-softmax draw. A round: every team plays one episode (evolving teams
+draw from their policies, the MARL team explores as FACMAC does); the population evolves by its returns, as on MATD3;
+everything learns, one update per episode played; W_marl takes the worst team's place. Before `population_after` steps
+the MARL team plays and learns alone.
+
+Ablations are fields, as on MATD3 (Figs. 4-8). The released code is for StarCraft and differs from the paper; a field
+brings back what changes results:
+1. There all evolving teams act with the policy of agent 0, and W_marl is one for all (`heads_shared_by_agents`).
+2. There a mutation changes floor(alpha 64) weights per action, which is none on three maps (`mutation_count` "floor").
+3. There crossover copies one way (`crossover` "copy"); the paper swaps.
+4. There selection happens for each agent anew; here once for whole teams, and the elite keeps its slot (Sec 3.3).
+5. L_VMM is summed over an episode's steps, as there, where beta was tuned; the paper's expectation is `vmm_reduce`
+   "mean". Steps after an end do not count here, neither in the sum nor in the scale of w.
+6. Agents of one episode share its state, so they are no counterexamples to each other in gap; there they are.
+7. W enters Q_theta as aligned columns; theirs are shifted after the first.
+8. W_marl takes one optimiser step per update; there it takes one per agent, as it stands in the list so often.
+9. Teams for Q_theta are drawn from the population and W_marl, as there; W_j gets no gradient.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from comarl.nn.critics import FactoredCritic, TeamFactoredCritic
+from comarl.nn.mine import Mine
+from comarl.nn.mixers import Mixing
+from comarl.nn.mlp import MLP, Linear
+from comarl.nn.policies import make_heads
+from comarl.nn.recurrent import Memory, RecurrentEncoder, agent_inputs, input_size, unroll_episode
+from comarl.ops import evolution
+from comarl.ops.distributions import straight_through_gumbel
+from comarl.ops.evolution import Crossover, Mutation
+from comarl.ops.exploration import epsilon_softmax, greedy, linear
+from comarl.ops.information import team_gaps, value_weights
+from comarl.ops.learner import Adam, Learner, copy_every
+from comarl.ops.returns import episode_targets, masked_mean
+from comarl.training.replay import EpisodeRing
+from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
+from comarl.usage import check_range
+
+Histories = Float[Array, "batch time agents hidden"]  # z of every step, and of the one after the end
+
+
+class State(eqx.Module):
+    """What changes while RACE learns. Teams' policies lead with `agents`; the population's with `teams` before."""
+
+    encoder: Learner[RecurrentEncoder]  # Z_phi
+    head: Learner[Linear]  # W_marl
+    population: Linear  # W_1 .. W_n
+    critic: Learner[FactoredCritic]  # Q_psi(s, u)
+    team_critic: Learner[TeamFactoredCritic]  # Q_theta(s, u, W)
+    value: Learner[MLP]  # V_zeta(s)
+    mine: Learner[Mine]  # T_omega(s, z)
+    target_encoder: RecurrentEncoder
+    target_head: Linear
+    target_critic: FactoredCritic
+    target_team_critic: TeamFactoredCritic
+    fitness: Float[Array, " teams"]  # returns of the latest round
+    elite: Int[Array, ""]  # the slot that won it
+    injected: Int[Array, ""]  # the slot that W_marl took at the end of the last round; -1 before
+    spec: EnvSpec = eqx.field(static=True)
+
+
+@dataclass(frozen=True)
+class RaceFacmac:
+    """Hyperparameters of RACE on FACMAC. Where they are not RACE's own they are FACMAC's."""
+
+    learns_from: ClassVar = "episodes"
+    actions: ClassVar = frozenset({"discrete"})
+
+    population: int = 5
+    """teams that evolve; one more is trained by FACMAC"""
+    population_after: int = 10_000
+    """environment steps that the MARL team plays and learns alone at first"""
+    mutated_fraction: float = 0.05
+    """alpha: the share of each policy's weights that a mutation changes, tuned per map (Table 4, Fig. 7)"""
+    beta: float = 0.001
+    """weight of value-aware mutual information, tuned per map (Table 4, Fig. 8); 0 is "VFM only" (Fig. 5a)"""
+    evolution: bool = True
+    """off leaves FACMAC with a policy per agent, whose encoder may still learn mutual information"""
+    encoder_learns_from: Literal["both", "marl", "teams", "neither"] = "both"
+    """whose values shape the encoder: "neither" is VMM only, "marl" without EA, "teams" without MARL (Figs. 5b-5d)"""
+    value_weights: bool = True
+    """off gives every state weight 1 in the mutual information: plain MI"""
+    vmm_reduce: Literal["sum", "mean"] = "sum"
+    """whether L_VMM adds up an episode's steps, for which the paper's beta was tuned, or is a mean over all steps"""
+    crossover: Crossover = "agent"
+    """swap whole agents; "copy" them one way (the released code), or single rows of weights as ERL does (Fig. 6a)"""
+    mutation: Mutation = "agent"
+    """perturb one agent's policy, or single weights of the whole team as ERL does (Fig. 6b)"""
+    mutation_probability: float = 0.9
+    """chance that a mutation happens: per agent, of each team but the elite"""
+    mutation_count: Literal["bernoulli", "floor"] = "bernoulli"
+    """alpha as a probability per weight, or as floor(alpha * hidden) weights per action (the released code)"""
+    heads_shared_by_agents: bool = False
+    """every agent of a team acts by the policy of agent 0, as in the released code; the others only drift"""
+    injection: bool = True
+    """whether the MARL team takes the worst team's place after each round"""
+    tournament_size: int = 3
+    """teams that compete for each parent's place"""
+    embedding: int = 64
+    """units of the three layers that embed a team's policies for its critic"""
+    mine_width: int = 128
+    """units of the two branches that estimate mutual information"""
+    value_hidden: int = 32
+    """units of the two hidden layers of V"""
+    mixing: Mixing = "monotonic"
+    """how utilities are joined: QMIX's mixer, the same without its sign constraint, or VDN's sum"""
+    hidden: int = 64
+    """units of the recurrent encoder and of the two hidden layers of the utilities"""
+    mixer_width: int = 32
+    """units of the mixers' hidden layer"""
+    hypernet: int = 64
+    """units of the hidden layer that makes the mixers' weights; 0 makes them linear in the state"""
+    gamma: float = 0.99
+    """discount"""
+    trace: float = 0.8
+    """lambda of the TD(lambda) targets"""
+    epsilon: tuple[float, float] = (0.5, 0.05)
+    """share of random actions while the MARL team explores, at first and in the end"""
+    epsilon_steps: int = 50_000
+    """environment steps, of all teams, from the first to the last epsilon"""
+    target_period: int = 200
+    """updates between copies of everything that has a target"""
+    actor_optimiser: Adam = Adam(2.5e-3, epsilon=1e-7)
+    """optimiser of the encoder, and of the MARL team's policies"""
+    critic_optimiser: Adam = Adam(5e-4, epsilon=1e-7)
+    """optimiser of both critics and of the value"""
+    mine_optimiser: Adam = Adam(5e-4)
+    """optimiser of the estimator of mutual information"""
+    replay: EpisodeRing = EpisodeRing(5_000, 32)
+    """episodes kept and drawn"""
+    parallel_envs: int = 1
+    """episodes that each team plays side by side in a round; its fitness is their mean"""
+    updates_per_episode: float = 1.0
+    """gradient steps per episode played, of any team"""
+
+    def __post_init__(self):
+        check_range(self, 2, None, "population")
+        check_range(self, 1, None, "hidden", "mixer_width", "target_period", "parallel_envs", "tournament_size")
+        check_range(self, 0, 1, "gamma", "trace", "mutated_fraction", "mutation_probability")
+        check_range(self, 0, None, "beta", "hypernet", "epsilon_steps", "updates_per_episode", "population_after")
+
+    @property
+    def num_teams(self) -> int:
+        return self.population + 1 if self.evolution else 1
+
+    @property
+    def learns_from_teams(self) -> bool:
+        return self.evolution and self.encoder_learns_from in ("both", "teams")
+
+    @property
+    def needs_team_critic(self) -> bool:
+        return self.learns_from_teams or (self.evolution and self.beta > 0 and self.value_weights)
+
+    def init(self, spec: EnvSpec, key: Key) -> State:
+        keys = jax.random.split(key, 7)
+        encoder = RecurrentEncoder(input_size(spec), self.hidden, key=keys[0])
+        make_team = lambda k: make_heads(spec, self.hidden, k)
+        head = make_team(keys[1])
+        size = dict(width=self.mixer_width, hypernet=self.hypernet)
+        layers = (self.hidden, self.hidden)
+        critic = FactoredCritic(spec, layers, self.mixing, **size, key=keys[3])
+        team_critic = TeamFactoredCritic(spec, self.hidden, layers, self.embedding, self.mixing, **size, key=keys[4])
+        value = MLP((spec.state_size, self.value_hidden, self.value_hidden, 1), activation=jax.nn.relu, key=keys[5])
+        mine = Mine(spec.state_size, self.hidden, self.mine_width, key=keys[6])
+        return State(
+            encoder=Learner.create(encoder, self.actor_optimiser),
+            head=Learner.create(head, self.actor_optimiser),
+            population=jax.vmap(make_team)(jax.random.split(keys[2], self.population)),
+            critic=Learner.create(critic, self.critic_optimiser),
+            team_critic=Learner.create(team_critic, self.critic_optimiser),
+            value=Learner.create(value, self.critic_optimiser),
+            mine=Learner.create(mine, self.mine_optimiser),
+            target_encoder=encoder,
+            target_head=head,
+            target_critic=critic,
+            target_team_critic=team_critic,
+            fitness=jnp.zeros(self.population),
+            elite=jnp.int32(0),
+            injected=jnp.int32(-1),
+            spec=spec,
+        )
+
+    def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        return Memory.empty(timestep.obs.shape[0], self.hidden)
+
+    def team(self, state: State, index: Index) -> Linear:
+        """W_j; the last team is the MARL team."""
+        if not self.evolution:
+            return state.head.value
+        marl = index == self.population
+        return jax.tree.map(lambda all_, own: jnp.where(marl, own, all_[index]), state.population, state.head.value)
+
+    def logits(self, heads: Linear, z: Float[Array, "*batch agents hidden"]) -> Float[Array, "*batch agents actions"]:
+        """W_i z_i for every agent."""
+        if self.heads_shared_by_agents:
+            return z @ heads.weight[0] + heads.bias[0]
+        return jnp.einsum("...nh,nha->...na", z, heads.weight) + heads.bias
+
+    def act(
+        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+    ) -> tuple[Memory, Int[Array, " agents"]]:
+        """Evolved teams draw from their policies; the MARL team mixes in random actions."""
+        inputs = agent_inputs(state.spec, timestep.obs, memory.last_action)
+        hidden = state.encoder.value(memory.hidden, inputs)
+        logits = self.logits(self.team(state, team), hidden)
+        if explore:
+            epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
+            epsilon = jnp.where(team == self.num_teams - 1, epsilon, 0.0)
+            action = epsilon_softmax(logits, timestep.available, epsilon, key)
+        else:
+            action = greedy(logits, timestep.available)
+        return Memory(hidden, action), action
+
+    def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
+        """Critics and value, then encoder, W_marl and T by the critics as they are now; targets when due."""
+        team_key, *actor_keys = jax.random.split(key, 4)
+        # Unrolled once: targets, both actor terms and the information all start from the same histories.
+        unroll = lambda encoder: jax.vmap(lambda episode: unroll_episode(encoder, state.spec, episode))(batch)
+        z, to_encoder = jax.vjp(unroll, state.encoder.value)
+        critic, best_target, metrics = self.fit_critic(state, batch)
+        team_critic, value = state.team_critic, state.value
+        if self.needs_team_critic:
+            team_critic, team_target, team_metrics = self.fit_team_critic(state, batch, z, team_key)
+            best_target, metrics = jnp.maximum(best_target, team_target), metrics | team_metrics
+        if self.beta > 0 and self.value_weights:
+            value, value_loss = self.fit_value(state, batch, best_target)
+            metrics = metrics | {"value_loss": value_loss}
+        state = replace(state, critic=critic, team_critic=team_critic, value=value)
+        loss = lambda trained: self.encoder_loss(*trained, state, batch, actor_keys)
+        trained = (z, state.head.value, state.mine.value)
+        (by_z, head, mine), more = jax.grad(loss, has_aux=True)(trained)
+        state = replace(
+            state,
+            encoder=state.encoder.apply(to_encoder(by_z)[0]),
+            head=state.head.apply(head),
+            mine=state.mine.apply(mine) if self.beta > 0 else state.mine,
+        )
+        return self.copy_targets(state, clock), metrics | more
+
+    def copy_targets(self, state: State, clock: Clock) -> State:
+        targets = (state.target_encoder, state.target_head, state.target_critic, state.target_team_critic)
+        online = (state.encoder.value, state.head.value, state.critic.value, state.team_critic.value)
+        copied = copy_every(self.target_period, clock.updates, targets, online)
+        names = ("target_encoder", "target_head", "target_critic", "target_team_critic")
+        return replace(state, **dict(zip(names, copied, strict=True)))
+
+    def one_hot(self, logits: Float[Array, "batch time agents actions"], batch: Episode) -> Array:
+        """The greedy joint actions of a batch."""
+        return jax.nn.one_hot(greedy(logits, batch.timesteps.available), logits.shape[-1])
+
+    def fit_critic(
+        self, state: State, batch: Episode
+    ) -> tuple[Learner[FactoredCritic], Float[Array, "batch time"], Metrics]:
+        """TD(lambda) with the target MARL team's greedy actions; also returns y_psi (Eq 1)."""
+        steps = batch.timesteps
+        z = jax.vmap(lambda episode: unroll_episode(state.target_encoder, state.spec, episode))(batch)
+        next_action = self.one_hot(self.logits(state.target_head, z), batch)[:, 1:]
+        next_q = state.target_critic(steps.obs[:, 1:], next_action, steps.state[:, 1:])
+        target = episode_targets(batch, next_q, self.gamma, self.trace)
+        action = jax.nn.one_hot(batch.action, state.spec.action_size)
+
+        def loss(critic: FactoredCritic) -> Float[Array, ""]:
+            q = critic(steps.obs[:, :-1], action, steps.state[:, :-1])
+            return masked_mean(jnp.square(q - target), batch.mask)
+
+        critic, critic_loss = state.critic.descend(loss)
+        return critic, target, {"critic_loss": critic_loss, "target_value": masked_mean(target, batch.mask)}
+
+    def fit_team_critic(
+        self, state: State, batch: Episode, z: Histories, key: Key
+    ) -> tuple[Learner[TeamFactoredCritic], Float[Array, "batch time"], Metrics]:
+        """The same for a random team, whose policies are an input; also returns y_theta (Eq 1)."""
+        steps, heads = batch.timesteps, self.team(state, jax.random.randint(key, (), 0, self.num_teams))
+        # The encoder and W_j are the live ones here: only the critics have targets for the population.
+        next_action = self.one_hot(self.logits(heads, z), batch)[:, 1:]
+        next_q = state.target_team_critic(steps.obs[:, 1:], next_action, steps.state[:, 1:], heads)
+        target = episode_targets(batch, next_q, self.gamma, self.trace)
+        action = jax.nn.one_hot(batch.action, state.spec.action_size)
+
+        def loss(critic: TeamFactoredCritic) -> Float[Array, ""]:
+            q = critic(steps.obs[:, :-1], action, steps.state[:, :-1], heads)
+            return masked_mean(jnp.square(q - target), batch.mask)
+
+        critic, critic_loss = state.team_critic.descend(loss)
+        metrics = {"team_critic_loss": critic_loss, "team_target_value": masked_mean(target, batch.mask)}
+        return critic, target, metrics
+
+    def fit_value(
+        self, state: State, batch: Episode, best_target: Float[Array, "batch time"]
+    ) -> tuple[Learner[MLP], Float[Array, ""]]:
+        """V follows the better of the two targets (Eq 4)."""
+        states = batch.timesteps.state[:, :-1]
+        return state.value.descend(
+            lambda value: masked_mean(jnp.square(value(states)[..., 0] - best_target), batch.mask)
+        )
+
+    def encoder_loss(
+        self, z: Histories, head: Linear, mine: Mine, state: State, batch: Episode, keys: list[Key]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """L_phi of Eq 6. Its gradient by `head` is that of Eq 7, as W_j is data to every other term."""
+        steps, z = batch.timesteps, z[:, :-1]
+        obs, states, available = steps.obs[:, :-1], steps.state[:, :-1], steps.available[:, :-1]
+        own = z if self.encoder_learns_from in ("both", "marl") else jax.lax.stop_gradient(z)
+        action = straight_through_gumbel(self.logits(head, own), available, keys[0])
+        loss = -masked_mean(state.critic.value(obs, action, states), batch.mask)
+        if self.learns_from_teams:
+            heads = self.team(state, jax.random.randint(keys[1], (), 0, self.num_teams))
+            team_action = straight_through_gumbel(self.logits(heads, z), available, keys[2])
+            loss -= masked_mean(state.team_critic.value(obs, team_action, states, heads), batch.mask)
+        if self.beta == 0:
+            return loss, {}
+        information, vmm = self.information(z, mine, state, batch)
+        return loss + self.beta * vmm, {"mutual_information": information}
+
+    def information(
+        self, z: Histories, mine: Mine, state: State, batch: Episode
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The mean estimate of I(z; s), and L_VMM (Eq 5)."""
+        states, mask = batch.timesteps.state[:, :-1], batch.mask
+        per_step = lambda s, z_t, m: team_gaps(mine.team_scores(s, z_t), m)
+        gap = jax.vmap(per_step, in_axes=1, out_axes=1)(states, z, mask).mean(axis=-1)  # [batch, time]
+        weights = jnp.ones_like(gap)
+        if self.value_weights:
+            weights = value_weights(jax.lax.stop_gradient(state.value.value(states)[..., 0]), mask)
+        weighted = jnp.where(mask, weights * gap, 0.0)
+        vmm = weighted.sum() / mask.shape[0] if self.vmm_reduce == "sum" else masked_mean(weighted, mask)
+        return -masked_mean(gap, mask), vmm
+
+    def evolve(self, state: State, fitness: Float[Array, " teams"], clock: Clock, key: Key) -> tuple[State, Metrics]:
+        """The next generation of teams (Sec 3.3), bred by this round's returns."""
+        del clock
+        if not self.evolution:
+            return state, {}
+        fitness = fitness[: self.population]
+        fraction, count, probability = self.mutated_fraction, self.mutation_count, self.mutation_probability
+        cross = lambda one, other, k: evolution.cross(self.crossover, one, other, k)
+        mutate = lambda team, k: evolution.mutate(self.mutation, team, fraction, count, probability, k)
+        generation = evolution.breed(state.population, fitness, self.tournament_size, cross, mutate, key)
+        state = replace(state, population=generation.teams, fitness=fitness, elite=generation.elite)
+        return state, evolution.fate(state.injected, generation)
+
+    def inject(self, state: State) -> State:
+        """W_marl takes the place of the team that was worst, by the returns that bred this generation."""
+        if not (self.evolution and self.injection):
+            return state
+        slot = evolution.worst_slot(state.fitness, state.elite)
+        own = state.head.value
+        if self.heads_shared_by_agents:
+            own = jax.tree.map(lambda w: jnp.broadcast_to(w[:1], w.shape), own)
+        population = jax.tree.map(lambda all_, one: all_.at[slot].set(one), state.population, own)
+        return replace(state, population=population, injected=slot)
+
+    def best_team(self, state: State) -> Int[Array, ""]:
+        """The elite of the latest round; the MARL team where nothing evolves."""
+        return state.elite if self.evolution else jnp.int32(0)

@@ -1,0 +1,133 @@
+"""What run folders say: the evaluations of every seed, and what the runs of a task are compared by."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from comarl.report.statistics import mean_over_episodes, on_common_grid
+from comarl.training import records
+
+Team = Literal["marl_team", "best_team"]
+Values = tuple[tuple[float, ...], ...]
+"""one number per episode of each evaluation"""
+
+RETURN, WON = "return", "won"
+
+
+class ReportError(ValueError):
+    """Runs that cannot be reported on as asked; the message names them and says what would be right."""
+
+
+def in_words(metric: str) -> str:
+    """A metric as people read it."""
+    return "win rate" if metric == WON else metric.replace("_", " ")
+
+
+def shown_scale(metric: str) -> float:
+    """What a metric is multiplied by to be shown: a win rate is shown in %."""
+    return 100.0 if metric == WON else 1.0
+
+
+@dataclass(frozen=True)
+class SeedCurve:
+    """The evaluations of one seed, in order, with the raw numbers of their episodes."""
+
+    seed: int
+    env_steps: tuple[int, ...]
+    updates: tuple[int, ...]
+    marl_team: Values
+    """returns"""
+    best_team: Values
+    """returns; empty tuples where there is no population"""
+    metrics: dict[str, Values] = field(default_factory=dict)
+    """what the task counts besides, by its name in the record, such as "marl_team_won"; empty tuples where missing"""
+
+    def values(self, team: Team, metric: str = RETURN) -> Values:
+        """The raw numbers of a team's episodes."""
+        if metric == RETURN:
+            return getattr(self, team)
+        return self.metrics.get(f"{team}_{metric}", ((),) * len(self.env_steps))
+
+    def means(self, team: Team, metric: str = RETURN) -> np.ndarray:
+        """One number per evaluation, so that seeds and not episodes are what statistics count."""
+        return mean_over_episodes(self.values(team, metric))
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The seeds of one algorithm on one task."""
+
+    folder: Path
+    algorithm: str
+    label: str
+    """the algorithm's name, and whatever tells this run from others of that name"""
+    task: str
+    seeds: tuple[SeedCurve, ...]
+    config: dict[str, Any]
+
+    @property
+    def has_population(self) -> bool:
+        return any(any(seed.best_team) for seed in self.seeds)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What besides the return every evaluation of every seed has counted."""
+        prefix = "marl_team_"
+        names = dict.fromkeys(name.removeprefix(prefix) for seed in self.seeds for name in seed.metrics)
+        named = [name for name in names if not name.startswith("best_team_")]
+        return tuple(name for name in named if all(all(seed.values("marl_team", name)) for seed in self.seeds))
+
+    def on_grid(self, team: Team, metric: str = RETURN) -> tuple[np.ndarray, np.ndarray]:
+        """The seeds' means on their common grid of env_steps: [time] and [seeds, time]."""
+        env_steps = [np.array(seed.env_steps, float) for seed in self.seeds]
+        return on_common_grid(env_steps, [seed.means(team, metric) for seed in self.seeds])
+
+
+def compared_by(runs: Sequence[Curves], metric: str | None = None) -> dict[str, str]:
+    """The metric by which the runs of each task are compared: by default the win rate where all have it, else returns.
+
+    Raises ReportError if `metric` is given and a run lacks it.
+    """
+    chosen: dict[str, str] = {}
+    for task in dict.fromkeys(run.task for run in runs):
+        here = [run.metrics for run in runs if run.task == task]
+        common = [RETURN, *(name for name in here[0] if all(name in names for names in here))]
+        if metric is not None and metric not in common:
+            raise ReportError(
+                f"--metric {metric}: not every run on {task} has recorded it; there it can be {' or '.join(common)}"
+            )
+        chosen[task] = metric or (WON if WON in common else RETURN)
+    return chosen
+
+
+def read_run(folder: Path) -> Curves:
+    """The evaluations that a run has recorded in its folder so far. Raises ReportError if there are none."""
+    if not (folder / records.METRICS).is_file():
+        raise ReportError(f"{folder}: no {records.METRICS} in it; give the folder of a run, where training writes one")
+    try:
+        lines = [line for line in records.read(folder) if line.get("marl_team")]
+        seeds = sorted({line["seed"] for line in lines})
+        curves = tuple(_seed_curve(seed, [line for line in lines if line["seed"] == seed]) for seed in seeds)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ReportError(f"{folder}: its {records.METRICS} is not a run's record ({error!r}); restore it") from error
+    if not curves:
+        raise ReportError(f"{folder}: no evaluation yet; wait for the first one, or train with a larger budget")
+    try:
+        config = records.read_config(folder) if (folder / records.CONFIG).exists() else {}
+    except ValueError as error:
+        raise ReportError(f"{folder}: its {records.CONFIG} is not JSON ({error}); restore it or delete it") from error
+    name, task = (str(config.get(key) or folder.resolve().name) for key in ("algorithm_name", "task_name"))
+    return Curves(folder, name, name, task, curves, config)
+
+
+def _seed_curve(seed: int, lines: list[dict[str, Any]]) -> SeedCurve:
+    def values(name: str) -> Values:  # a number that was not finite is null in the record
+        return tuple(tuple(float("nan" if x is None else x) for x in line.get(name) or ()) for line in lines)
+
+    env_steps, updates = (tuple(int(line[name]) for line in lines) for name in ("env_steps", "updates"))
+    names = dict.fromkeys(name for line in lines for name in line if name.startswith(("marl_team_", "best_team_")))
+    metrics = {name: values(name) for name in names}
+    return SeedCurve(seed, env_steps, updates, values("marl_team"), values("best_team"), metrics)
