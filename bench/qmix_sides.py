@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +21,11 @@ import yaml
 from rich.console import Console
 
 from comarl.algorithms.qmix import Qmix
-from comarl.envs.smax import MAPS, Smax
+from comarl.envs.smax import MAPS, Smax, silence
 from comarl.ops.learner import Adam
 from comarl.training.evaluate import Player
 from comarl.training.progress import Display
+from comarl.training.records import cpu_model, usable_cores
 from comarl.training.replay import EpisodeRing
 from comarl.training.run import Options, Session
 from comarl.training.train import Phase, Round, Run, RunState
@@ -35,12 +36,21 @@ LONG = 2**30  # environment steps that nothing here reaches
 Config = dict[str, Any]
 
 
+class Ready(NamedTuple):
+    """What a side says when all is compiled and it has begun to learn."""
+
+    compile_seconds: float
+    hidden: int
+    hardware: str
+
+
 class Turn(NamedTuple):
-    """What one turn did, all seeds together."""
+    """What one turn did, all seeds together; and how many environment steps a batch holds."""
 
     seconds: float
     env_steps: int
     updates: int
+    batch_steps: float
 
 
 @dataclass
@@ -48,8 +58,9 @@ class Turns:
     """A child's end of the pipe: what it trains goes on only while it is its turn."""
 
     pipe: Connection
+    hidden: int
     seconds: float = 0.0  # how long this turn is to last; 0 before the first
-    before: Turn = Turn(0.0, 0, 0)
+    before: Turn = field(default_factory=lambda: Turn(0.0, 0, 0, 0.0))
     compiling: float = 0.0
 
     def __post_init__(self):
@@ -59,7 +70,7 @@ class Turns:
         if event.startswith("/jax/core/compile/"):  # tracing, lowering and compiling
             self.compiling += duration
 
-    def wait(self, env_steps: int, updates: int, learnt: bool) -> None:
+    def wait(self, env_steps: int, updates: int, batch_steps: float, learnt: bool) -> None:
         """Called after each iteration, or round, which `learnt` or only played; returns when the next is to begin.
 
         Turns begin and end where something was learnt, so that they hold as many steps for each update as training.
@@ -67,10 +78,15 @@ class Turns:
         now = time.perf_counter()
         if not learnt or now - self.before.seconds < self.seconds:
             return
-        did = Turn(now - self.before.seconds, env_steps - self.before.env_steps, updates - self.before.updates)
-        self.pipe.send(did if self.seconds else self.compiling)
+        if self.seconds:
+            before = self.before
+            self.pipe.send(
+                Turn(now - before.seconds, env_steps - before.env_steps, updates - before.updates, batch_steps)
+            )
+        else:
+            self.pipe.send(Ready(self.compiling, self.hidden, f"{cpu_model()}, {usable_cores()} cores"))
         self.seconds = self.pipe.recv()
-        self.before = Turn(time.perf_counter(), env_steps, updates)
+        self.before = Turn(time.perf_counter(), env_steps, updates, batch_steps)
 
 
 def read_config(jaxmarl: Path, changes: Config, map_name: str) -> Config:
@@ -86,7 +102,7 @@ def read_config(jaxmarl: Path, changes: Config, map_name: str) -> Config:
 
 def play_jaxmarl(turns: Turns, jaxmarl: Path, config: Config, seeds: int) -> None:
     """The training function of JaxMARL's script, mapped over seeds and compiled as there."""
-    logged = 0
+    logged, batch_steps = 0, config["BUFFER_BATCH_SIZE"] * config["NUM_STEPS"]
 
     def log(metrics: dict[str, Any]) -> None:
         """Takes wandb's place. Each seed calls it after each iteration."""
@@ -94,7 +110,7 @@ def play_jaxmarl(turns: Turns, jaxmarl: Path, config: Config, seeds: int) -> Non
         logged += 1
         if logged % seeds == 0:
             env_steps, updates = int(metrics["env_step"]), int(metrics["grad_steps"])
-            turns.wait(seeds * env_steps, seeds * updates, updates > 0)
+            turns.wait(seeds * env_steps, seeds * updates, batch_steps, updates > 0)
 
     script = load_script(jaxmarl, log)
     config = config | dict(WANDB_MODE="online")  # to `log`
@@ -113,7 +129,8 @@ def load_script(jaxmarl: Path, log: Any) -> Any:
     spec = importlib.util.spec_from_file_location("qmix_rnn", jaxmarl / SCRIPT)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with silence():
+        spec.loader.exec_module(module)
     return module
 
 
@@ -139,9 +156,9 @@ def steps_per_update(config: Config) -> float:
 
 
 class Paced(Session):
-    """A session that goes on only in its turn, and learns once for so many environment steps, however long episodes are.
+    """A session that goes on only in its turn, and learns once for so many environment steps.
 
-    (`updates_per_episode` would need to know that length.)
+    `updates_per_episode` would have to know how long episodes are.
     """
 
     turns: Turns
@@ -150,8 +167,10 @@ class Paced(Session):
     def round(self, state: RunState, player: Player, evaluator: Player, display: Display) -> RunState:
         before = self.updates(state)
         state = super().round(state, player, evaluator, display)
-        updates = self.updates(state)
-        self.turns.wait(int(np.asarray(state.clock.env_steps).sum()), updates, updates > before)
+        updates, env_steps = self.updates(state), int(np.asarray(state.clock.env_steps).sum())
+        length = env_steps / (self.number * self.run.num_copies * self.run.seeds)
+        batch_steps = length * self.run.algorithm.replay.batch_size
+        self.turns.wait(env_steps, updates, batch_steps, updates > before)
         return state
 
     def learn(self, state: RunState, plan: Round, phase: Phase, display: Display) -> RunState:

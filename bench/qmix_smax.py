@@ -11,8 +11,8 @@ comarl's side is the session that `comarl train` runs. What is the same on both 
 - The task: the map, its time limit, parallel environments (16), and what an episode's steps are.
 - The networks: linear, ReLU, GRU, linear (512 units); mixer (64) and hypernetworks (256). comarl's agents also see
   their last action. Adam at the same rate with the same clipping; JaxMARL's is RAdam, which costs the same.
-- The ratio: one gradient step per 256 environment steps of a seed (theirs: 8 after every 16 x 128 steps; ours: after the
-  round in which they are due), double Q-learning, a target copied every 80 gradient steps, epsilon from 1 over 10^6.
+- The ratio: one gradient step per 256 environment steps of a seed (theirs: 8 after every 16 x 128 steps; ours: after
+  the round in which they are due), double Q-learning, a target copied every 80 gradient steps, epsilon from 1 over 10^6.
 - The batch: 4096 environment steps that took place (theirs: 32 windows of 128, in which the next episode follows the
   last; ours: `episodes` whole ones). comarl's episodes are arrays as long as the time limit, so that it computes, and
   masks, more steps than these: this counts against it. `batch_steps` is what a batch holds on average.
@@ -28,10 +28,11 @@ medians over turns, after compilation, whose time stands beside them.
 """
 
 import csv
+import math
 import multiprocessing
 import os
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -97,12 +98,12 @@ class Row:
     env_steps_per_second: float
     updates_per_second: float
     env_steps_per_update: float
-    ratio: float
-    ratio_to_one_seed: float
     compile_seconds: float
     hidden: int
-    batch_steps: float
+    batch_steps: int
     hardware: str
+    ratio: float = math.nan
+    ratio_to_one_seed: float = math.nan
 
 
 def serve(pipe: Connection, side: Side, settings: Settings) -> None:
@@ -111,7 +112,8 @@ def serve(pipe: Connection, side: Side, settings: Settings) -> None:
         keep_freed_memory()
     from qmix_sides import Turns, play_comarl, play_jaxmarl, read_config
 
-    turns, config = Turns(pipe), read_config(settings.jaxmarl, settings.changes, settings.map_name)
+    config = read_config(settings.jaxmarl, settings.changes, settings.map_name)
+    turns = Turns(pipe, config["HIDDEN_SIZE"])
     if side.framework == "JaxMARL":
         play_jaxmarl(turns, settings.jaxmarl, config, side.seeds)
     else:
@@ -128,7 +130,7 @@ class Child:
         begin = time.perf_counter()
         self.process.start()
         theirs.close()
-        self.compile_seconds: float = self.pipe.recv()
+        self.compile_seconds, self.hidden, self.hardware = self.pipe.recv()
         CONSOLE.print(
             f"{side.framework}, {side.seeds} seed(s), {side.mode}: compiled in {self.compile_seconds:.0f} s, "
             f"learns after {time.perf_counter() - begin:.0f} s"
@@ -144,23 +146,93 @@ class Child:
 
 
 def sides(seeds: int) -> list[Side]:
-    theirs = [Side("JaxMARL", seeds, True, keeps) for keeps in (False, True)]
+    """JaxMARL as it is and with comarl's setting of malloc, then comarl."""
+    theirs = [Side("JaxMARL", seeds, seeds > 1, keeps) for keeps in (False, True)]
     return theirs + [Side("comarl", seeds, together, True) for together in ((False, True) if seeds > 1 else (False,))]
 
 
-def measure(seeds: int, settings: Settings, hardware: str) -> list[dict[str, Any]]:
-    """All sides with so many seeds, in turns. Rows but for their ratios."""
-    children = [Child(side, settings) for side in sides(seeds)]
+def measure(seeds: int, settings: Settings) -> list[Row]:
+    """All sides with so many seeds, in turns; without the ratios."""
+    children: list[Child] = []
     try:
+        children += [Child(side, settings) for side in sides(seeds)]
         turns = np.array([[child.play(settings.seconds) for child in children] for _ in range(settings.turns)])
     finally:
         for child in children:
             child.close()
-    rows = []
-    for child, (seconds, env_steps, updates) in zip(children, turns.transpose(1, 2, 0), strict=True):
-        side = child.side
-        rates = float(np.median(env_steps / seconds)), float(np.median(updates / seconds))
-        row = dict(framework=side.framework, mode=side.mode, seeds=seeds)
-        row |= dict(zip(("env_steps_per_second", "updates_per_second"), rates))
-        rows.append(row | dict(compile_seconds=child.compile_seconds, hardware=hardware))
-    return rows
+    return [to_row(child, turns[:, i]) for i, child in enumerate(children)]
+
+
+def to_row(child: Child, turns: np.ndarray) -> Row:
+    """The medians of one side's `turns`."""
+    side, (seconds, env_steps, updates, batch_steps) = child.side, turns.T
+    rate = lambda done: round(float(np.median(done / seconds)), 3)
+    return Row(
+        framework=side.framework,
+        mode=side.mode,
+        seeds=side.seeds,
+        env_steps_per_second=rate(env_steps),
+        updates_per_second=rate(updates),
+        env_steps_per_update=round(float(env_steps.sum() / updates.sum()), 1),
+        compile_seconds=round(child.compile_seconds, 1),
+        hidden=child.hidden,
+        batch_steps=round(float(batch_steps[-1])),
+        hardware=child.hardware,
+    )
+
+
+def with_ratios(rows: list[Row]) -> list[Row]:
+    """The rows with their ratios to JaxMARL's better way."""
+    theirs: dict[int, float] = {}
+    for row in rows:
+        if row.framework == "JaxMARL":
+            theirs[row.seeds] = max(theirs.get(row.seeds, 0.0), row.env_steps_per_second)
+    ratio = lambda row, seeds: round(row.env_steps_per_second / theirs[seeds], 2)
+    return [replace(row, ratio=ratio(row, row.seeds), ratio_to_one_seed=ratio(row, 1)) for row in rows]
+
+
+def show(rows: list[Row], settings: Settings) -> None:
+    title = f"Training QMIX on SMAX {settings.map_name}, {rows[0].hidden} units, on {rows[0].hardware}"
+    table = Table(title=title, title_justify="left")
+    names = ("", "mode", "seeds", "steps/s", "updates/s", "steps/update", "steps/batch", "compile", "ratio", "to one")
+    for i, name in enumerate((*names, "goal")):
+        table.add_column(name, justify="right" if 2 <= i < len(names) else "left")
+    for row in rows:
+        numbers = (
+            f"{row.env_steps_per_second:.0f}",
+            f"{row.updates_per_second:.2f}",
+            f"{row.env_steps_per_update:.0f}",
+        )
+        rest = (f"{row.batch_steps:.0f}", f"{row.compile_seconds:.0f} s", f"{row.ratio:.2f}")
+        table.add_row(
+            row.framework, row.mode, str(row.seeds), *numbers, *rest, f"{row.ratio_to_one_seed:.2f}", goal(row)
+        )
+    CONSOLE.print(table)
+    CONSOLE.print("ratio: to JaxMARL's steps/s with as many seeds, the better of its rows; to one: with one seed")
+
+
+def goal(row: Row) -> str:
+    """What comarl aims at in this row, if anything."""
+    if row.framework != "comarl":
+        return ""
+    return "ratio at least 1" if row.seeds == 1 else "ratio at least 2"
+
+
+def main(settings: Settings) -> None:
+    """Measures, prints and writes."""
+    if settings.cores:
+        os.sched_setaffinity(0, settings.cores)
+    rows: list[Row] = []
+    for seeds in sorted({1, settings.seeds}):
+        rows += measure(seeds, settings)
+    rows = with_ratios(rows)
+    show(rows, settings)
+    if settings.csv:
+        with settings.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in rows)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,12 +1,17 @@
 """What a person meets at the command line: help, suggestions, and one line for each mistake."""
 
 import dataclasses
+import io
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from rich.console import Console
 
 from comarl.algorithms import ALGORITHMS, TUNED, find_algorithm, tuned
-from comarl.cli import UsageError, check_pair, main
+from comarl.cli import UsageError, check_pair, main, summarise
 from comarl.envs import TASKS, find_task
 from comarl.envs.probes import PROBES
 from comarl.training.load import rebuild
@@ -127,6 +132,50 @@ def test_train_evaluate_and_report_work_one_after_the_other(tmp_path, capsys, mo
     assert main(("report", str(folder))) == 0
     for name in ("curves.png", "curves.svg", "table.md", "per_seed.csv"):
         assert (Path("report") / name).stat().st_size > 0
+
+
+def test_what_a_task_counts_is_in_the_summary_in_evaluate_and_in_the_report(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = ("--algorithm.hidden", "4", "--task.horizon", "4", "--evaluation-episodes", "2")
+    small = ("--algorithm.replay.capacity", "8", "--algorithm.replay.batch-size", "2", *tiny)
+    assert main(("train", "iql", "predator-prey/small", "--steps", "12", "--evaluate-every", "6", *small)) == 0
+    assert "captures" in said(capsys)
+    (folder,) = Path("runs").iterdir()
+    line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert len(line["marl_team"]) == len(line["marl_team_captures"]) == 2
+    assert main(("evaluate", str(folder), "--episodes", "3")) == 0
+    assert "captures" in said(capsys)
+    assert main(("report", str(folder), "--metric", "captures")) == 0
+    assert Path("report/curves_return.png").exists()
+    assert "| captures | final return |" in Path("report/table.md").read_text()
+    capsys.readouterr()
+    assert main(("report", str(folder), "--metric", "won")) == 2
+    assert "--metric won" in (text := said(capsys)) and "return or captures" in text and "Traceback" not in text
+
+
+def test_the_summary_and_evaluate_show_win_rates_in_percent(tmp_path, capsys, monkeypatch):
+    scores = {"marl_team": [2.0, 0.5, 0.5], "best_team": [2.0, 2.0, 2.0]}
+    scores |= {"marl_team_won": [1.0, 0.0, 0.0], "best_team_won": [1.0, 1.0, 1.0]}
+    line = {"seed": 4, "env_steps": 5000, "updates": 70, "round": 9, "wall_time": 1.0, **scores, "training": {}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    screen = io.StringIO()
+    state = SimpleNamespace(clock=SimpleNamespace(env_steps=np.array([5000])))
+    summarise(SimpleNamespace(steps=5000), state, tmp_path, Console(file=screen, width=100))
+    text = " ".join(screen.getvalue().split())
+    assert "MARL team win rate" in text and "33.3 %" in text and "100 %" in text and "The run is done." in text
+
+    played = {name: np.array([values]) for name, values in scores.items()}
+    run = Run(find_algorithm("matd3").algorithm, find_task("probe/action"), first_seed=4)
+    names = {"algorithm_name": "qmix", "task_name": "smax/3m"}
+    monkeypatch.setattr("comarl.training.load.load_run", lambda folder: (run, names, None))
+    monkeypatch.setattr("comarl.training.run.evaluate_once", lambda run, state: played)
+    assert main(("evaluate", str(tmp_path), "--episodes", "3")) == 0
+    rows = [row.split() for row in capsys.readouterr().out.replace("│", " ").splitlines() if " team " in row]
+    assert "win rate" in " ".join(rows[0])
+    assert [row for row in rows if row[0] == "4"] == [
+        ["4", "marl", "team", "1.00", "0.50", "2.00", "33.3", "%"],
+        ["4", "best", "team", "2.00", "2.00", "2.00", "100", "%"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,8 @@ class ReportSettings:
     """the runs' folders"""
     out: Path = Path("report")
     """the folder for pictures, tables and the CSV"""
+    metric: str | None = None
+    """what to compare by: won, return, captures, or what else the tasks count; by default won where there is one"""
 
 
 def main(arguments: Arguments | None = None) -> int:
@@ -198,15 +200,18 @@ def run_training(settings: TrainSettings, algorithm_name: str, task_name: str, c
 
 def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
     """The last evaluation of every seed, where the curve is, and how to go on."""
-    from comarl.training.progress import number_text
-    from comarl.training.records import read
+    from comarl.training.progress import mean_text
+    from comarl.training.records import RETURN, counted, in_words, read
 
     last = {line["seed"]: line for line in read(folder)}
-    table = Table("seed", "steps", "updates", "MARL team", "best team", title="Last evaluation: mean greedy return")
-    mean = lambda values: number_text(sum(values) / len(values)) if values else "-"
+    metrics = [RETURN, *dict.fromkeys(name for line in last.values() for name in counted(line))]
+    teams = {"MARL team": "marl_team", "best team": "best_team"}
+    heads = (f"{team} {in_words(name)}" for team in teams for name in metrics)
+    table = Table("seed", "steps", "updates", *heads, title="Last evaluation: means of greedy episodes")
     for seed, line in sorted(last.items()):
-        row = (f"{line['env_steps']:,}", f"{line['updates']:,}", mean(line["marl_team"]), mean(line.get("best_team")))
-        table.add_row(str(seed), *row)
+        keys = ((team if name == RETURN else f"{team}_{name}", name) for team in teams.values() for name in metrics)
+        means = (mean_text(line.get(key), name) for key, name in keys)
+        table.add_row(str(seed), f"{line['env_steps']:,}", f"{line['updates']:,}", *means)
     console.print(table)
     if last:
         try:
@@ -222,15 +227,20 @@ def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
 def evaluate(arguments: Arguments, console: Console) -> int:
     settings = tyro.cli(EvaluateSettings, prog="comarl evaluate", args=list(arguments))
     from comarl.training.load import load_run
+    from comarl.training.progress import mean_text, number_text
+    from comarl.training.records import counted, in_words
     from comarl.training.run import evaluate_once
 
     run, config, state = load_run(settings.run)
-    returns = evaluate_once(dataclasses.replace(run, evaluation_episodes=settings.episodes), state)
-    table = Table("seed", "team", "mean", "least", "greatest", title=f"{settings.episodes} greedy episodes: return")
-    for team, values in returns.items():
-        for seed, row in enumerate(values):
-            numbers = (f"{row.mean():,.1f}", f"{row.min():,.1f}", f"{row.max():,.1f}")
-            table.add_row(str(run.first_seed + seed), team.replace("_", " "), *numbers)
+    scores = evaluate_once(dataclasses.replace(run, evaluation_episodes=settings.episodes), state)
+    metrics = counted(scores)
+    heads = ("seed", "team", "mean", "least", "greatest", *map(in_words, metrics))
+    table = Table(*heads, title=f"{settings.episodes} greedy episodes: return")
+    for team in (name for name in ("marl_team", "best_team") if name in scores):
+        for seed, row in enumerate(scores[team]):
+            numbers = (number_text(x) for x in (row.mean(), row.min(), row.max()))
+            besides = (mean_text(scores[f"{team}_{name}"][seed].tolist(), name) for name in metrics)
+            table.add_row(str(run.first_seed + seed), team.replace("_", " "), *numbers, *besides)
     console.print(f"{config['algorithm_name']} on {config['task_name']}: {settings.run}", highlight=False)
     console.print(table)
     return 0
@@ -240,7 +250,7 @@ def report(arguments: Arguments, console: Console) -> int:
     settings = tyro.cli(ReportSettings, prog="comarl report", args=list(arguments))
     from comarl.report import report as write_report
 
-    for path in write_report(list(settings.runs), settings.out):
+    for path in write_report(list(settings.runs), settings.out, settings.metric):
         console.print(str(path), highlight=False, soft_wrap=True)
     return 0
 

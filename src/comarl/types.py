@@ -236,6 +236,10 @@ class Evolutionary(Protocol):
         """The population after the team that MARL trained has joined it, at the end of a round."""
         ...
 
+    def trained_team(self, state: PyTree) -> Int[Array, ""]:
+        """The team that stands for the algorithm: the last, which MARL trains; the elite where none is trained."""
+        ...
+
     def best_team(self, state: PyTree) -> Int[Array, ""]:
         """The team that had the best return in the latest round of training."""
         ...

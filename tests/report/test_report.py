@@ -13,55 +13,21 @@ import pytest
 
 from comarl.report import ReportError, comparison, report, rich_table, single_run_curve
 from comarl.report import curves as drawing
+from comarl.report.papers import paper_numbers
 from comarl.report.tables import (
     cells,
     decimals,
     exact,
     final_scores,
+    header,
     improvements,
     latex_table,
     markdown_table,
     notes,
-    paper_numbers,
     per_seed_csv,
     table_rows,
 )
-
-HOPPER = "mamujoco/Hopper-3x1"
-
-
-def lines_of(seed, evaluations, best_team=None):
-    """Records of one seed from {env_steps: returns of its episodes}."""
-    lines = []
-    for place, (env_steps, returns) in enumerate(evaluations.items()):
-        line = {
-            "seed": seed,
-            "env_steps": env_steps,
-            "updates": 2 * env_steps,
-            "round": place,
-            "wall_time": 0.5 * place,
-        }
-        line |= {"marl_team": returns, "training": {"critic_loss": 1.0}}
-        lines.append(line if best_team is None else line | {"best_team": best_team})
-    return lines
-
-
-def write_run(folder, lines, name="matd3", task=HOPPER, **settings):
-    folder.mkdir()
-    config = {"kind": "Run", "algorithm": {"kind": "Matd3", **settings}, "task_name": task, "seeds": 3}
-    (folder / "config.json").write_text(json.dumps(config | {"algorithm_name": name}))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
-
-
-def noisy_run(folder, seeds, *, rng=0, evaluations=6, best_team=None, **about):
-    """Seeds of unequal steps, with five episodes an evaluation."""
-    generator = np.random.default_rng(rng)
-    lines = []
-    for seed in seeds:
-        steps = np.cumsum(generator.integers(80, 120, evaluations)).tolist()
-        lines += lines_of(seed, {step: generator.normal(step, 9.0, 5).tolist() for step in steps}, best_team)
-    return write_run(folder, lines, **about)
+from tests.report.folders import HOPPER, lines_of, noisy_run, png_size, write_run
 
 
 @pytest.fixture
@@ -72,12 +38,6 @@ def runs(tmp_path):
         noisy_run(tmp_path / "base", range(6), rng=1),
         noisy_run(tmp_path / "ant", [0], rng=2, task="a/b_c|d"),
     ]
-
-
-def png_size(path):
-    data = path.read_bytes()
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
 # What a run is
@@ -96,14 +56,15 @@ def test_episodes_are_not_counted_as_replications(tmp_path):
     (run,) = comparison([write_run(tmp_path / "x", lines)])
     (row,) = table_rows([run])
     assert row.seeds == 2
-    assert row.final == 2.0
-    assert row.half_interval == pytest.approx(12.7062, rel=1e-5)  # t(0.975, 1) times s / sqrt(2) = 1
+    final = row.finals["return"]
+    assert final.mean == 2.0
+    assert final.half_interval == pytest.approx(12.7062, rel=1e-5)  # t(0.975, 1) times s / sqrt(2) = 1
     assert run.on_grid("marl_team")[1].shape == (2, 1)
 
 
 def test_a_seed_with_more_episodes_does_not_weigh_more(tmp_path):
     lines = lines_of(0, {10: [0.0] * 9}) + lines_of(1, {10: [6.0]})
-    assert table_rows(comparison([write_run(tmp_path / "x", lines)]))[0].final == 3.0
+    assert table_rows(comparison([write_run(tmp_path / "x", lines)]))[0].finals["return"].mean == 3.0
 
 
 def test_seeds_of_different_lengths_are_cut_and_interpolated(tmp_path):
@@ -292,6 +253,19 @@ def test_no_two_labels_look_alike():
     assert list(styles) == list(labels)
 
 
+def test_five_algorithms_differ_in_colour_and_in_marker_and_presets_keep_to_their_algorithm():
+    names = ("qmix", "qmix-pymarl2", "vdn", "vdn-pymarl2", "iql")
+    styles = drawing.line_styles({name: name for name in names})
+    assert (
+        len({style["color"] for style in styles.values()}) == len({style["marker"] for style in styles.values()}) == 5
+    )
+    assert drawing.colour_of("qmix") == drawing.colour_of("qmix-pymarl2") == styles["qmix"]["color"]
+    battles = ("race-facmac", "merl-facmac", "facmac", "ea-facmac", "qmix")
+    robots = ("race-matd3", "merl-matd3", "matd3", "ea-matd3", "facmac-continuous")
+    assert all(len({drawing.colour_of(name) for name in names}) == 5 for names in (battles, robots))
+    assert drawing.colour_of("race-facmac") == drawing.colour_of("race-matd3")
+
+
 def test_reading_needs_no_matplotlib_and_drawing_leaves_pyplot_and_the_backend_alone(runs):
     code = f"""
 import sys, pathlib
@@ -345,11 +319,32 @@ def test_the_papers_number_is_marked_unless_the_budget_is_the_papers(tmp_path):
 
 
 def test_the_papers_numbers_are_those_of_the_reference():
-    numbers = paper_numbers()
-    assert numbers[HOPPER, "race-matd3"] == "3030"
-    assert numbers["mamujoco/Ant-2x4", "ea"] == "<700"  # an upper bound stays one
-    assert numbers["mamujoco/HumanoidStandup-9|8", "merl"] == "156200"
-    assert len(numbers) == 8 * 5
+    texts = {key: paper.text for key, paper in paper_numbers().items()}
+    assert texts[HOPPER, "race-matd3"] == "3030"
+    assert texts["mamujoco/Ant-2x4", "ea-matd3"] == "<700"  # an upper bound stays one
+    assert texts["mamujoco/HumanoidStandup-9|8", "merl-matd3"] == "156200"
+    assert texts["smax/3s5z", "race-facmac"] == "97 %"
+    assert texts["smax/2s_vs_1sc", "facmac"] == "20-25 %"
+    assert texts["smax/3s5z_vs_3s6z", "vdn-pymarl2"] == "43 %"
+    assert len(texts) == 8 * 5 + 8 * 4 + 10 * 2
+
+
+def test_a_number_of_starcraft_says_that_it_is_another_game_whatever_the_budget(tmp_path):
+    near = write_run(tmp_path / "near", lines_of(0, {2_000_000: [1.0]}), name="facmac", task="smax/3s5z")
+    far = write_run(tmp_path / "far", lines_of(0, {20_000: [1.0]}), name="qmix-pymarl2", task="smax/3s5z_vs_3s6z")
+    none = write_run(tmp_path / "none", lines_of(0, {20_000: [1.0]}), name="qmix", task="smax/3s5z")
+    rows = table_rows(comparison([near, far, none]))
+    assert [(row.algorithm, cells(row)[-1]) for row in rows] == [
+        ("facmac", "85 % ‡"),
+        ("qmix", ""),
+        ("qmix-pymarl2", "75 % ‡"),
+    ]
+    assert header(rows)[-1] == "paper" and header(rows[1:2])[-1] == "paper at 1e6 steps"
+    said = " ".join(notes(rows))
+    assert "‡ a win rate of StarCraft II" in said and "no comparison" in said and "†" not in said
+    assert "RACE (ICML 2023), Fig. 3" in said and "PyMARL2" in said
+    assert "‡" not in " ".join(notes(rows[1:2]))
+    assert r"85 \% $^\ddagger$" in latex_table(rows)
 
 
 def test_one_seed_is_said_to_have_no_interval(runs):

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from comarl.algorithms.ea import EA_FACMAC, Ea
 from comarl.algorithms.facmac import FACMAC_NONMONOTONIC, Facmac, FacmacContinuous
 from comarl.algorithms.matd3 import MADDPG, Matd3
+from comarl.algorithms.merl import MERL_FACMAC, Merl
 from comarl.algorithms.qmix import IQL, QMIX_PYMARL2, VDN, VDN_PYMARL2, Qmix
 from comarl.algorithms.race_facmac import RaceFacmac
 from comarl.algorithms.race_matd3 import RaceMatd3
@@ -27,6 +29,10 @@ ALGORITHMS = {
     "facmac-nonmonotonic": Entry(FACMAC_NONMONOTONIC, "FACMAC whose mixer may weigh a utility negatively"),
     "facmac-continuous": Entry(FacmacContinuous(), "FACMAC for continuous actions"),
     "race-facmac": Entry(RaceFacmac(), "RACE on FACMAC: recurrent teams with discrete actions (Li et al., ICML 2023)"),
+    "merl-matd3": Entry(Merl(), "whole networks evolve beside a team trained by MATD3 (Majumdar et al., ICML 2020)"),
+    "merl-facmac": Entry(MERL_FACMAC, "the same beside a team trained by FACMAC"),
+    "ea-matd3": Entry(Ea(), "teams only evolve, with MATD3's networks (Khadka & Tumer, NeurIPS 2018)"),
+    "ea-facmac": Entry(EA_FACMAC, "the same with FACMAC's networks"),
     "qmix": Entry(Qmix(), "utilities joined by a monotonic mixer (Rashid et al., ICML 2018)"),
     "qmix-pymarl2": Entry(QMIX_PYMARL2, "QMIX with the settings of PyMARL2 (Hu et al., 2021)"),
     "vdn": Entry(VDN, "QMIX whose mixer is a sum (Sunehag et al., AAMAS 2018)"),

@@ -111,17 +111,30 @@ class Facmac:
     def act(
         self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
     ) -> tuple[Memory, Int[Array, " agents"]]:
+        """Drawn from the policies with a share of random actions while exploring, else greedy."""
         del team
-        hidden, logits = state.actor.value.step(memory, timestep.obs)
-        action = self.choose(logits, timestep, clock, key) if explore else greedy(logits, timestep.available)
-        return Memory(hidden, action), action
-
-    def choose(
-        self, logits: Float[Array, "agents actions"], timestep: Timestep, clock: Clock, key: Key
-    ) -> Int[Array, " agents"]:
-        """How the actors explore."""
         epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
-        return epsilon_softmax(logits, timestep.available, epsilon, key)
+        return self.perform(state.actor.value, memory, timestep, key, epsilon, explore=explore)
+
+    def policy(self, state: State) -> RecurrentNet:
+        """The team that learns, as data that evolution may copy."""
+        return state.actor.value
+
+    def perform(
+        self,
+        policy: RecurrentNet,
+        memory: Memory,
+        timestep: Timestep,
+        key: Key,
+        epsilon: Float[Array, ""] | float = 0.0,
+        *,
+        explore: bool,
+    ) -> tuple[Memory, Int[Array, " agents"]]:
+        """How any team acts; an evolving one adds no random actions to those that it draws."""
+        hidden, logits = policy.step(memory, timestep.obs)
+        available = timestep.available
+        action = epsilon_softmax(logits, available, epsilon, key) if explore else greedy(logits, available)
+        return Memory(hidden, action), action
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
         """The critic, then the actor by the critic as it is now; targets are copied when due."""

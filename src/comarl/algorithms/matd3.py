@@ -118,6 +118,17 @@ class Matd3:
         action = actors(timestep.obs)
         return memory, explore_with_noise(action, self.exploration_noise, actors.spec, key) if explore else action
 
+    def policy(self, state: State) -> Actors:
+        """The team that learns, as data that evolution may copy."""
+        return state.actors.value
+
+    def perform(
+        self, policy: Actors, memory: tuple[()], timestep: Timestep, key: Key, *, explore: bool
+    ) -> tuple[tuple[()], Float[Array, "agents action"]]:
+        """How an evolving team acts: always as it is."""
+        del key, explore
+        return memory, policy(timestep.obs)
+
     def update(self, state: State, batch: Transition, clock: Clock, key: Key) -> tuple[State, Metrics]:
         critic, metrics = self.fit_critic(state, batch, key)
         state = eqx.tree_at(lambda s: s.critic, state, critic)

@@ -3,21 +3,22 @@
 All agents of all teams share one recurrent encoder; a team is a linear policy per agent on top of it. One team learns
 by FACMAC, a population of teams evolves, and the encoder serves them all.
 
-    z_t,i   = Z_phi(tau_t,i)                           a GRU over what agent i saw and did, its number included (Sec 3.1)
-    pi_j    = softmax(W_j^i z_i)                       one linear policy per team and agent                     (Sec 3.1)
-    y_psi   = lambda-return of Q_psi'(s', greedy pi'_marl)                the MARL team, as in FACMAC             (Eq 1)
-    y_theta = lambda-return of Q_theta'(s', greedy pi_j, W_j)             any team j, drawn anew each update      (Eq 1)
+    z_t,i   = Z_phi(tau_t,i)                           a GRU over what agent i saw and did                   (Sec 3.1)
+    pi_j    = softmax(W_j^i z_i)                       one linear policy per team and agent                  (Sec 3.1)
+    y_psi   = lambda-return of Q_psi'(s', greedy pi'_marl)              the MARL team, as in FACMAC            (Eq 1)
+    y_theta = lambda-return of Q_theta'(s', greedy pi_j, W_j)           any team j, drawn anew each update     (Eq 1)
     Q_theta = g_{s, chi}(Q_i(chi_i, o_i, u_i))         chi: embeddings of the team's policies
-    L_zeta  = mean (V_zeta(s) - max(y_psi, y_theta))^2                    the best value over teams               (Eq 4)
-    gap_t,i = the negated Jensen-Shannon estimate of I(z_i; s) by T_omega(s, z_i) = f(s) . g(z_i)                 (Eq 3)
-    L_VMM   = sum over t of mean over episodes of w(s_t) mean_i gap_t,i,  w = (V - min V) / (max V - min V)       (Eq 5)
-    L_phi   = -mean Q_psi(s, pi_marl) - mean Q_theta(s, pi_j, W_j) + beta L_VMM                                (Eqs 2, 6)
-    L_marl  = -mean Q_psi(s, pi_marl)                  for W_marl alone                                           (Eq 7)
+    L_zeta  = mean (V_zeta(s) - max(y_psi, y_theta))^2                  the best value over teams              (Eq 4)
+    gap_t,i = the negated Jensen-Shannon estimate of I(z_i; s) by T_omega(s, z_i) = f(s) . g(z_i)              (Eq 3)
+    L_VMM   = sum over t of the mean over episodes of w(s_t) mean_i gap_t,i                                    (Eq 5)
+    w       = (V - min V) / (max V - min V)
+    L_phi   = -mean Q_psi(s, pi_marl) - mean Q_theta(s, pi_j, W_j) + beta L_VMM                             (Eqs 2, 6)
+    L_marl  = -mean Q_psi(s, pi_marl)                  for W_marl alone                                        (Eq 7)
 
-pi in the last two lines is a straight-through Gumbel-softmax draw. A round: every team plays one episode (evolving teams
-draw from their policies, the MARL team explores as FACMAC does); the population evolves by its returns, as on MATD3;
-everything learns, one update per episode played; W_marl takes the worst team's place. Before `population_after` steps
-the MARL team plays and learns alone.
+pi in the last two lines is a straight-through Gumbel-softmax draw. A round: every team plays one episode (evolving
+teams draw from their policies, the MARL team explores as FACMAC does); the population evolves by its returns, as on
+MATD3; everything learns, one update per episode played; W_marl takes the worst team's place. Before `population_after`
+steps the MARL team plays and learns alone.
 
 Ablations are fields, as on MATD3 (Figs. 4-8). The released code is for StarCraft and differs from the paper; a field
 brings back what changes results:
@@ -371,6 +372,9 @@ class RaceFacmac:
             own = jax.tree.map(lambda w: jnp.broadcast_to(w[:1], w.shape), own)
         population = jax.tree.map(lambda all_, one: all_.at[slot].set(one), state.population, own)
         return replace(state, population=population, injected=slot)
+
+    def trained_team(self, state: State) -> Int[Array, ""]:
+        return jnp.int32(self.num_teams - 1)
 
     def best_team(self, state: State) -> Int[Array, ""]:
         """The elite of the latest round; the MARL team where nothing evolves."""

@@ -333,6 +333,9 @@ class RaceMatd3:
         population = jax.tree.map(lambda all_, own: all_.at[slot].set(own), state.population, state.head.value)
         return replace(state, population=population, injected=slot)
 
+    def trained_team(self, state: State) -> Int[Array, ""]:
+        return jnp.int32(self.num_teams - 1)
+
     def best_team(self, state: State) -> Int[Array, ""]:
         """The elite of the latest round; the MARL team where nothing evolves."""
         return state.elite if self.evolution else jnp.int32(0)

@@ -179,11 +179,11 @@ class RecurrentNet(eqx.Module):
         hidden = self.encoder(memory.hidden, agent_inputs(self.spec, obs, memory.last_action))
         return hidden, self.head(hidden)
 
-    def unroll(self, episode: Episode) -> Float[Array, "time+1 agents actions"]:
+    def unroll(self, episode: Episode) -> Float[Array, "steps agents actions"]:
         """A whole episode, the step after its end included."""
         return self.head(unroll_episode(self.encoder, self.spec, episode))
 
 
-def unroll_episode(encoder: RecurrentEncoder, spec: EnvSpec, episode: Episode) -> Float[Array, "time+1 agents hidden"]:
+def unroll_episode(encoder: RecurrentEncoder, spec: EnvSpec, episode: Episode) -> Float[Array, "steps agents hidden"]:
     """Every agent's history at each step of an episode, and after its end."""
     return encoder.unroll(agent_inputs(spec, episode.timesteps.obs, last_actions(episode.action)))

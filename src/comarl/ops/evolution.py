@@ -1,4 +1,5 @@
-"""Evolution of teams of linear policies. A team is a pytree whose leaves lead with `agents`; a population adds `teams`.
+"""Evolution of teams. A team is a pytree, of linear policies whose leaves lead with `agents` or of whole networks; a
+population adds `teams` before.
 
 Operators are written for one team, or one agent of a team; the algorithm maps them over the population.
 """
@@ -167,11 +168,11 @@ def copy_rows(
 
 
 def perturb(
-    weight: Float[Array, "features action"],
-    chosen: Bool[Array, "features action"],
-    kind: Float[Array, "#features action"],
+    weight: Float[Array, "*stack features action"],
+    chosen: Bool[Array, "*stack features action"],
+    kind: Float[Array, "*stack #features action"],
     key: Key,
-) -> Float[Array, "features action"]:
+) -> Float[Array, "*stack features action"]:
     """Changes the chosen weights by the kind drawn for them, uniform in [0, 1):
 
     - below 0.05 "super": adds N(0, (10 w)^2),
@@ -216,3 +217,53 @@ def mutate_weights(weight: Float[Array, "features action"], fraction: float, pro
     rank = jnp.argsort(jnp.argsort(jax.random.uniform(rank_key, (weight.size,)))).reshape(weight.shape)
     kind = jax.random.uniform(kind_key, weight.shape)
     return perturb(weight, (rank < count) & mutates, kind, noise_key)
+
+
+def cross_networks(one: PyTree, other: PyTree, key: Key) -> tuple[PyTree, PyTree]:
+    """ERL's crossover of whole networks (Khadka & Tumer, 2018): in every layer random rows of weights, those into one
+    unit, are copied from one network to the other, each in a random direction; biases by draws of their own."""
+    paths, structure = jax.tree.flatten_with_path(one)
+    keys = jax.random.split(key, len(paths))
+    pairs = [
+        copy_rows(as_rows(path, a), as_rows(path, b), k)
+        for (path, a), b, k in zip(paths, jax.tree.leaves(other), keys, strict=True)
+    ]
+    build = lambda i: [from_rows(path, pair[i], a) for (path, a), pair in zip(paths, pairs, strict=True)]
+    return structure.unflatten(build(0)), structure.unflatten(build(1))
+
+
+def mutate_networks(team: PyTree, fraction: float, probability: float, key: Key) -> PyTree:
+    """ERL's mutation of whole networks: with `probability` the team mutates; then each matrix of weights does at even
+    odds that are drawn too, rand() < U(0, 2), in at most a `fraction` of its weights. Biases never change."""
+    gate_key, key = jax.random.split(key)
+    gate = jax.random.bernoulli(gate_key, probability)
+    paths, structure = jax.tree.flatten_with_path(team)
+
+    def one(path: tuple, leaf: Array, key: Key) -> Array:
+        if not is_weight(path):
+            return leaf
+        odds_key, rate_key, share_key, chosen_key, kind_key, noise_key = jax.random.split(key, 6)
+        mutates = gate & (jax.random.uniform(odds_key) < jax.random.uniform(rate_key, maxval=2.0))
+        share = jax.random.uniform(share_key, maxval=fraction)
+        chosen = jax.random.bernoulli(chosen_key, share, leaf.shape) & mutates
+        return perturb(leaf, chosen, jax.random.uniform(kind_key, leaf.shape), noise_key)
+
+    keys = jax.random.split(key, len(paths))
+    return structure.unflatten([one(path, leaf, k) for (path, leaf), k in zip(paths, keys, strict=True)])
+
+
+def is_weight(path: tuple) -> bool:
+    """Whether a leaf is a layer's weights `[..., inputs, outputs]`; else it has one number per unit."""
+    return getattr(path[-1], "name", "") == "weight"
+
+
+def as_rows(path: tuple, leaf: Array) -> Float[Array, "units width"]:
+    """One row per unit: the weights into it, or its one number."""
+    return jnp.swapaxes(leaf, -1, -2).reshape(-1, leaf.shape[-2]) if is_weight(path) else leaf.reshape(-1, 1)
+
+
+def from_rows(path: tuple, rows: Float[Array, "units width"], like: Array) -> Array:
+    """What `as_rows` undid."""
+    if not is_weight(path):
+        return rows.reshape(like.shape)
+    return jnp.swapaxes(rows.reshape(*like.shape[:-2], like.shape[-1], like.shape[-2]), -1, -2)

@@ -9,12 +9,13 @@ from typing import Any
 
 from comarl.report.curves import draw, save
 from comarl.report.curves import single_run_curve as single_run_curve
-from comarl.report.runs import RETURN, compared_by, read_run
 from comarl.report.runs import Curves as Curves
 from comarl.report.runs import ReportError as ReportError
 from comarl.report.runs import SeedCurve as SeedCurve
+from comarl.report.runs import compared_by, read_run
 from comarl.report.tables import improvements, latex_table, markdown_table, per_seed_csv, table_rows
 from comarl.report.tables import rich_table as rich_table
+from comarl.training.records import RETURN
 
 
 def report(runs: list[Path], out: Path, metric: str | None = None) -> list[Path]:

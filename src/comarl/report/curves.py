@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from comarl.report.runs import RETURN, WON, Curves, Team, compared_by, in_words, read_run, shown_scale
+from comarl.report.runs import Curves, Team, compared_by, read_run, shown_scale
 from comarl.report.statistics import SEEDS_FOR_AN_INTERVAL, band
+from comarl.training.records import RETURN, WON, in_words
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow, which is faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
@@ -24,6 +25,9 @@ COLOURS = {
     **{"qmix": ORANGE, "vdn": SKY, "iql": VERMILLION, "lsf-sac": BLUE, "vm3-ac": GREEN},
 }
 """by an algorithm's name, or else by how it begins: "race" is for race-matd3 and race-facmac"""
+MARKERS = "os^DvPX"
+FEW_LABELS, FEW_RUNS = 4, 3
+"""more labels in a figure than this have markers, too; with more runs in a panel the seeds' thin lines would hide it"""
 LINES: dict[Team, tuple[str, str]] = {"marl_team": ("-", "MARL team"), "best_team": ("--", "best team by training")}
 
 
@@ -36,9 +40,9 @@ def draw(
 ) -> Any:
     """A matplotlib figure with one panel per task and one colour per algorithm; `by` says each task's metric.
 
-    The line is the mean over seeds. Around it is the 95 % t interval, or for fewer than five seeds their range with
-    each seed as a thin line; the text above a panel says which. Dashed is the best team, where there is a population.
-    Of the runs only those on `tasks` are drawn, in the colours that they have among all.
+    The line is the mean over seeds. Around it is the 95 % t interval, or for fewer than five seeds their range, with
+    each seed as a thin line where few runs share the panel; the text above it says which. Dashed is the best team,
+    where there is a population. Of the runs only those on `tasks` are drawn, in the colours that they have among all.
     """
     by = by or compared_by(runs)
     tasks = tasks or list(by)
@@ -49,8 +53,8 @@ def draw(
     for axis, task in zip(axes, tasks, strict=False):
         here = [run for run in shown if run.task == task]
         for run in here:
-            few = len(run.seeds) < SEEDS_FOR_AN_INTERVAL
-            _draw_team(axis, run, "marl_team", by[task], every[run.label], shaded=True, thin=few)
+            thin = shows_seeds(run, here)
+            _draw_team(axis, run, "marl_team", by[task], every[run.label], shaded=True, thin=thin)
             if best_team and run.has_population:
                 _draw_team(axis, run, "best_team", by[task], every[run.label], shaded=False, thin=False)
         _describe(axis, task, captions(here), y_label(here, best_team, by[task]))
@@ -90,17 +94,24 @@ def single_run_curve(folder: Path) -> Path:
 def line_styles(algorithms: dict[str, str]) -> dict[str, dict[str, Any]]:
     """How to draw each label: the fixed colour of its algorithm, the next free one if another label here has that.
 
-    Beyond seven labels colours repeat, with markers.
+    Beyond four labels each has a marker, too. Beyond seven colours repeat, with other markers.
     """
-    fixed: dict[str, str] = {}
+    first: dict[int, str] = {}  # place in the palette -> the label that has it
     for label, name in algorithms.items():
-        fixed.setdefault(colour_of(name), label)
-    styles: dict[str, dict[str, Any]] = {label: {"color": colour} for colour, label in fixed.items()}
-    free = [{"color": colour} for colour in PALETTE if colour not in fixed]
-    marked = [{"color": x, "marker": m, "markevery": 0.1, "markersize": 5} for m in "os^Dv" for x in PALETTE]
-    rest = [label for label in algorithms if label not in styles]
-    styles |= dict(zip(rest, cycle([*free, *marked]), strict=False))
-    return {label: styles[label] for label in algorithms}
+        first.setdefault(PALETTE.index(colour_of(name)), label)
+    free = [place for place in range(len(PALETTE)) if place not in first]
+    again = [(place, turn) for turn in range(1, len(MARKERS)) for place in range(len(PALETTE))]
+    rest = [label for label in algorithms if label not in first.values()]
+    places = {label: (place, 0) for place, label in first.items()}
+    places |= dict(zip(rest, cycle([*((place, 0) for place in free), *again]), strict=False))
+    styles: dict[str, dict[str, Any]] = {}
+    for label in algorithms:
+        place, turn = places[label]
+        styles[label] = {"color": PALETTE[place]}
+        if turn or len(algorithms) > FEW_LABELS:
+            marker = MARKERS[(place + turn) % len(MARKERS)]
+            styles[label] |= {"marker": marker, "markevery": (0.02 * place, 0.14), "markersize": 5}
+    return styles
 
 
 def colour_of(algorithm: str) -> str:
@@ -109,12 +120,17 @@ def colour_of(algorithm: str) -> str:
     return known or PALETTE[zlib.crc32(algorithm.encode()) % len(PALETTE)]
 
 
+def shows_seeds(run: Curves, here: Sequence[Curves]) -> bool:
+    """Whether a run's seeds are drawn one by one, in a panel of these runs."""
+    return len(run.seeds) < SEEDS_FOR_AN_INTERVAL and len(here) <= FEW_RUNS
+
+
 def captions(runs: Sequence[Curves]) -> str:
     """What is drawn around the means, and of how many seeds; in one phrase if it is the same for all runs."""
     phrases = {}
     for run in runs:
         drawn = f"mean and {band(np.zeros((len(run.seeds), 1)))[2]}"
-        phrases[run.label] = _caption(run, drawn, thin=len(run.seeds) < SEEDS_FOR_AN_INTERVAL)
+        phrases[run.label] = _caption(run, drawn, thin=shows_seeds(run, runs))
     if len(set(phrases.values())) == 1:
         return next(iter(phrases.values()))
     return "\n".join(f"{label}: {phrase}" for label, phrase in phrases.items())
@@ -134,8 +150,8 @@ def y_label(runs: Sequence[Curves], best_team: bool, metric: str = RETURN) -> st
     counts = {len(values) for run in runs for seed in run.seeds for values in seed.marl_team}
     number = "-".join(str(count) for count in sorted({min(counts), max(counts)}))
     subject = "team" if best_team and any(run.has_population for run in runs) else "MARL team"
-    unit = " in %" if metric == WON else ""
-    return f"{in_words(metric)} of the {subject}{unit}\n(greedy, {number} episode{'' if number == '1' else 's'})"
+    measured = f"test win rate of the {subject} in %" if metric == WON else f"{in_words(metric)} of the {subject}"
+    return f"{measured}\n(greedy, {number} episode{'' if number == '1' else 's'})"
 
 
 def save(figure: Any, path: Path) -> Path:
@@ -170,7 +186,9 @@ def _draw_team(
     axis: Any, run: Curves, team: Team, metric: str, style: dict[str, Any], *, shaded: bool, thin: bool
 ) -> None:
     """The mean over seeds as a line; a band around it; the seeds as thin lines, up to where the mean ends."""
-    style = {"linestyle": LINES[team][0], **style}
+    style = {"linestyle": LINES[team][0], "linewidth": 1.8, **style}
+    if team == "best_team":  # the same colour, and quieter
+        style |= {"linewidth": 1.3, "marker": None}
     scale = shown_scale(metric)
     grid, values = run.on_grid(team, metric)
     values = scale * values
@@ -180,7 +198,7 @@ def _draw_team(
     if shaded and len(run.seeds) > 1:
         axis.fill_between(grid, *band(values)[:2], color=style["color"], alpha=0.18, linewidth=0)
     if len(grid) > 1:
-        axis.plot(grid, values.mean(axis=0), linewidth=1.8, **style)
+        axis.plot(grid, values.mean(axis=0), **style)
     else:  # too early for lines: a dot per evaluation
         for seed in run.seeds:
             axis.plot(seed.env_steps, scale * seed.means(team, metric), "o", color=style["color"], markersize=4)

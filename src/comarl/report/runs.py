@@ -9,21 +9,15 @@ import numpy as np
 
 from comarl.report.statistics import mean_over_episodes, on_common_grid
 from comarl.training import records
+from comarl.training.records import RETURN, WON
 
 Team = Literal["marl_team", "best_team"]
 Values = tuple[tuple[float, ...], ...]
 """one number per episode of each evaluation"""
 
-RETURN, WON = "return", "won"
-
 
 class ReportError(ValueError):
     """Runs that cannot be reported on as asked; the message names them and says what would be right."""
-
-
-def in_words(metric: str) -> str:
-    """A metric as people read it."""
-    return "win rate" if metric == WON else metric.replace("_", " ")
 
 
 def shown_scale(metric: str) -> float:
@@ -75,10 +69,8 @@ class Curves:
     @property
     def metrics(self) -> tuple[str, ...]:
         """What besides the return every evaluation of every seed has counted."""
-        prefix = "marl_team_"
-        names = dict.fromkeys(name.removeprefix(prefix) for seed in self.seeds for name in seed.metrics)
-        named = [name for name in names if not name.startswith("best_team_")]
-        return tuple(name for name in named if all(all(seed.values("marl_team", name)) for seed in self.seeds))
+        names = dict.fromkeys(name for seed in self.seeds for name in records.counted(seed.metrics))
+        return tuple(name for name in names if all(all(seed.values("marl_team", name)) for seed in self.seeds))
 
     def on_grid(self, team: Team, metric: str = RETURN) -> tuple[np.ndarray, np.ndarray]:
         """The seeds' means on their common grid of env_steps: [time] and [seeds, time]."""

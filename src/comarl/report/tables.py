@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from comarl.report.papers import Paper, paper_numbers
-from comarl.report.runs import RETURN, WON, Curves, SeedCurve, Team, compared_by, in_words, shown_scale
+from comarl.report.runs import Curves, SeedCurve, Team, compared_by, shown_scale
 from comarl.report.statistics import SEEDS_FOR_AN_INTERVAL, bootstrap_interval, probability_of_improvement, t_interval
+from comarl.training.records import RETURN, WON, in_words
 
 CSV_HEADER = (  # after which come the same four columns of every metric besides the return
     *("algorithm", "task", "seed", "env_steps", "updates"),
@@ -79,13 +80,13 @@ def table_rows(runs: Sequence[Curves], by: Mapping[str, str] | None = None) -> l
 
 
 def _row(run: Curves, metric: str, papers: dict[tuple[str, str], Paper]) -> Row:
-    names = dict.fromkeys([*([WON] if WON in run.metrics else []), metric, RETURN])
+    shown = [*([WON] if WON in run.metrics else []), metric, RETURN]
     last = [seed.env_steps[-1] for seed in run.seeds]
     return Row(
         task=run.task,
         algorithm=run.label,
         metric=metric,
-        finals={name: _final(run, name) for name in names},
+        finals={name: _final(run, name) for name in dict.fromkeys(shown)},
         seeds=len(run.seeds),
         env_steps=(min(last), max(last)),
         paper=papers.get((run.task, run.algorithm), Paper("")),
@@ -159,7 +160,9 @@ def notes(rows: Sequence[Row]) -> list[str]:
         said.append("Win rate: the share of greedy episodes that were won, averaged and with an interval in that way.")
     besides = dict.fromkeys(row.metric for row in rows if row.metric != RETURN)
     if besides:
-        said.append(f"Best seed and best team are by the {' or '.join(map(in_words, besides))} where there is one.")
+        said.append(
+            f"Best seed and best team: by {' or '.join(map(in_words, besides))} where a task has that, else by return."
+        )
     if any(row.seeds == 1 for row in rows):
         said.append("One seed has no interval: it says nothing about the next seed.")
     if any(row.seeds == 2 for row in rows):

@@ -54,8 +54,10 @@ def evaluate(
 @functools.partial(jax.jit, static_argnums=0)
 def evaluation_plan(run: Run, agent: PyTree, clock: Clock) -> tuple[Int[Array, "seeds teams"], Keys]:
     """Which team plays each evaluation episode, and each seed's key."""
-    marl = jnp.full(run.seeds, run.num_teams - 1)
-    teams = jnp.repeat(marl[:, None], run.evaluation_episodes, axis=1)
+    trained = jnp.zeros(run.seeds, jnp.int32)
+    if isinstance(run.algorithm, Evolutionary):
+        trained = jax.vmap(run.algorithm.trained_team)(agent)
+    teams = jnp.repeat(trained[:, None], run.evaluation_episodes, axis=1)
     if isinstance(run.algorithm, Evolutionary) and run.num_teams > 1:
         best = jax.vmap(run.algorithm.best_team)(agent)
         teams = jnp.concatenate([teams, jnp.repeat(best[:, None], run.evaluation_episodes, axis=1)], axis=1)

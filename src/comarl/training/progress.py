@@ -2,11 +2,14 @@
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from comarl.training.records import RETURN, WON
 
 WINDOW = 20.0  # seconds over which speeds are averaged
 
@@ -24,15 +27,34 @@ def number_text(value: float) -> str:
     return f"{value:,.0f}" if size >= 1000 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
 
 
+def percent_text(share: float) -> str:
+    """A share in %, with the decimal that it needs: 43.8 % or 100 %."""
+    return f"{round(100 * share, 1):g} %"
+
+
+def mean_text(values: Sequence[float | None] | None, metric: str = RETURN) -> str:
+    """The mean of a metric over episodes; a win rate in %."""
+    if not values:
+        return "-"
+    mean = float(np.mean(np.array(values, float)))
+    return percent_text(mean) if metric == WON else number_text(mean)
+
+
+def score_text(line: dict, team: str) -> str:
+    """A team's mean return in a line of the records; the win rate after it where the task has one."""
+    won = f", won {mean_text(line[f'{team}_{WON}'], WON)}" if f"{team}_{WON}" in line else ""
+    return mean_text(line[team]) + won
+
+
 @dataclass
 class Display:
-    """Return, steps/s, updates/s and time left of one run."""
+    """Return or win rate, steps/s, updates/s and time left of one run."""
 
     console: Console
     steps: int
     seeds: int
     deadline: float | None = None  # of time.monotonic(), where the run has a time budget
-    returns: str = "-"
+    score: str = "return -"  # of the latest evaluation
     samples: deque = field(default_factory=deque)
     phase: str = ""
     first: tuple[float, np.ndarray] | None = None  # when the phase began, and the steps by then
@@ -66,7 +88,7 @@ class Display:
         speed = (float(env_steps.sum()) - before) / elapsed
         steps = f"{float(env_steps.min()):,.0f} steps  " if self.console.width >= 110 else ""
         speeds = f"{speed:,.0f} steps/s  {(updates - update) / elapsed:,.0f} updates/s"
-        line = f"return {self.returns}  {steps}{speeds}  {self.time_left(env_steps, now)}"
+        line = f"{self.score}  {steps}{speeds}  {self.time_left(env_steps, now)}"
         self.bar.update(self.task, description=phase, completed=self.fraction(env_steps, now), line=line)
 
     def fraction(self, env_steps: np.ndarray, now: float) -> float:
@@ -86,10 +108,11 @@ class Display:
 
     def evaluated(self, line: dict) -> None:
         """Shows one seed's evaluation."""
-        self.returns = number_text(float(np.mean(line["marl_team"])))
-        best = f", best team {number_text(float(np.mean(line['best_team'])))}" if "best_team" in line else ""
+        both = score_text(line, "marl_team")
+        self.score = both.partition(", ")[2] or f"return {both}"
+        best = f"; best team {score_text(line, 'best_team')}" if "best_team" in line else ""
         self.console.print(
             f"seed {line['seed']}  {line['env_steps']:>9,} steps  {line['updates']:>9,} updates"
-            f"  return of the MARL team {self.returns}{best}  ({clock_text(line['wall_time'])})",
+            f"  return of the MARL team {both}{best}  ({clock_text(line['wall_time'])})",
             highlight=False,
         )

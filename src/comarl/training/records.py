@@ -7,7 +7,8 @@
 
 A line of `metrics.jsonl` holds `seed`, `env_steps`, `updates`, `round`, `wall_time`, `marl_team` (raw returns of its
 greedy episodes), `best_team` (the same of the team that did best in training, if there is a population) and
-`training` (each metric's mean since the last evaluation).
+`training` (each metric's mean since the last evaluation). What a task counts besides the return stands beside it, raw
+as well: `marl_team_won` and `best_team_won` where it counts `won`.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -30,6 +32,7 @@ import numpy as np
 from comarl.training.checkpoint import atomically
 
 CONFIG, ENVIRONMENT, METRICS, CHECKPOINTS = "config.json", "environment.json", "metrics.jsonl", "checkpoints"
+RETURN, WON = "return", "won"
 PACKAGES = ("comarl", "jax", "jaxlib", "equinox", "optax", "numpy", "mujoco", "gymnasium", "gymnasium-robotics")
 
 
@@ -112,6 +115,16 @@ def plain(value: Any) -> Any:
         # bfloat16 and its kin have no Python number of their own
         return plain((array if array.dtype.isbuiltin == 1 else array.astype(np.float64)).tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def counted(line: Mapping[str, Any]) -> list[str]:
+    """What a line of the records counts besides returns, such as "won"."""
+    return [name.removeprefix("marl_team_") for name in line if name.startswith("marl_team_")]
+
+
+def in_words(metric: str) -> str:
+    """A metric's name as people read it."""
+    return "win rate" if metric == WON else metric.replace("_", " ")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Replay: where experience waits to be learnt from. Written for one seed; the loop maps it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -122,10 +122,22 @@ class Ring:
         return Timestep(spec.observe(state) if ring.obs is None else ring.obs[row], state)
 
 
-class EpisodeRingState(eqx.Module):
+class Kept(eqx.Module):
     """Whole episodes, one per row, in the form in which they are kept."""
 
-    episodes: Episode  # leaves [capacity, time, ...]
+    obs: Array | None  # [capacity, time+1, agents, obs]; None where observations are a gather of the state
+    state: Array  # [capacity, time+1, state]
+    available: Bool[Array, "capacity steps agents actions"] | None
+    action: Array  # [capacity, time, agents, ...]
+    reward: Float[Array, "capacity time"]
+    terminated: Bool[Array, "capacity time"]
+    mask: Bool[Array, "capacity time"]
+
+
+class EpisodeRingState(eqx.Module):
+    """The latest episodes, and where the next one goes."""
+
+    kept: Kept
     cursor: Int[Array, ""]  # the row that is written next
     size: Int[Array, ""]  # episodes held
 
@@ -159,22 +171,18 @@ class EpisodeRing:
     def init(self, spec: EnvSpec) -> EpisodeRingState:
         time, agents = spec.horizon, spec.num_agents
         zeros = lambda *shape, dtype=jnp.float32: jnp.zeros((self.capacity, *shape), dtype)
-        timesteps = Timestep(
-            obs=self.pack(spec, zeros(*((0, 0, 0) if spec.obs_from_state else (time + 1, agents, spec.obs_size)))),
-            state=self.pack(spec, zeros(time + 1, spec.state_size)),
-            available=zeros(time + 1, agents, spec.action_size, dtype=bool) if spec.discrete else None,
-        )
         # A discrete action is a small number: 8 bits hold it without loss.
         action = (time, agents) if spec.discrete else (time, agents, spec.action_size)
-        episodes = Episode(
-            memory=(),
-            timesteps=timesteps,
+        kept = Kept(
+            obs=None if spec.obs_from_state else self.pack(spec, zeros(time + 1, agents, spec.obs_size)),
+            state=self.pack(spec, zeros(time + 1, spec.state_size)),
+            available=zeros(time + 1, agents, spec.action_size, dtype=bool) if spec.discrete else None,
             action=zeros(*action, dtype=small_int(spec) if spec.discrete else jnp.float32),
             reward=zeros(time),
             terminated=zeros(time, dtype=bool),
             mask=zeros(time, dtype=bool),
         )
-        return EpisodeRingState(episodes, jnp.int32(0), jnp.int32(0))
+        return EpisodeRingState(kept, jnp.int32(0), jnp.int32(0))
 
     def add(self, ring: EpisodeRingState, episodes: Episode, spec: EnvSpec) -> EpisodeRingState:
         """Puts episodes `[teams time ...]` over the oldest. One that did not take place leaves no trace."""
@@ -184,15 +192,11 @@ class EpisodeRing:
         # After its end an episode is zeros, whatever the task showed there.
         seen = jnp.pad(episodes.mask, ((0, 0), (1, 0)), constant_values=True)
         blank = lambda x, there: jnp.where(there.reshape(*there.shape, *[1] * (x.ndim - 2)), x, jnp.zeros((), x.dtype))
-        obs = jnp.zeros((len(played), 0, 0, 0)) if spec.obs_from_state else blank(obs, seen)
-        kept = Episode(
-            memory=(),
-            timesteps=Timestep(
-                self.pack(spec, obs),
-                self.pack(spec, blank(state, seen)),
-                None if available is None else blank(available, seen),
-            ),
-            action=blank(episodes.action, episodes.mask).astype(ring.episodes.action.dtype),
+        kept = Kept(
+            obs=None if spec.obs_from_state else self.pack(spec, blank(obs, seen)),
+            state=self.pack(spec, blank(state, seen)),
+            available=None if available is None else blank(available, seen),
+            action=blank(episodes.action, episodes.mask).astype(ring.kept.action.dtype),
             reward=blank(episodes.reward, episodes.mask),
             terminated=episodes.terminated & episodes.mask,
             mask=episodes.mask,
@@ -200,7 +204,7 @@ class EpisodeRing:
         put = lambda old, new: old.at[row].set(new, mode="drop")
         number = played.sum().astype(jnp.int32)
         return EpisodeRingState(
-            jax.tree.map(put, ring.episodes, kept),
+            jax.tree.map(put, ring.kept, kept),
             (ring.cursor + number) % self.capacity,
             jnp.minimum(ring.size + number, self.capacity),
         )
@@ -209,11 +213,11 @@ class EpisodeRing:
         """A batch of different episodes, as they were played up to the precision of `storage`."""
         lots = jnp.where(jnp.arange(self.capacity) < ring.size, jax.random.uniform(key, (self.capacity,)), -1.0)
         row = jax.lax.top_k(lots, self.batch_size)[1]
-        drawn = jax.tree.map(lambda x: x[row], ring.episodes)
-        state = self.unpack(spec, drawn.timesteps.state)
-        obs = spec.observe(state) if spec.obs_from_state else self.unpack(spec, drawn.timesteps.obs)
+        drawn = jax.tree.map(lambda x: x[row], ring.kept)
+        state = self.unpack(spec, drawn.state)
+        obs = spec.observe(state) if drawn.obs is None else self.unpack(spec, drawn.obs)
         action = drawn.action.astype(jnp.int32) if spec.discrete else drawn.action
-        timesteps = Timestep(obs, state, drawn.timesteps.available)
+        timesteps = Timestep(obs, state, drawn.available)
         return Episode((), timesteps, action, drawn.reward, drawn.terminated, drawn.mask)
 
     def pack(self, spec: EnvSpec, x: Float[Array, "*batch"]) -> Array:
@@ -234,3 +238,25 @@ class EpisodeRing:
 def small_int(spec: EnvSpec) -> jnp.dtype:
     """The smallest whole numbers that hold every action of a discrete task."""
     return jnp.dtype(jnp.uint8 if spec.action_size <= 256 else jnp.int32)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Keeps nothing: for what does not learn from experience."""
+
+    capacity: ClassVar = 0
+
+    def rows(self, num_episodes: int, spec: EnvSpec) -> int:
+        return 0
+
+    def ready(self, state: tuple[()]) -> Bool[Array, ""]:
+        return jnp.bool_(False)
+
+    def init(self, spec: EnvSpec) -> tuple[()]:
+        return ()
+
+    def add(self, state: tuple[()], episodes: Episode, spec: EnvSpec) -> tuple[()]:
+        return ()
+
+    def sample(self, state: tuple[()], spec: EnvSpec, key: Key) -> tuple[()]:
+        return ()
