@@ -1,5 +1,6 @@
 """What a person meets at the command line: help, suggestions, and one line for each mistake."""
 
+import csv
 import dataclasses
 import io
 import json
@@ -82,14 +83,15 @@ def test_tuned_settings_apply_visibly_and_can_be_overridden(capsys):
 
 
 def test_tuned_settings_are_those_of_the_papers_table():
-    rows = (Path(__file__).parents[1] / "src/comarl/report/paper_numbers.csv").read_text().splitlines()
-    header, *lines = [row.split(",") for row in rows if not row.startswith("#")]
-    table = {row[0]: dict(zip(header, row, strict=True)) for row in lines}
-    for (algorithm, task), changes in TUNED.items():
-        row = table[task.removeprefix("mamujoco/")]
-        assert algorithm == "race-matd3"
-        assert changes == {"mutated_fraction": float(row["alpha"]), "beta": float(row["beta"])}
-    assert len(TUNED) == len(table) == 8
+    expected = {}
+    for name, algorithm, family in (("", "race-matd3", "mamujoco"), ("_race_smac", "race-facmac", "smax")):
+        rows = (Path(__file__).parents[1] / f"src/comarl/report/paper_numbers{name}.csv").read_text().splitlines()
+        for row in csv.DictReader(row for row in rows if not row.startswith("#")):
+            task = row["task"] if family == "mamujoco" else row["map"]
+            changes = {"mutated_fraction": float(row["alpha"]), "beta": float(row["beta"])}
+            expected[algorithm, f"{family}/{task}"] = changes
+    assert {key: changes for key, changes in expected.items() if key[1] in TASKS} == TUNED
+    assert len(TUNED) == 8 + 3
 
 
 def test_an_algorithm_that_cannot_choose_a_tasks_actions_says_so_before_anything_is_built():
@@ -160,9 +162,9 @@ def test_the_summary_and_evaluate_show_win_rates_in_percent(tmp_path, capsys, mo
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     screen = io.StringIO()
     state = SimpleNamespace(clock=SimpleNamespace(env_steps=np.array([5000])))
-    summarise(SimpleNamespace(steps=5000), state, tmp_path, Console(file=screen, width=100))
+    summarise(SimpleNamespace(steps=5000), state, tmp_path, Console(file=screen, width=80))
     text = " ".join(screen.getvalue().split())
-    assert "MARL team win rate" in text and "33.3 %" in text and "100 %" in text and "The run is done." in text
+    assert "win rate" in text and "33.3 %" in text and "100 %" in text and "The run is done." in text
 
     played = {name: np.array([values]) for name, values in scores.items()}
     run = Run(find_algorithm("matd3").algorithm, find_task("probe/action"), first_seed=4)

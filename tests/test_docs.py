@@ -6,20 +6,34 @@ import inspect
 import re
 from pathlib import Path
 
+import jax
 import pytest
 
 import comarl.envs.mamujoco
 from comarl.algorithms import ALGORITHMS
 from comarl.envs import TASKS, find_task
+from comarl.envs.smax import MISSING
 from comarl.training.train import Run
 
 ROOT = Path(__file__).parents[1]
 
 
+PAGES = {  # a preset is on the page of its algorithm
+    "maddpg": "matd3",
+    **dict.fromkeys(("qmix-pymarl2", "vdn", "vdn-pymarl2", "iql"), "qmix"),
+    **dict.fromkeys(("facmac-nonmonotonic", "facmac-continuous"), "facmac"),
+    **dict.fromkeys(("merl-matd3", "merl-facmac"), "merl"),
+    **dict.fromkeys(("ea-matd3", "ea-facmac"), "ea"),
+}
+
+
+def page(name):
+    return (ROOT / "docs/algorithms" / f"{PAGES.get(name, name)}.md").read_text()
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_has_a_page_with_equations_differences_metrics_and_a_command(name):
-    page = "matd3" if name == "maddpg" else name  # a preset is on the page of its algorithm
-    text = (ROOT / "docs/algorithms" / f"{page}.md").read_text()
+    text = page(name)
     for heading in ("## Equations", "## Hyperparameters", "## Differences", "## Metrics", "## Results"):
         assert heading in text, heading
     assert f"comarl train {name} " in text
@@ -29,8 +43,7 @@ def test_every_algorithm_has_a_page_with_equations_differences_metrics_and_a_com
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_field_of_an_algorithm_is_in_its_pages_table_or_explained_there(name):
-    page = "matd3" if name == "maddpg" else name
-    text = (ROOT / "docs/algorithms" / f"{page}.md").read_text() + (ROOT / "docs/algorithms/matd3.md").read_text()
+    text = page(name) + page("matd3")
     algorithm = ALGORITHMS[name].algorithm
     for field in dataclasses.fields(algorithm):
         words = (field.name, field.name.replace("_", "-"), field.name.split("_")[0])
@@ -50,6 +63,28 @@ def test_every_task_is_named_in_the_readme():
     text = (ROOT / "README.md").read_text().replace("\\|", "|")
     for name in TASKS:
         assert name in text or name.startswith("probe/"), name
+
+
+def test_the_sizes_of_tasks_in_the_readme_are_those_of_the_tasks():
+    rows = re.findall(r"^\| `(\S+)` \|.*?" + r"\| (\d+) " * 5 + r"\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {name for name, *_ in rows} == {x for x in TASKS if x.startswith(("matrix/", "predator-prey/", "smax/"))}
+    for name, *sizes in rows:
+        spec = find_task(name).spec
+        expected = [spec.num_agents, spec.action_size, spec.obs_size, spec.state_size, spec.horizon]
+        assert [int(size) for size in sizes] == expected, name
+
+
+def test_the_readme_names_every_map_that_smax_lacks():
+    text = (ROOT / "README.md").read_text()
+    assert all(f"`{name}`" in text and unit in text for name, unit in MISSING.items())
+
+
+@pytest.mark.parametrize("name", ["matrix/qtran", "predator-prey/small", "smax/3m"])
+def test_what_a_task_counts_is_on_the_page_of_metrics(name):
+    task, text = find_task(name), (ROOT / "docs/metrics.md").read_text()
+    counted = jax.eval_shape(lambda: task.metrics(task.reset(jax.random.key(0))[0]))
+    family = name.partition("/")[0]
+    assert all(f"| `{family}/*` | `{metric}` |" in text for metric in counted)
 
 
 def test_the_examples_of_extending_comarl_run():

@@ -238,7 +238,7 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     table = Table(*heads, title=f"{settings.episodes} greedy episodes: return")
     for team in (name for name in ("marl_team", "best_team") if name in scores):
         for seed, row in enumerate(scores[team]):
-            numbers = (number_text(x) for x in (row.mean(), row.min(), row.max()))
+            numbers = (number_text(float(x)) for x in (row.mean(), row.min(), row.max()))
             besides = (mean_text(scores[f"{team}_{name}"][seed].tolist(), name) for name in metrics)
             table.add_row(str(run.first_seed + seed), team.replace("_", " "), *numbers, *besides)
     console.print(f"{config['algorithm_name']} on {config['task_name']}: {settings.run}", highlight=False)

@@ -102,6 +102,12 @@ class Episode(eqx.Module):
         """Undiscounted, over the steps that happened."""
         return jnp.where(self.mask, self.reward, 0.0).sum(axis=-1)
 
+    def cut(self, time: int) -> "Episode":
+        """The first `time` steps of a batch `[batch time ...]`, and the timestep after them."""
+        first = lambda tree, steps: jax.tree.map(lambda x: x[:, :steps], tree)
+        steps = (self.action, self.reward, self.terminated, self.mask)
+        return Episode(self.memory, first(self.timesteps, time + 1), *first(steps, time), self.metrics)
+
 
 class Clock(NamedTuple):
     """Progress of a run. What is per seed is for arithmetic; what all seeds share may decide a `lax.cond`."""

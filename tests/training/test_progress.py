@@ -71,7 +71,7 @@ def test_a_time_budget_ends_the_estimate_where_it_ends_sooner(now):
     ("scores", "shown"),
     [
         ({"marl_team": [1234.5, 1230.0]}, "return 1,232 "),
-        ({"marl_team": [2.0, 0.5], "marl_team_won": [1, 0]}, "won 50 % "),
+        ({"marl_team": [2.0, 0.5], "marl_team_won": [1.0, 0.0]}, "won 50 % "),
     ],
 )
 def test_the_line_fits_a_terminal_of_80_columns_and_shows_the_win_rate_where_there_is_one(now, scores, shown):

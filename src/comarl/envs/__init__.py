@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from comarl.envs import mamujoco, matrix, predator_prey, probes, smax
+from comarl.envs import discrete_probes, mamujoco, matrix, predator_prey, probes, smax
 from comarl.usage import unknown
 
 TASKS: dict[str, str] = {
@@ -10,7 +10,7 @@ TASKS: dict[str, str] = {
     **{f"matrix/{name}": game.summary for name, game in matrix.GAMES.items()},
     **{f"predator-prey/{name}": preset.summary for name, preset in predator_prey.PRESETS.items()},
     **{f"smax/{name}": summary for name, summary in smax.TASKS.items()},
-    **{f"probe/{name}": probe.summary for name, probe in probes.PROBES.items()},
+    **{f"probe/{name}": probe.summary for name, probe in (probes.PROBES | discrete_probes.PROBES).items()},
 }
 """name -> what the task is, in a line"""
 
@@ -23,6 +23,8 @@ def find_task(name: str) -> Any:
     family, _, rest = name.partition("/")
     if family == "probe" and rest in probes.PROBES:
         return probes.PROBES[rest]
+    if family == "probe" and rest in discrete_probes.PROBES:
+        return discrete_probes.PROBES[rest]
     if family == "matrix" and rest in matrix.GAMES:
         return matrix.GAMES[rest]
     if family == "predator-prey" and rest in predator_prey.PRESETS:

@@ -36,7 +36,7 @@ class DiscreteProbe:
     @property
     def spec(self) -> EnvSpec:
         return EnvSpec(
-            num_agents=2, obs_size=2, state_size=2, action_size=3, discrete=True, horizon=2, obs_range=(-1.0, 1.0)
+            num_agents=2, obs_size=2, state_size=2, action_size=3, discrete=True, horizon=2, obs_range=(-1.0, 2.0)
         )
 
     def look(self, env_state: ProbeState) -> Timestep:
@@ -79,7 +79,7 @@ class DiscreteProbe:
 SEES_SIGNAL = ("signal", "signal-action", "memory")
 
 PROBES = {
-    probe.name: probe
+    f"discrete-{probe.name}": probe
     for probe in (
         DiscreteProbe("constant", "one step, reward 1: the value of a constant is 1"),
         DiscreteProbe("signal", "one step, the reward is what is seen, 1 or -1: the value follows the observation"),

@@ -38,7 +38,8 @@ def evaluate(
 ) -> dict[str, Float[np.ndarray, "seeds episodes"]]:
     """Undiscounted returns of greedy episodes, by team; seeds that are not due have none played.
 
-    What the task counts besides, such as `won`, stands beside them: `marl_team_won`. The starts depend on the seed and on how often it was evaluated, not on other seeds nor on training.
+    What the task counts besides, such as `won`, stands beside them: `marl_team_won`. The starts depend on the seed and
+    on how often it was evaluated, not on other seeds nor on training.
     """
     teams, keys = evaluation_plan(run, agent, clock)
     teams = np.asarray(teams)

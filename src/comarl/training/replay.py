@@ -125,13 +125,13 @@ class Ring:
 class Kept(eqx.Module):
     """Whole episodes, one per row, in the form in which they are kept."""
 
-    obs: Array | None  # [capacity, time+1, agents, obs]; None where observations are a gather of the state
-    state: Array  # [capacity, time+1, state]
-    available: Bool[Array, "capacity steps agents actions"] | None
-    action: Array  # [capacity, time, agents, ...]
-    reward: Float[Array, "capacity time"]
-    terminated: Bool[Array, "capacity time"]
-    mask: Bool[Array, "capacity time"]
+    obs: Array | None  # [rows, time+1, agents, obs]; None where observations are a gather of the state
+    state: Array  # [rows, time+1, state]
+    available: Bool[Array, "rows steps agents actions"] | None
+    action: Array  # [rows, time, agents, ...]
+    reward: Float[Array, "rows time"]
+    terminated: Bool[Array, "rows time"]
+    mask: Bool[Array, "rows time"]
 
 
 class EpisodeRingState(eqx.Module):

@@ -5,6 +5,7 @@ seed's own steps or episodes allow; the population takes in the team that learnt
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -174,23 +175,54 @@ def learn(
         sample = lambda k: algorithm.replay.sample(replay, spec, k)
         return jax.vmap(sample)(pairs[:, 0]), pairs[:, 1]
 
-    def one_seed(agent: PyTree, env_steps: Array, updates: Array, count: Array, batches: PyTree, keys: Keys):
-        def update(agent: PyTree, item: tuple[Array, PyTree, Key]) -> tuple[PyTree, Metrics]:
-            index, batch, key = item
-            return algorithm.update(agent, batch, Clock(env_steps, updates + index, index), key)
+    def one_seed(
+        agent: PyTree, env_steps: Array, updates: Array, count: Array, batches: PyTree, keys: Keys, lengths: Array
+    ):
+        def update(agent: PyTree, item: tuple[Array, PyTree, Key, Array]) -> tuple[PyTree, Metrics]:
+            index, batch, key, length = item
+            at = Clock(env_steps, updates + index, index)
+            branches = [lambda cut=cut: algorithm.update(agent, cut(batch), at, key) for cut in cuts(algorithm, spec)]
+            return jax.lax.switch(length, branches)
 
-        def one(agent: PyTree, item: tuple[Array, PyTree, Key]) -> tuple[PyTree, Metrics]:
+        def one(agent: PyTree, item: tuple[Array, PyTree, Key, Array]) -> tuple[PyTree, Metrics]:
             metrics = jax.eval_shape(update, agent, item)[1]
             skipped = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
             return jax.lax.cond(item[0] < count, update, lambda a, _: (a, skipped), agent, item)
 
-        agent, metrics = jax.lax.scan(one, agent, (indices, batches, keys))
+        agent, metrics = jax.lax.scan(one, agent, (indices, batches, keys, lengths))
         return agent, jax.tree.map(lambda m: m.sum(0), metrics)
 
     # Drawn for all updates and seeds at once: a replay is large, and what a loop takes a slice of it copies.
     batches, update_keys = jax.vmap(draw)(replay, keys)
+    lengths = which_cut(algorithm, spec, batches, indices)  # [seeds, chunk]
     arguments = (agent, clock.env_steps, clock.updates, num_updates, batches, update_keys)
-    return jax.vmap(one_seed)(*arguments) if together else jax.lax.map(lambda x: one_seed(*x), arguments)
+    if together:  # seeds that share an array share its length, or each length would be computed for all of them
+        return jax.vmap(one_seed, (*[0] * len(arguments), None))(*arguments, lengths.max(axis=0))
+    return jax.lax.map(lambda x: one_seed(*x), (*arguments, lengths))
+
+
+CUTS = 4
+MIN_STEPS = 32  # shorter episodes are not worth compiling an update more than once
+
+
+def cuts(algorithm: Algorithm, spec: EnvSpec) -> list[Callable[[PyTree], PyTree]]:
+    """What cuts a batch to each length that updates are compiled for: for episodes quarters of the horizon.
+
+    Most episodes end long before it, and what comes after an end changes nothing but costs as much.
+    """
+    if algorithm.learns_from == "transitions" or spec.horizon < MIN_STEPS:
+        return [lambda batch: batch]
+    return [functools.partial(Episode.cut, time=-(-spec.horizon * (i + 1) // CUTS)) for i in range(CUTS)]
+
+
+def which_cut(algorithm: Algorithm, spec: EnvSpec, batches: PyTree, indices: Int[Array, " chunk"]) -> Array:
+    """The first cut that keeps every step that took place, for each seed and each batch of a chunk."""
+    num_cuts = len(cuts(algorithm, spec))
+    if num_cuts == 1:
+        return jnp.zeros((jax.tree.leaves(batches)[0].shape[0], indices.shape[0]), jnp.int32)
+    longest = batches.mask.sum(axis=-1).max(axis=-1)  # [seeds, chunk]
+    ends = jnp.array([-(-spec.horizon * (i + 1) // CUTS) for i in range(CUTS)])
+    return (longest[..., None] > ends).sum(axis=-1).astype(jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnames=("algorithm", "phase"), donate_argnames="state")
