@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from comarl.training.checkpoint import Checkpoints
+from comarl.training.compile_time import compile_seconds
 from comarl.training.evaluate import Player, due, evaluate, make_player, num_evaluated_teams
 from comarl.training.memory import check_memory
 from comarl.training.progress import Display
@@ -79,6 +80,7 @@ class Session:
     folder: Path
     options: Options
     console: Console
+    told_compile_time: bool = False
 
     def train(self) -> RunState:
         """Trains until the budget or the time is spent, and returns the state at the end.
@@ -98,9 +100,13 @@ class Session:
         minutes = self.options.minutes
         display = Display(self.console, run.steps, run.seeds, None if minutes is None else self.began + 60 * minutes)
         try:
-            with display, stop_requests(self.console) as stop_requested:
+            with display, stop_requests(self.console) as stop_requested, compile_seconds() as compiled:
                 while not self.is_over(state) and not stop_requested():
+                    updates = self.updates(state)
                     state = self.round(state, player, evaluator, display)
+                    if not self.told_compile_time and self.updates(state) > updates:
+                        self.console.print(f"The first round that learns compiled for {compiled():.1f} s in all.")
+                        self.told_compile_time = True
         finally:
             close_player()
             close_evaluator()

@@ -38,6 +38,12 @@ class Run:
 
     def __post_init__(self):
         check_range(self, 1, None, "seeds", "steps", "evaluate_every", "evaluation_episodes")
+        rate = getattr(self.algorithm, "updates_per_episode", 0.0)
+        if 0 < rate * self.num_copies <= 0.5:
+            raise ValueError(
+                f"algorithm.updates_per_episode {rate}: a round of {self.num_copies} episode(s) would never come to an "
+                f"update; with this number it takes more than {0.5 / rate:g} episodes: set --algorithm.parallel-envs"
+            )
 
     @property
     def num_teams(self) -> int:
