@@ -41,7 +41,7 @@ FULL = 45.0  # a marine's health
 @pytest.fixture(scope="module")
 def short():
     """A battle cut after five steps, its start, and its compiled step: `(start, step)`."""
-    env = Smax("3m", max_steps=5)
+    env = Smax("3m", horizon=5)
     start, _ = jax.jit(env.reset)(jax.random.key(0))
     step = jax.jit(env.step)
     return start, lambda env_state, action=(STOP,) * 3: step(env_state, jnp.array(action, jnp.int32), jax.random.key(1))
@@ -109,7 +109,7 @@ def test_armies_are_those_of_jaxmarl_where_it_has_the_map():
 
 
 def test_it_keeps_the_contract():
-    assert check(Smax("3m", max_steps=12), steps=96).mean_length <= 12
+    assert check(Smax("3m", horizon=12), steps=96).mean_length <= 12
 
 
 def test_every_step_is_that_of_jaxmarl(battles):
@@ -231,11 +231,11 @@ def test_a_map_of_units_that_smax_lacks_names_the_unit(name, unit):
 
 
 def test_an_impossible_limit_is_an_error():
-    with pytest.raises(ValueError, match="max_steps=0 of Smax must be 1 or more"):
-        Smax("3m", max_steps=0)
+    with pytest.raises(ValueError, match="horizon=0 of Smax must be 1 or more"):
+        Smax("3m", horizon=0)
 
 
 def test_without_jaxmarl_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "jaxmarl.environments", None)
     with pytest.raises(ImportError, match=r'pip install "comarl\[smax\]"'):
-        _ = Smax("3m", max_steps=7).spec
+        _ = Smax("3m", horizon=7).spec

@@ -98,7 +98,7 @@ class Smax:
 
     map_name: str = "3m"
     """which map of SMAC, or smacv2_<5, 10 or 20>_units"""
-    max_steps: int | None = None
+    horizon: int | None = None
     """steps after which an episode is cut, by default the map's limit in SMAC"""
 
     def __post_init__(self):
@@ -109,8 +109,8 @@ class Smax:
             )
         if self.map_name not in MAPS:
             raise unknown("map", self.map_name, MAPS, "`comarl list` shows all.")
-        if self.max_steps is not None:
-            check_range(self, 1, None, "max_steps")
+        if self.horizon is not None:
+            check_range(self, 1, None, "horizon")
 
     @property
     def spec(self) -> EnvSpec:
@@ -171,7 +171,7 @@ def _game(task: Smax) -> Any:
     with jax.ensure_compile_time_eval():
         smax = _import_smax()
         scenario = smax.Scenario(jnp.array(types, jnp.uint8), allies, enemies, random, random)
-        return smax.HeuristicEnemySMAX(scenario=scenario, max_steps=task.max_steps or battle.limit)
+        return smax.HeuristicEnemySMAX(scenario=scenario, max_steps=task.horizon or battle.limit)
 
 
 def _import_smax() -> Any:

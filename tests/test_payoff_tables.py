@@ -1,0 +1,79 @@
+"""What value factorisations learn of a payoff table that they cannot represent, when all joint actions are as likely.
+
+The tables follow from the least squares by hand. Sampled play would add the noise of how often each joint action came;
+so every batch holds each of the nine once, which is what epsilon 1 comes to on average.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from comarl.algorithms.qmix import Qmix
+from comarl.envs.matrix import GAMES
+from comarl.ops.learner import Adam
+from comarl.types import Clock, Episode
+
+GAME = GAMES["qtran"]
+PAYOFF = np.array(GAME.payoff[0])  # 8 at (A, A), else -12 where one chooses A, else 0
+JOINT_ACTIONS = jnp.array(list(itertools.product(range(3), repeat=2)), jnp.int32)
+ONCE_EACH = dict(hidden=16, mixer_width=8, hypernet=16, epsilon=(1.0, 1.0), optimiser=Adam(5e-3))
+
+# VDN, the mean of the row plus that of the column less that of the table: -16/3 and -4 less -40/9. QMIX, the same for
+# all that it cannot tell apart: to be high at (A, A) it would have to be high beside it, so A is worth (8 - 4 * 12) / 5.
+VDN = np.array([[-56, -44, -44], [-44, -32, -32], [-44, -32, -32]]) / 9
+QMIX = np.array([[-8, -8, -8], [-8, 0, 0], [-8, 0, 0]])
+
+
+def batch() -> Episode:
+    """The nine joint actions, once each."""
+    _, seen = GAME.reset(jax.random.key(0))
+    ends = jnp.ones((9, 1), bool)
+    timesteps = jax.tree.map(lambda x: jnp.broadcast_to(x, (9, 2, *x.shape)), seen)
+    reward = jnp.asarray(PAYOFF, jnp.float32).reshape(9, 1)
+    return Episode((), timesteps, JOINT_ACTIONS[:, None], reward, terminated=ends, mask=ends)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def learnt_table(algorithm, updates):
+    """Q_tot of every joint action, and each agent's best action."""
+    state = algorithm.init(GAME.spec, jax.random.key(0))
+
+    def update(state, number):
+        clock = Clock(number, number, number)
+        return algorithm.update(state, batch(), clock, jax.random.key(0))[0], None
+
+    state = jax.lax.scan(update, state, jnp.arange(updates))[0]
+    values, _ = jax.vmap(lambda episode: algorithm.values(state.learner.value, state.target, episode))(batch())
+    _, seen = GAME.reset(jax.random.key(0))
+    memory = algorithm.initial_memory(state, seen, jax.random.key(0))
+    clock = Clock(*[jnp.int32(0)] * 3)
+    _, greedy = algorithm.act(state, 0, memory, seen, clock, jax.random.key(0), explore=False)
+    return values.reshape(3, 3), greedy
+
+
+@pytest.mark.parametrize(("mixing", "updates", "table"), [("sum", 1500, VDN), ("monotonic", 4000, QMIX)])
+def test_the_learnt_table_is_the_nearest_one_that_the_mixer_can_express(mixing, updates, table):
+    found, greedy = learnt_table(Qmix(mixing=mixing, **ONCE_EACH), updates)
+    np.testing.assert_allclose(found, table, atol=0.05)
+    assert 0 not in greedy.tolist(), "the best joint action is (A, A), but neither agent can find it"
+
+
+def test_the_nearest_tables_are_the_least_squares():
+    """VDN's is the projection on sums of a row and a column; no monotonic table of four values beats QMIX's."""
+    rows = np.kron(np.eye(3), np.ones((3, 1)))
+    columns = np.kron(np.ones((3, 1)), np.eye(3))
+    design = np.concatenate([rows, columns], axis=1)
+    fit = design @ np.linalg.lstsq(design, PAYOFF.reshape(-1), rcond=None)[0]
+    np.testing.assert_allclose(fit.reshape(3, 3), VDN, atol=1e-9)
+    error, random = np.square(QMIX - PAYOFF).sum(), np.random.default_rng(0)
+    for _ in range(2000):
+        corner, side, other, rest = random.uniform(-15, 10, 4)
+        side, other = max(side, min(corner, rest)), max(other, min(corner, rest))
+        if min(side, other) >= min(corner, rest):
+            table = np.array([[corner, side, side], [other, rest, rest], [other, rest, rest]])
+            monotonic = (corner - other) * (side - rest) >= 0 and (corner - side) * (other - rest) >= 0
+            assert not monotonic or np.square(table - PAYOFF).sum() >= error - 1e-9
