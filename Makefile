@@ -45,6 +45,7 @@ learn: .venv/.installed-dev
 bench: .venv/.installed-bench
 	$(BIN)/python bench/env_steps.py $(ARGS)
 	$(BIN)/python bench/updates.py $(ARGS)
+	$(BIN)/python bench/race_facmac.py $(ARGS)
 
 results: .venv/.installed
 	@for command in results/*/command.sh; do \

@@ -41,13 +41,15 @@ class Ready(NamedTuple):
 
     compile_seconds: float
     hidden: int
+    steps_per_update: float
     hardware: str
 
 
 class Turn(NamedTuple):
-    """What one turn did, all seeds together; and how many environment steps a batch holds."""
+    """What one turn took and did, all seeds together; and how many environment steps a batch holds."""
 
     seconds: float
+    cpu_seconds: float  # of all cores
     env_steps: int
     updates: int
     batch_steps: float
@@ -58,9 +60,9 @@ class Turns:
     """A child's end of the pipe: what it trains goes on only while it is its turn."""
 
     pipe: Connection
-    hidden: int
+    config: Config
     seconds: float = 0.0  # how long this turn is to last; 0 before the first
-    before: Turn = field(default_factory=lambda: Turn(0.0, 0, 0, 0.0))
+    before: Turn = field(default_factory=lambda: Turn(0.0, 0.0, 0, 0, 0.0))
     compiling: float = 0.0
 
     def __post_init__(self):
@@ -75,18 +77,16 @@ class Turns:
 
         Turns begin and end where something was learnt, so that they hold as many steps for each update as training.
         """
-        now = time.perf_counter()
-        if not learnt or now - self.before.seconds < self.seconds:
+        now, before = Turn(time.perf_counter(), time.process_time(), env_steps, updates, batch_steps), self.before
+        if not learnt or now.seconds - before.seconds < self.seconds:
             return
         if self.seconds:
-            before = self.before
-            self.pipe.send(
-                Turn(now - before.seconds, env_steps - before.env_steps, updates - before.updates, batch_steps)
-            )
+            self.pipe.send(Turn(*(a - b for a, b in zip(now[:-1], before[:-1], strict=True)), batch_steps))
         else:
-            self.pipe.send(Ready(self.compiling, self.hidden, f"{cpu_model()}, {usable_cores()} cores"))
+            hardware = f"{cpu_model()}, {usable_cores()} cores"
+            self.pipe.send(Ready(self.compiling, self.config["HIDDEN_SIZE"], steps_per_update(self.config), hardware))
         self.seconds = self.pipe.recv()
-        self.before = Turn(time.perf_counter(), env_steps, updates, batch_steps)
+        self.before = now._replace(seconds=time.perf_counter(), cpu_seconds=time.process_time())
 
 
 def read_config(jaxmarl: Path, changes: Config, map_name: str) -> Config:

@@ -1,7 +1,7 @@
 """Environment steps per second of the whole training of QMIX on SMAX: comarl against JaxMARL's own baseline.
 
     git clone https://github.com/FLAIROx/JaxMARL      # for its scripts; the package itself comes with comarl[smax]
-    pip install "comarl[smax,bench]"                  # what the script imports: flax (by jaxmarl), flashbax
+    pip install "comarl[smax,bench]"                  # bench: flashbax for JaxMARL's script, six for gymnax
     python bench/qmix_smax.py --jaxmarl JaxMARL
 
 JaxMARL's side is `baselines/QLearning/qmix_rnn.py` of that checkout, unchanged: `jit(vmap(make_train(config, env)))`
@@ -12,19 +12,21 @@ comarl's side is the session that `comarl train` runs. What is the same on both 
 - The networks: linear, ReLU, GRU, linear (512 units); mixer (64) and hypernetworks (256). comarl's agents also see
   their last action. Adam at the same rate with the same clipping; JaxMARL's is RAdam, which costs the same.
 - The ratio: one gradient step per 256 environment steps of a seed (theirs: 8 after every 16 x 128 steps; ours: after
-  the round in which they are due), double Q-learning, a target copied every 80 gradient steps, epsilon from 1 over 10^6.
+  the round in which they are due), double Q-learning, a target copied every 80 gradient steps, epsilon from 1 on.
 - The batch: 4096 environment steps that took place (theirs: 32 windows of 128, in which the next episode follows the
   last; ours: `episodes` whole ones). comarl's episodes are arrays as long as the time limit, so that it computes, and
   masks, more steps than these: this counts against it. `batch_steps` is what a batch holds on average.
 - No evaluation, no checkpoints, nothing logged but one line to nowhere for each iteration.
 
 Replays hold 5000 windows, or episodes. Both learn from the first steps that make a batch: JaxMARL fills 65,536 before.
-Steps are those that took place, of all seeds together. Several seeds: theirs are mapped as in their script; ours both
-so ("together") and in turns, which is comarl's default on a CPU.
+Steps are those that took place, of all seeds together: 256 for each update that a turn had time for. (A turn of
+comarl's may hold a round more or less than these; `env_steps_per_update` is what turns did hold.) Several seeds: theirs
+are mapped as in their script; ours both so ("together") and in turns, which is comarl's default on a CPU.
 
 Every side runs in a process of its own and waits while another has its turn, on the same cores. JaxMARL runs once as it
 is and once with comarl's setting of malloc (`comarl.allocator`), and the better of both is what counts. Figures are
-medians over turns, after compilation, whose time stands beside them.
+medians over turns, after compilation, whose time stands beside them. Where other programs run on the same cores, trust
+the rates by CPU time.
 """
 
 import csv
@@ -90,12 +92,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement. Rates are of all seeds; ratios are to JaxMARL's better way, with as many seeds, and with one."""
+    """One measurement. Rates are of all seeds; ratios are to JaxMARL's better way, with as many seeds or with one."""
 
     framework: str
     mode: str
     seeds: int
     env_steps_per_second: float
+    env_steps_per_cpu_second: float
     updates_per_second: float
     env_steps_per_update: float
     compile_seconds: float
@@ -104,6 +107,7 @@ class Row:
     hardware: str
     ratio: float = math.nan
     ratio_to_one_seed: float = math.nan
+    ratio_by_cpu_time: float = math.nan
 
 
 def serve(pipe: Connection, side: Side, settings: Settings) -> None:
@@ -113,7 +117,7 @@ def serve(pipe: Connection, side: Side, settings: Settings) -> None:
     from qmix_sides import Turns, play_comarl, play_jaxmarl, read_config
 
     config = read_config(settings.jaxmarl, settings.changes, settings.map_name)
-    turns = Turns(pipe, config["HIDDEN_SIZE"])
+    turns = Turns(pipe, config)
     if side.framework == "JaxMARL":
         play_jaxmarl(turns, settings.jaxmarl, config, side.seeds)
     else:
@@ -130,9 +134,9 @@ class Child:
         begin = time.perf_counter()
         self.process.start()
         theirs.close()
-        self.compile_seconds, self.hidden, self.hardware = self.pipe.recv()
+        self.ready = self.pipe.recv()
         CONSOLE.print(
-            f"{side.framework}, {side.seeds} seed(s), {side.mode}: compiled in {self.compile_seconds:.0f} s, "
+            f"{side.framework}, {side.seeds} seed(s), {side.mode}: compiled in {self.ready.compile_seconds:.0f} s, "
             f"learns after {time.perf_counter() - begin:.0f} s"
         )
 
@@ -165,50 +169,56 @@ def measure(seeds: int, settings: Settings) -> list[Row]:
 
 def to_row(child: Child, turns: np.ndarray) -> Row:
     """The medians of one side's `turns`."""
-    side, (seconds, env_steps, updates, batch_steps) = child.side, turns.T
-    rate = lambda done: round(float(np.median(done / seconds)), 3)
+    side, ready, (seconds, cpu_seconds, env_steps, updates, batch_steps) = child.side, child.ready, turns.T
+    rate = lambda factor, time: round(float(np.median(factor * updates / time)), 3)
     return Row(
         framework=side.framework,
         mode=side.mode,
         seeds=side.seeds,
-        env_steps_per_second=rate(env_steps),
-        updates_per_second=rate(updates),
+        env_steps_per_second=rate(ready.steps_per_update, seconds),
+        env_steps_per_cpu_second=rate(ready.steps_per_update, cpu_seconds),
+        updates_per_second=rate(1.0, seconds),
         env_steps_per_update=round(float(env_steps.sum() / updates.sum()), 1),
-        compile_seconds=round(child.compile_seconds, 1),
-        hidden=child.hidden,
+        compile_seconds=round(ready.compile_seconds, 1),
+        hidden=ready.hidden,
         batch_steps=round(float(batch_steps[-1])),
-        hardware=child.hardware,
+        hardware=ready.hardware,
     )
 
 
 def with_ratios(rows: list[Row]) -> list[Row]:
     """The rows with their ratios to JaxMARL's better way."""
-    theirs: dict[int, float] = {}
-    for row in rows:
-        if row.framework == "JaxMARL":
-            theirs[row.seeds] = max(theirs.get(row.seeds, 0.0), row.env_steps_per_second)
-    ratio = lambda row, seeds: round(row.env_steps_per_second / theirs[seeds], 2)
-    return [replace(row, ratio=ratio(row, row.seeds), ratio_to_one_seed=ratio(row, 1)) for row in rows]
+
+    def best(seeds: int, rate: str) -> float:
+        return max(getattr(row, rate) for row in rows if row.framework == "JaxMARL" and row.seeds == seeds)
+
+    def ratios(row: Row) -> dict[str, float]:
+        wall, cpu = "env_steps_per_second", "env_steps_per_cpu_second"
+        to = lambda seeds, rate: round(getattr(row, rate) / best(seeds, rate), 2)
+        return dict(ratio=to(row.seeds, wall), ratio_to_one_seed=to(1, wall), ratio_by_cpu_time=to(row.seeds, cpu))
+
+    return [replace(row, **ratios(row)) for row in rows]
 
 
 def show(rows: list[Row], settings: Settings) -> None:
     title = f"Training QMIX on SMAX {settings.map_name}, {rows[0].hidden} units, on {rows[0].hardware}"
     table = Table(title=title, title_justify="left")
-    names = ("", "mode", "seeds", "steps/s", "updates/s", "steps/update", "steps/batch", "compile", "ratio", "to one")
-    for i, name in enumerate((*names, "goal")):
-        table.add_column(name, justify="right" if 2 <= i < len(names) else "left")
+    numbers = ("seeds", "steps/s", "per CPU s", "updates/s", "batch", "ratio", "to one", "by CPU")
+    for name in ("", "mode", *numbers, "goal"):
+        table.add_column(name, justify="right" if name in numbers else "left")
     for row in rows:
-        numbers = (
+        rates = (
             f"{row.env_steps_per_second:.0f}",
+            f"{row.env_steps_per_cpu_second:.0f}",
             f"{row.updates_per_second:.2f}",
-            f"{row.env_steps_per_update:.0f}",
         )
-        rest = (f"{row.batch_steps:.0f}", f"{row.compile_seconds:.0f} s", f"{row.ratio:.2f}")
-        table.add_row(
-            row.framework, row.mode, str(row.seeds), *numbers, *rest, f"{row.ratio_to_one_seed:.2f}", goal(row)
-        )
+        ratios = (f"{x:.2f}" for x in (row.ratio, row.ratio_to_one_seed, row.ratio_by_cpu_time))
+        table.add_row(row.framework, row.mode, str(row.seeds), *rates, str(row.batch_steps), *ratios, goal(row))
     CONSOLE.print(table)
-    CONSOLE.print("ratio: to JaxMARL's steps/s with as many seeds, the better of its rows; to one: with one seed")
+    CONSOLE.print(
+        "ratio: to JaxMARL's steps/s with as many seeds, the better of its rows; to one: with one seed; "
+        "by CPU: as ratio, of steps per second of CPU time. batch: environment steps that it holds"
+    )
 
 
 def goal(row: Row) -> str:

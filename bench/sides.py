@@ -15,12 +15,13 @@ from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.race_matd3 import RaceMatd3
 from comarl.training.records import usable_cores
 from comarl.training.replay import RingState
-from comarl.training.run import CHUNK
+from comarl.training.run import CHUNKS
 from comarl.training.train import learn
 from comarl.types import Clock, EnvSpec, Episode, Timestep, Transition
 
 ALGORITHMS = {"MATD3": (Matd3(), TorchMatd3), "RACE": (RaceMatd3(), TorchRace)}
 EPISODES = 100  # of `horizon` steps each: what the replay holds
+CHUNK = CHUNKS["transitions"]  # updates of each compiled call, as in training
 
 SPEC = EnvSpec(
     num_agents=3,

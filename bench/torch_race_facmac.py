@@ -7,9 +7,11 @@
                and everything else for all steps at once
 
 Both compute the same, and the same as comarl (`bench/test_torch_race_facmac.py`). What the two share is written for
-speed: time and agents lead, so that no step copies its batch; the two critics that only pass a gradient on get none of
-their own; targets are copied by one `_foreach_copy_`. Networks are built from comarl's and begin with the same
-parameters; hyperparameters are comarl's. Its ablations are not here.
+speed: time and agents lead, so that no step copies its batch; inputs are joined once for all unrolls; actions are
+chosen for all steps at once; the two critics that only pass a gradient on get none of their own; targets are copied by
+one `_foreach_copy_`. "Stepped" thus does less in its loop than the released code, which also joins inputs and chooses
+actions there. Networks are built from comarl's and begin with the same parameters; hyperparameters are comarl's. Its
+ablations are not here.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -106,7 +108,8 @@ class Encoder(nn.Module):
 
 def stack_gates(source: recurrent.GatedLinear) -> tuple[nn.Parameter, nn.Parameter]:
     """PyTorch keeps the three gates one below the other."""
-    return nn.Parameter(tensor(source.weight).mT.flatten(0, 1).contiguous()), nn.Parameter(tensor(source.bias).flatten())
+    weight = tensor(source.weight).mT.flatten(0, 1)
+    return nn.Parameter(weight), nn.Parameter(tensor(source.bias).flatten())
 
 
 class Mixer(nn.Module):
@@ -163,7 +166,7 @@ class Mine(nn.Module):
         self.state_branch, self.z_branch = network(source.state_branch), network(source.z_branch)
 
     def gap(self, state: Tensor, z: Tensor, mask: Tensor) -> Tensor:
-        """[.. batch]: the mean over agents; `z` is [.. agents, batch, hidden]. See `comarl.ops.information.team_gaps`."""
+        """[.. batch]: the mean over agents of `comarl.ops.information.team_gaps`, of `z` [.. agents, batch, hidden]."""
         rows = self.z_branch(z).flatten(-3, -2)  # [.. agents batch, width]
         scores = (self.state_branch(state) @ rows.mT).unflatten(-1, z.shape[-3:-1])  # [.. batch, agents, batch]
         others = mask.unsqueeze(-1) & mask.unsqueeze(-2) & ~torch.eye(mask.shape[-1], dtype=torch.bool)

@@ -12,7 +12,7 @@ from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.race_matd3 import RaceMatd3
 from comarl.ops.learner import Adam, Learner
 from comarl.training.replay import Ring
-from comarl.types import Clock, EnvSpec, Timestep, Transition
+from comarl.types import Clock, EnvSpec, Episode, Timestep, Transition
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -93,6 +93,40 @@ def make_batch():
     return make
 
 
+def make_episodes(spec: EnvSpec, lengths, terminated=(0,), *, seed: int = 0, garbage: float = 0.0) -> Episode:
+    """Random episodes of these lengths, of which some terminated and the others were cut.
+
+    What comes after an end is garbage. The action taken is always available.
+    """
+    random, size, horizon = np.random.default_rng(seed), len(lengths), spec.horizon
+    agents, actions = spec.num_agents, spec.action_size
+    mask = np.arange(horizon) < np.array(lengths)[:, None]
+    seen = np.arange(horizon + 1) <= np.array(lengths)[:, None]
+    action = random.integers(0, actions, (size, horizon, agents))
+    available = random.random((size, horizon + 1, agents, actions)) < 0.5
+    chosen = np.concatenate([action, random.integers(0, actions, (size, 1, agents))], axis=1)
+    np.put_along_axis(available, chosen[..., None], True, axis=-1)
+    last = (np.arange(horizon) == np.array(lengths)[:, None] - 1) & np.isin(np.arange(size), terminated)[:, None]
+
+    def keep(x, there, otherwise):
+        return np.where(there.reshape(*there.shape, *[1] * (x.ndim - 2)), x, otherwise)
+
+    draw = lambda *shape: random.normal(size=(size, *shape))
+    float32 = lambda x: jnp.asarray(x, jnp.float32)
+    return Episode(
+        memory=(),
+        timesteps=Timestep(
+            obs=float32(keep(draw(horizon + 1, agents, spec.obs_size), seen, garbage)),
+            state=float32(keep(draw(horizon + 1, spec.state_size), seen, -garbage)),
+            available=jnp.asarray(keep(available, seen, garbage != 0)),
+        ),
+        action=jnp.asarray(keep(action, mask, (actions - 1) * (garbage != 0)), jnp.int32),
+        reward=float32(keep(draw(horizon), mask, garbage)),
+        terminated=jnp.asarray(last | (~mask & (garbage != 0))),
+        mask=jnp.asarray(mask),
+    )
+
+
 @pytest.fixture(scope="session")
 def clock_at():
     """`clock_at(i)`: the clock at update `i` of a round."""
@@ -155,9 +189,13 @@ class Slow:
         return x
 
     @staticmethod
-    def mlp(mlp, x):
-        """Leaky ReLU between layers, nothing after the last."""
-        return Slow.torso(mlp.torso, x, Slow.leaky_relu) @ mlp.output.weight + mlp.output.bias
+    def relu(x):
+        return np.maximum(x, 0.0)
+
+    @staticmethod
+    def mlp(mlp, x, activation=None):
+        """Leaky ReLU between layers if nothing else, nothing after the last."""
+        return Slow.torso(mlp.torso, x, activation or Slow.leaky_relu) @ mlp.output.weight + mlp.output.bias
 
     @staticmethod
     def features(encoders, obs):
@@ -199,6 +237,116 @@ class Slow:
             x = np.concatenate([state, action.reshape(len(action), -1), chis], axis=1)
             values.append(Slow.mlp(Slow.part(critic.members, k), x)[:, 0])
         return np.stack(values)
+
+    @staticmethod
+    def histories(encoder, spec, batch):
+        """z of every step of a batch of episodes: `[batch, time+1, agents, hidden]`."""
+        obs, gru, agents = np.float64(batch.timesteps.obs), encoder.gru, spec.num_agents
+        sigmoid, gates = lambda x: 1 / (1 + np.exp(-x)), lambda m, x: [x @ m.weight[k] + m.bias[k] for k in range(3)]
+        h, result = np.zeros((len(obs), agents, encoder.layer.bias.shape[-1])), []
+        for t in range(obs.shape[1]):
+            last = np.eye(spec.action_size)[np.asarray(batch.action)[:, t - 1]] * (t > 0)
+            identity = np.tile(np.eye(agents), (len(obs), 1, 1))
+            x = np.concatenate([obs[:, t], last, identity], axis=-1)
+            x = Slow.relu(x @ encoder.layer.weight + encoder.layer.bias)
+            w, u = gates(gru.from_input, x), gates(gru.from_memory, h)
+            r, z = sigmoid(w[0] + u[0]), sigmoid(w[1] + u[1])
+            h = (1 - z) * np.tanh(w[2] + r * u[2]) + z * h
+            result.append(h)
+        return np.stack(result, axis=1)
+
+    @staticmethod
+    def best(logits, available):
+        """The greedy actions, one-hot."""
+        return np.eye(logits.shape[-1])[np.where(available, logits, -np.inf).argmax(-1)]
+
+    @staticmethod
+    def mixer(mixer, utilities, state):
+        """Q_tot of `[..., agents]`."""
+        if not hasattr(mixer, "width"):
+            return utilities.sum(-1)
+        linear = lambda layer, x: x @ layer.weight + layer.bias
+        hyper = lambda m: Slow.mlp(m, state, Slow.relu) if hasattr(m, "torso") else linear(m, state)
+        sign = np.abs if mixer.monotonic else lambda w: w
+        first, x = sign(hyper(mixer.first_weights)), linear(mixer.first_bias, state)
+        for i in range(utilities.shape[-1]):
+            x = x + utilities[..., i, None] * first[..., i * mixer.width : (i + 1) * mixer.width]
+        hidden = np.where(x > 0, x, np.expm1(np.minimum(x, 0.0)))
+        return (hidden * sign(hyper(mixer.second_weights))).sum(-1) + hyper(mixer.second_bias)[..., 0]
+
+    @staticmethod
+    def factored_critic(critic, obs, action, state):
+        """Q_tot of `[..., agents, features]`, agent by agent."""
+        agents = range(obs.shape[-2])
+        each = [np.concatenate([obs[..., i, :], action[..., i, :]], axis=-1) for i in agents]
+        q = np.stack([Slow.mlp(critic.utility, x, Slow.relu)[..., 0] for x in each], axis=-1)
+        return Slow.mixer(critic.mixer, q, state)
+
+    @staticmethod
+    def team_factored_critic(critic, obs, action, state, heads):
+        """The same where the utility sees chi_i and the mixer the sum of another chi_i over agents."""
+        agents, actions = heads.bias.shape
+        column = lambda i, a: np.append(heads.weight[i, :, a], heads.bias[i, a])
+        mean = lambda embedder, i: sum(Slow.mlp(embedder, column(i, a)) for a in range(actions)) / actions
+        wide = lambda x, like: np.broadcast_to(x, (*like.shape[:-1], len(x)))
+        utilities = []
+        for i in range(agents):
+            o, u = obs[..., i, :], action[..., i, :]
+            x = np.concatenate([wide(mean(critic.utility_embedder, i), o), o, u], axis=-1)
+            utilities.append(Slow.mlp(critic.utility, x, Slow.relu)[..., 0])
+        team = sum(mean(critic.mixer_embedder, i) for i in range(agents))
+        return Slow.mixer(
+            critic.mixer, np.stack(utilities, axis=-1), np.concatenate([state, wide(team, state)], axis=-1)
+        )
+
+    @staticmethod
+    def lambda_targets(batch, next_value, gamma, trace):
+        """TD(lambda) episode by episode, backwards from the last step that took place; 0 after it."""
+        result = np.zeros(batch.reward.shape)
+        for b, length in enumerate(np.asarray(batch.mask).sum(1)):
+            for t in reversed(range(length)):
+                value = next_value[b, t]
+                if t < length - 1:
+                    value = (1 - trace) * value + trace * result[b, t + 1]
+                result[b, t] = batch.reward[b, t] + (0.0 if batch.terminated[b, t] else gamma * value)
+        return result
+
+    @staticmethod
+    def masked_mean(x, mask):
+        return sum(x[b, t] for b, t in np.argwhere(np.asarray(mask))) / np.sum(np.asarray(mask))
+
+    @staticmethod
+    def gumbel(key, shape):
+        """`[batch, time, ...]`: each step's noise by a key of its own."""
+        size, steps, *rest = shape
+        noise = [jax.random.gumbel(jax.random.fold_in(key, t), (size, *rest)) for t in range(steps)]
+        return np.float64(np.stack(noise, axis=1))
+
+    @staticmethod
+    def relaxed(logits, available, noise):
+        """Gumbel-softmax at temperature 1, among what is available."""
+        x = np.where(available, logits + noise, -np.inf)
+        e = np.exp(x - np.where(available.any(-1), x.max(-1), 0.0)[..., None])
+        return e / np.maximum(e.sum(-1, keepdims=True), 1e-30)
+
+    @staticmethod
+    def straight_through(logits, logits_before, available, noise):
+        """What stands for a draw in a loss: it is the draw, and moves as the relaxed draw does."""
+        before = Slow.relaxed(logits_before, available, noise)
+        drawn = np.eye(logits.shape[-1])[before.argmax(-1)]
+        return drawn + Slow.relaxed(logits, available, noise) - before
+
+    @staticmethod
+    def team_gaps(scores, mask):
+        """The gap of each agent `[batch, agents]`: other live episodes are what does not belong, all agents of them."""
+        softplus, log2, (size, _, agents) = lambda x: np.logaddexp(x, 0.0), np.log(2.0), scores.shape
+        result = np.zeros((size, agents))
+        for m in range(size):
+            others = [k for k in range(size) if k != m and mask[k]]
+            if mask[m] and others:
+                wrong = [softplus(scores[m, k, j]) - log2 for k in others for j in range(agents)]
+                result[m] = [sum(wrong) / len(wrong) - (log2 - softplus(-scores[m, m, i])) for i in range(agents)]
+        return result
 
     @staticmethod
     def gaps(scores):

@@ -1,7 +1,7 @@
 """What value factorisations learn of a payoff table that they cannot represent, when all joint actions are as likely.
 
-The tables follow from the least squares by hand. Sampled play would add the noise of how often each joint action came;
-so every batch holds each of the nine once, which is what epsilon 1 comes to on average.
+The tables follow from least squares by hand. Sampled play would add the noise of how often each joint action came; so
+every batch holds each of the nine once, which is what epsilon 1 comes to on average.
 """
 
 import functools
@@ -20,10 +20,12 @@ from comarl.types import Clock, Episode
 GAME = GAMES["qtran"]
 PAYOFF = np.array(GAME.payoff[0])  # 8 at (A, A), else -12 where one chooses A, else 0
 JOINT_ACTIONS = jnp.array(list(itertools.product(range(3), repeat=2)), jnp.int32)
-ONCE_EACH = dict(hidden=16, mixer_width=8, hypernet=16, epsilon=(1.0, 1.0), optimiser=Adam(5e-3))
+ONCE_EACH = dict(hidden=16, mixer_width=8, hypernet=16, epsilon=(1.0, 1.0), optimiser=Adam(2e-3))
 
-# VDN, the mean of the row plus that of the column less that of the table: -16/3 and -4 less -40/9. QMIX, the same for
-# all that it cannot tell apart: to be high at (A, A) it would have to be high beside it, so A is worth (8 - 4 * 12) / 5.
+# VDN: the mean of the row plus that of the column less that of the table, which are -16/3 or -4, and -40/9.
+# QMIX: one value for all joint actions with A, which is (8 - 4 * 12) / 5, and 0 for the rest; it errs by 320 in all. Of
+# all monotonic tables this is no more than a local optimum: 8 at (A, A) and -6 elsewhere errs by 288, but few starting
+# points lead there (of 12 tried, one). The seed below does not.
 VDN = np.array([[-56, -44, -44], [-44, -32, -32], [-44, -32, -32]]) / 9
 QMIX = np.array([[-8, -8, -8], [-8, 0, 0], [-8, 0, 0]])
 
@@ -37,8 +39,8 @@ def batch() -> Episode:
     return Episode((), timesteps, JOINT_ACTIONS[:, None], reward, terminated=ends, mask=ends)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def learnt_table(algorithm, updates):
+@functools.partial(jax.jit, static_argnums=0)
+def learnt_table(algorithm, updates=1200):
     """Q_tot of every joint action, and each agent's best action."""
     state = algorithm.init(GAME.spec, jax.random.key(0))
 
@@ -55,25 +57,8 @@ def learnt_table(algorithm, updates):
     return values.reshape(3, 3), greedy
 
 
-@pytest.mark.parametrize(("mixing", "updates", "table"), [("sum", 1500, VDN), ("monotonic", 4000, QMIX)])
-def test_the_learnt_table_is_the_nearest_one_that_the_mixer_can_express(mixing, updates, table):
-    found, greedy = learnt_table(Qmix(mixing=mixing, **ONCE_EACH), updates)
+@pytest.mark.parametrize(("mixing", "table"), [("sum", VDN), ("monotonic", QMIX)])
+def test_the_learnt_table_is_the_one_of_least_squares(mixing, table):
+    found, greedy = learnt_table(Qmix(mixing=mixing, **ONCE_EACH))
     np.testing.assert_allclose(found, table, atol=0.05)
     assert 0 not in greedy.tolist(), "the best joint action is (A, A), but neither agent can find it"
-
-
-def test_the_nearest_tables_are_the_least_squares():
-    """VDN's is the projection on sums of a row and a column; no monotonic table of four values beats QMIX's."""
-    rows = np.kron(np.eye(3), np.ones((3, 1)))
-    columns = np.kron(np.ones((3, 1)), np.eye(3))
-    design = np.concatenate([rows, columns], axis=1)
-    fit = design @ np.linalg.lstsq(design, PAYOFF.reshape(-1), rcond=None)[0]
-    np.testing.assert_allclose(fit.reshape(3, 3), VDN, atol=1e-9)
-    error, random = np.square(QMIX - PAYOFF).sum(), np.random.default_rng(0)
-    for _ in range(2000):
-        corner, side, other, rest = random.uniform(-15, 10, 4)
-        side, other = max(side, min(corner, rest)), max(other, min(corner, rest))
-        if min(side, other) >= min(corner, rest):
-            table = np.array([[corner, side, side], [other, rest, rest], [other, rest, rest]])
-            monotonic = (corner - other) * (side - rest) >= 0 and (corner - side) * (other - rest) >= 0
-            assert not monotonic or np.square(table - PAYOFF).sum() >= error - 1e-9

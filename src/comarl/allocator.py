@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
 
     A compiled update of recurrent networks works in hundreds of megabytes that XLA allocates and frees at each call. By
     default malloc maps and unmaps them, and the system then hands out every page anew: measured, a third of an update
-    of QMIX. To be called before other threads start, so before JAX is imported.
+    of QMIX. To be called before JAX starts its threads, so before anything is computed.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -17,13 +17,14 @@ from comarl.training import rollout, train
 from comarl.training.replay import EpisodeRing, EpisodeRingState
 from comarl.training.run import Options, Session, identity
 from comarl.training.train import Run, updates_due
-from comarl.types import Clock, EnvSpec, Episode, Timestep
+from comarl.types import Clock, EnvSpec, Episode
+from tests.conftest import SMOOTH, make_episodes
+from tests.training.tasks import Stroll
 
 AGENTS, OBS, STATE, ACTIONS, HORIZON = 3, 2, 4, 3, 4
 SPEC = EnvSpec(AGENTS, OBS, STATE, ACTIONS, discrete=True, horizon=HORIZON)
 LENGTHS = (2, HORIZON, 3)  # terminated, cut at the horizon, cut early
 GAMMA = 0.9
-SMOOTH = Adam(0.1, max_grad_norm=0.0, epsilon=1.0)  # as in conftest: its step shows the gradient
 SMALL = dict(hidden=4, mixer_width=3, hypernet=4, gamma=GAMMA, optimiser=SMOOTH, target_period=3)
 QMIX = Qmix(**SMALL, trace=0.6)
 VARIANTS = {
@@ -53,33 +54,9 @@ def at_update(number: int) -> Clock:
     return Clock(jnp.int32(1000), jnp.int32(number), jnp.int32(0))
 
 
-def make_batch(seed=0, garbage=0.0) -> Episode:
-    """Three episodes, one per ending. What comes after an end is garbage; the action taken is always available."""
-    random, size = np.random.default_rng(seed), len(LENGTHS)
-    mask = np.arange(HORIZON) < np.array(LENGTHS)[:, None]
-    seen = np.arange(HORIZON + 1) <= np.array(LENGTHS)[:, None]
-    action = random.integers(0, ACTIONS, (size, HORIZON, AGENTS))
-    available = random.random((size, HORIZON + 1, AGENTS, ACTIONS)) < 0.5
-    chosen = np.concatenate([action, random.integers(0, ACTIONS, (size, 1, AGENTS))], axis=1)
-    np.put_along_axis(available, chosen[..., None], True, axis=-1)
-
-    def keep(x, there, otherwise):
-        return np.where(there.reshape(*there.shape, *[1] * (x.ndim - 2)), x, otherwise)
-
-    draw = lambda *shape: random.normal(size=(size, *shape))
-    float32 = lambda x: jnp.asarray(x, jnp.float32)
-    return Episode(
-        memory=(),
-        timesteps=Timestep(
-            obs=float32(keep(draw(HORIZON + 1, AGENTS, OBS), seen, garbage)),
-            state=float32(keep(draw(HORIZON + 1, STATE), seen, -garbage)),
-            available=jnp.asarray(keep(available, seen, garbage != 0)),
-        ),
-        action=jnp.asarray(keep(action, mask, 2 * (garbage != 0)), jnp.int32),
-        reward=float32(keep(draw(HORIZON), mask, garbage)),
-        terminated=jnp.asarray((np.arange(HORIZON) == 1) & (np.arange(size) == 0)[:, None] | (~mask & (garbage != 0))),
-        mask=jnp.asarray(mask),
-    )
+def make_batch(**more) -> Episode:
+    """Three episodes, one per ending."""
+    return make_episodes(SPEC, LENGTHS, terminated=(0,), **more)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +97,10 @@ def utilities_of(net, episode):
                 last[episode.action[t - 1, i]] = 1.0
             x = np.concatenate([episode.timesteps.obs[t, i], last, np.eye(AGENTS)[i]])
             x = np.maximum(x @ layer.weight + layer.bias, 0.0)
-            w, u = ([x_ @ m.weight[k] + m.bias[k] for k in range(3)] for x_, m in ((x, gru.from_input), (h, gru.from_memory)))
+            w, u = (
+                [x_ @ m.weight[k] + m.bias[k] for k in range(3)]
+                for x_, m in ((x, gru.from_input), (h, gru.from_memory))
+            )
             r, z = sigmoid(w[0] + u[0]), sigmoid(w[1] + u[1])
             h = (1 - z) * np.tanh(w[2] + r * u[2]) + z * h
             result[t, i] = h @ head.weight + head.bias
@@ -134,7 +114,9 @@ def q_tot(algorithm, mixer, q, state):
     if algorithm.mixing == "sum":
         return sum(q)
     linear = lambda layer, x: x @ layer.weight + layer.bias
-    net = lambda m, x: linear(m.output, np.maximum(linear(m.torso.layers[0], x), 0.0)) if hasattr(m, "torso") else linear(m, x)
+    net = lambda m, x: (
+        linear(m.output, np.maximum(linear(m.torso.layers[0], x), 0.0)) if hasattr(m, "torso") else linear(m, x)
+    )
     sign = np.abs if algorithm.mixing == "monotonic" else lambda x: x
     first = sign(net(mixer.first_weights, state)).reshape(AGENTS, -1)
     x = sum(q[i] * first[i] for i in range(AGENTS)) + linear(mixer.first_bias, state)
@@ -188,17 +170,18 @@ def test_the_live_and_the_target_network_would_choose_differently(batch, states,
     state = states(QMIX)
     live, target = slow.doubles(state.learner.value), slow.doubles(state.target)
     differs = 0
-    for episode in episodes_of(batch):
-        both = (utilities_of(network.utilities, episode) for network in (live, target))
-        for t, pair in enumerate(zip(*both, strict=True)):
-            one, other = (best_actions(utilities, episode.timesteps.available[t]) for utilities in pair)
-            differs += t > 0 and one != other
-    assert differs > 3
+    for length, episode in zip(LENGTHS, episodes_of(batch), strict=True):
+        both = [utilities_of(network.utilities, episode) for network in (live, target)]
+        for t in range(1, length + 1):
+            one, other = (best_actions(utilities[t], episode.timesteps.available[t]) for utilities in both)
+            differs += one != other
+    assert differs >= 3
 
 
 def test_the_sign_constraint_and_the_presets_are_what_they_say(key):
-    mixers = {mixing: Qmix(**SMALL, mixing=mixing).init(SPEC, key).learner.value.mixer for mixing in ("monotonic", "any")}
-    assert mixers["monotonic"].monotonic and not mixers["any"].monotonic
+    for mixing, monotonic in (("monotonic", True), ("any", False)):
+        state = jax.eval_shape(lambda mixing=mixing: Qmix(**SMALL, mixing=mixing).init(SPEC, key))
+        assert state.learner.value.mixer.monotonic is state.target.mixer.monotonic is monotonic
     assert dataclasses.replace(Qmix(), mixing="sum") == VDN
     assert dataclasses.replace(Qmix(), mixing="none") == IQL
 
@@ -261,7 +244,9 @@ def test_steps_that_did_not_take_place_change_nothing(updated, states):
 
 def test_episodes_may_stand_in_any_order(updated, batch, states):
     shuffled = jax.tree.map(lambda x: x[jnp.array([2, 0, 1])], batch)
-    for one, two in zip(*map(jax.tree.leaves, (update(QMIX, states(QMIX), shuffled, at_update(0)), updated)), strict=True):
+    for one, two in zip(
+        *map(jax.tree.leaves, (update(QMIX, states(QMIX), shuffled, at_update(0)), updated)), strict=True
+    ):
         np.testing.assert_allclose(one, two, atol=1e-5)
 
 
@@ -333,7 +318,9 @@ def test_no_agents_greedy_action_depends_on_what_another_sees_or_may_do(batch, s
     for j in range(AGENTS):
         for shift in np.random.default_rng(j).normal(size=(20, OBS)):
             other = eqx.tree_at(lambda t: t.obs, timestep, timestep.obs.at[j].add(jnp.asarray(5 * shift, jnp.float32)))
-            other = eqx.tree_at(lambda t: (t.state, t.available), other, (other.state + 1, other.available.at[j].set(True)))
+            other = eqx.tree_at(
+                lambda t: (t.state, t.available), other, (other.state + 1, other.available.at[j].set(True))
+            )
             _, action = choose(other)
             assert all(action[i] == before[i] for i in range(AGENTS) if i != j)
             changed |= {j} if action[j] != before[j] else set()
@@ -364,7 +351,9 @@ def test_exploration_falls_with_the_environment_steps_of_the_seed(batch, states)
     _, best = act(QMIX, state, memory, timestep, False, at_steps(0), jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 3000)
     explore = jax.jit(
-        jax.vmap(lambda now, key: algorithm.act(state, 0, memory, timestep, at_steps(now), key, explore=True)[1], (None, 0))
+        jax.vmap(
+            lambda now, key: algorithm.act(state, 0, memory, timestep, at_steps(now), key, explore=True)[1], (None, 0)
+        )
     )
     for now, epsilon in ((0, 1.0), (50, 0.6), (100, 0.2), (10**6, 0.2)):
         rate = (np.asarray(explore(jnp.int32(now), keys)) != np.asarray(best)).mean()
@@ -376,7 +365,14 @@ def test_exploration_falls_with_the_environment_steps_of_the_seed(batch, states)
 
 @pytest.mark.parametrize(
     ("parallel_envs", "updates_per_episode", "played", "held", "due"),
-    [(8, 0.125, 8, 100, 1), (8, 1.0, 8, 100, 8), (8, 1.0, 5, 100, 5), (2, 3.0, 2, 4, 6), (2, 3.0, 2, 3, 0), (1, 1, 0, 9, 0)],
+    [
+        (8, 0.125, 8, 100, 1),
+        (8, 1.0, 8, 100, 8),
+        (8, 1.0, 5, 100, 5),
+        (2, 3.0, 2, 4, 6),
+        (2, 3.0, 2, 3, 0),
+        (1, 1, 0, 9, 0),
+    ],
 )
 def test_updates_are_due_per_episode_played_once_the_replay_can_fill_a_batch(
     parallel_envs, updates_per_episode, played, held, due
@@ -391,36 +387,6 @@ def test_updates_are_due_per_episode_played_once_the_replay_can_fill_a_batch(
 
 
 # Whole runs
-
-
-@dataclasses.dataclass(frozen=True)
-class Stroll:
-    """Two agents on a line of five, whose ends are walls; an episode ends at a time of its own or is cut."""
-
-    spec = EnvSpec(2, 2, 2, 3, discrete=True, horizon=6)
-
-    def look(self, env_state):
-        place, _, time = env_state
-        available = jnp.stack([place > 0, place >= 0, place < 4], axis=1)
-        seen = place.astype(jnp.float32) / 4.0
-        obs = jnp.stack([seen, jnp.full(2, time.astype(jnp.float32) / 6.0)], axis=1)
-        return Timestep(obs, seen, available)
-
-    def reset(self, key):
-        place_key, length_key = jax.random.split(key)
-        place, length = jax.random.randint(place_key, (2,), 0, 5), jax.random.randint(length_key, (), 2, 9)
-        env_state = (place, length, jnp.int32(0))
-        return env_state, self.look(env_state)
-
-    def step(self, env_state, action, key):
-        place, length, time = env_state
-        env_state = (place + action - 1, length, time + 1)
-        reward = 1.0 - jnp.abs(env_state[0][0] - env_state[0][1]).astype(jnp.float32) / 4.0
-        over = time + 1 >= length
-        return env_state, self.look(env_state), reward, over, (time + 1 >= 6) & ~over
-
-    def metrics(self, env_state):
-        return {"met": (env_state[0][0] == env_state[0][1]).astype(jnp.float32)}
 
 
 RUN = Run(
@@ -449,8 +415,24 @@ def raw(tree):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    return session(RUN, tmp_path_factory.mktemp("qmix")).train()
+def compilations():
+    """How often the run below compiled each part of the loop."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, compilations):
+    parts = (train.learn, train.absorb, train.finish_round, rollout.play)
+    before = [part._cache_size() for part in parts]
+    state = session(RUN, tmp_path_factory.mktemp("qmix")).train()
+    compilations.update({part.__name__: part._cache_size() - size for part, size in zip(parts, before, strict=True)})
+    return state
+
+
+def test_one_compilation_serves_all_rounds(finished, compilations):
+    """And two of playing: to explore, and to be evaluated."""
+    assert compilations == {"learn": 1, "absorb": 1, "finish_round": 1, "play": 2}
+    assert int(finished.replay.size.max()) > 2 * 5, "there were too few rounds to tell"
 
 
 def test_a_resumed_run_is_the_run_that_never_stopped(finished, tmp_path, bits):
@@ -485,10 +467,3 @@ def test_only_available_actions_are_ever_played(finished):
     kept = raw(finished.replay.kept)
     chosen = np.take_along_axis(kept.available[:, :, :-1], kept.action[..., None].astype(int), axis=-1)[..., 0]
     assert chosen[kept.mask].all() and not kept.available[:, :, :-1][kept.mask].all()
-
-
-def test_one_compilation_serves_all_rounds(finished, tmp_path):
-    compiled = lambda: [f._cache_size() for f in (train.learn, train.absorb, train.finish_round, rollout.play)]
-    before = compiled()
-    session(dataclasses.replace(RUN, steps=60), tmp_path).train()
-    assert compiled() == before

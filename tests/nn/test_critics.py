@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.nn.critics import Critic, TeamCritic
+from comarl.nn.critics import Critic, FactoredCritic, TeamCritic, TeamFactoredCritic
 from comarl.nn.policies import make_heads
 
 FEATURES = 8
@@ -124,3 +124,100 @@ def test_without_sizes_every_column_is_real(spec, heads, slow):
         dataclasses.replace(spec, action_sizes=(2, 2, 2)),
     )
     np.testing.assert_allclose(embedding(critic, heads), expected, atol=1e-5)
+
+
+# Factored critics
+
+
+SIZE = dict(width=4, hypernet=3)
+
+
+@pytest.fixture(scope="module")
+def factored(spec, scramble):
+    """`factored(mixing, with_identity)`"""
+
+    def make(mixing, with_identity=False):
+        build = lambda k: FactoredCritic(spec, (6, 5), mixing, **SIZE, with_identity=with_identity, key=k)
+        return scramble(jax.jit(build)(jax.random.key(4)), seed=4)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def team_factored(spec, scramble):
+    make = lambda k: TeamFactoredCritic(spec, FEATURES, (6, 5), 4, "any", **SIZE, key=k)
+    return scramble(jax.jit(make)(jax.random.key(5)), seed=5)
+
+
+@pytest.mark.parametrize("mixing", ["monotonic", "sum"])
+def test_a_factored_critic_equals_its_equations(factored, batch, slow, mixing):
+    critic = factored(mixing)
+    inputs = (batch.now.obs, batch.action, batch.now.state)
+    expected = slow.factored_critic(slow.doubles(critic), *map(np.float64, inputs))
+    assert expected.shape == (6,)
+    np.testing.assert_allclose(call(critic, *inputs), expected, atol=1e-4)
+
+
+def test_a_factored_critic_values_any_leading_axes_item_by_item(factored, team_factored, batch, heads):
+    inputs = (batch.now.obs, batch.action, batch.now.state)
+    folded = tuple(x.reshape(2, 3, *x.shape[1:]) for x in inputs)
+    for critic, more in ((factored("any"), ()), (team_factored, (heads,))):
+        found = call(critic, *folded, *more)
+        np.testing.assert_allclose(found.reshape(-1), call(critic, *inputs, *more), atol=1e-5)
+
+
+def test_agents_share_the_utility_and_only_their_number_tells_them_apart(factored, batch, spec):
+    """With a sum for a mixer, agents that swap what they see and do leave the team's value as it was."""
+    order = jnp.array([2, 0, 1])
+    obs, action, state = batch.now.obs, batch.action, batch.now.state
+    plain = factored("sum")
+    before, after = (call(plain, *x, state) for x in ((obs, action), (obs[:, order], action[:, order])))
+    np.testing.assert_allclose(before, after, atol=1e-5)
+    numbered = factored("sum", with_identity=True)
+    identity = jnp.broadcast_to(jnp.eye(3), (6, 3, 3))
+    see = lambda o: jnp.concatenate([o, identity], axis=-1)
+    before, after = (call(numbered, *x, state) for x in ((see(obs), action), (see(obs[:, order]), action[:, order])))
+    assert np.abs(before - after).max() > 1e-3
+
+
+def test_a_team_factored_critic_equals_its_equations(team_factored, batch, heads, slow):
+    """chi_i for the utility of agent i, the sum of another chi_i over agents for the mixer."""
+    inputs = (batch.now.obs, batch.action, batch.now.state)
+    expected = slow.team_factored_critic(slow.doubles(team_factored), *map(np.float64, inputs), slow.doubles(heads))
+    np.testing.assert_allclose(call(team_factored, *inputs, heads), expected, atol=1e-4)
+
+
+def embedded_alone(critic, which):
+    """The critic with the other embedder's output made 0."""
+    where = lambda c: (getattr(c, which).output.weight, getattr(c, which).output.bias)
+    return eqx.tree_at(where, critic, tuple(jnp.zeros_like(x) for x in where(critic)))
+
+
+def test_the_utility_knows_whose_policy_is_whose_and_the_mixer_does_not(team_factored, batch, heads):
+    """Policies that change places change chi_i, and not the sum over agents."""
+    inputs = (batch.now.obs, batch.action, batch.now.state)
+    moved = jax.tree.map(lambda w: w[jnp.array([2, 0, 1])], heads)
+    for_mixer, for_utility = (embedded_alone(team_factored, f"{which}_embedder") for which in ("utility", "mixer"))
+    np.testing.assert_allclose(call(for_mixer, *inputs, moved), call(for_mixer, *inputs, heads), atol=1e-4)
+    assert np.abs(call(for_utility, *inputs, moved) - call(for_utility, *inputs, heads)).max() > 1e-3
+    changed = eqx.tree_at(lambda h: h.bias, heads, heads.bias.at[1, 0].add(1.0))
+    assert np.abs(call(for_mixer, *inputs, changed) - call(for_mixer, *inputs, heads)).max() > 1e-4
+
+
+def test_the_order_of_an_agents_actions_does_not_reach_its_embeddings(team_factored, batch, heads):
+    inputs = (batch.now.obs, batch.action, batch.now.state)
+    turned = jax.tree.map(lambda w: w.at[1].set(w[1][..., ::-1]), heads)
+    np.testing.assert_allclose(call(team_factored, *inputs, turned), call(team_factored, *inputs, heads), atol=1e-4)
+    torn = eqx.tree_at(lambda h: h.bias, heads, heads.bias[:, ::-1])
+    assert np.abs(call(team_factored, *inputs, torn) - call(team_factored, *inputs, heads)).max() > 1e-4
+
+
+@pytest.mark.parametrize("place", [(0, 0, 0), (1, 3, 0), (2, 7, 1)])
+def test_every_weight_and_bias_of_a_policy_reaches_the_factored_value(team_factored, batch, heads, place):
+    agent, feature, action = place
+    inputs = (batch.now.obs, batch.action, batch.now.state)
+    for changed in (
+        eqx.tree_at(lambda h: h.weight, heads, heads.weight.at[agent, feature, action].add(1.0)),
+        eqx.tree_at(lambda h: h.bias, heads, heads.bias.at[agent, action].add(1.0)),
+    ):
+        assert np.abs(call(team_factored, *inputs, changed) - call(team_factored, *inputs, heads)).max() > 1e-4

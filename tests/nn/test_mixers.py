@@ -8,7 +8,7 @@ import pytest
 from comarl.nn.mixers import Sum, make_mixer
 
 AGENTS, STATE, WIDTH, HYPERNET = 3, 4, 5, 6
-BATCH = 200
+BATCH = 100
 
 
 def make(mixing, hypernet=HYPERNET):

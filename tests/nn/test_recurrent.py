@@ -78,7 +78,9 @@ def test_the_encoder_is_a_linear_layer_a_relu_and_pytorchs_gru(encoder, inputs, 
 def test_a_gru_of_one_unit_by_hand():
     """Input gates 0, 1, 2; memory weights 1, 2, 3 and no biases: from nothing to h = (1 - s(1)) tanh(2), and on."""
     weights = GatedLinear(1, 1, key=jax.random.key(0))
-    weights = eqx.tree_at(lambda w: (w.weight, w.bias), weights, (jnp.array([[[1.0]], [[2.0]], [[3.0]]]), jnp.zeros((3, 1))))
+    weights = eqx.tree_at(
+        lambda w: (w.weight, w.bias), weights, (jnp.array([[[1.0]], [[2.0]], [[3.0]]]), jnp.zeros((3, 1)))
+    )
     found = gru_unroll(weights, Gates(*(jnp.full((2, 1, 1), x) for x in (0.0, 1.0, 2.0))))
     first = (1 - sigmoid(1.0)) * np.tanh(2.0)
     r, z = sigmoid(first), sigmoid(1 + 2 * first)
@@ -102,7 +104,7 @@ def test_agents_do_not_see_each_other_and_the_past_does_not_see_the_future(encod
 
 @pytest.fixture(scope="module")
 def gradients(scramble):
-    """By both ways: of a loss that weighs every memory differently, by all weights, biases and inputs, `[batch ...]`."""
+    """By both ways: of a loss that weighs every memory differently, by all weights, biases and inputs."""
     random = np.random.default_rng(2)
     draw = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
     weights = scramble(GatedLinear(HIDDEN, HIDDEN, key=jax.random.key(3)), seed=3)

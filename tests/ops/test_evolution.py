@@ -1,11 +1,13 @@
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.nn.mlp import Linear
+from comarl.nn.mlp import LayerNorm, Linear
+from comarl.nn.recurrent import GatedLinear
 from comarl.ops import evolution
 
 
@@ -294,3 +296,136 @@ def test_before_the_first_injection_there_is_no_fate():
 def test_the_worst_slot_is_never_the_elites(fitness, slot):
     elite = jnp.argmax(jnp.array(fitness))
     assert int(evolution.worst_slot(jnp.array(fitness), elite)) == slot != int(elite)
+
+
+def test_copying_agents_overwrites_one_way_so_that_both_offspring_are_equal():
+    keys = jax.random.split(jax.random.key(3), 200)
+    one, other = jax.jit(jax.vmap(lambda k: evolution.copy_agents(team_of(1), team_of(2), k)))(keys)
+    source = np.asarray(one["bias"])[:, :, 0] // 100  # [keys, agents]
+    for name in ("weight", "bias"):
+        np.testing.assert_array_equal(one[name], other[name])
+        whole = np.stack([team_of(1)[name], team_of(2)[name]])
+        picked = whole[source.astype(int) - 1, np.arange(4)]  # weights and bias together, each agent in its place
+        np.testing.assert_array_equal(one[name], picked)
+    assert np.all(np.abs((source == 2).mean(0) - 0.5) < 0.15) and len({tuple(row) for row in source}) == 16
+
+
+def test_each_name_of_a_crossover_is_its_operator():
+    teams, key = [make_linear(team) for team in (1, 2)], jax.random.key(11)
+    for kind, operator in (("agent", evolution.swap_agents), ("copy", evolution.copy_agents)):
+        found, expected = evolution.cross(kind, *teams, key), operator(*teams, key)
+        for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def make_linear(number: int) -> Linear:
+    team = team_of(number)
+    return jax.vmap(linear)(team["weight"], team["bias"])
+
+
+# Whole networks
+
+
+class Net(eqx.Module):
+    """Layers like those of real teams: plain, stacked by agents, stacked by gates; and numbers that are no weights."""
+
+    plain: Linear
+    stacked: Linear
+    gates: GatedLinear
+    norm: LayerNorm
+
+
+SHAPES = Net(
+    plain=linear(np.zeros((3, 4)), np.zeros(4)),
+    stacked=eqx.tree_at(lambda m: (m.weight, m.bias), linear(np.zeros((3, 4)), np.zeros(4)), (jnp.zeros((2, 5, 2)), jnp.zeros((2, 2)))),
+    gates=GatedLinear(3, 4, key=jax.random.key(0)),
+    norm=LayerNorm(4),
+)
+
+
+def net_of(number: float) -> Net:
+    return jax.tree.map(lambda x: jnp.full(x.shape, number, jnp.float32), SHAPES)
+
+
+@functools.cache
+def networks_crossed() -> tuple[Net, Net]:
+    keys = jax.random.split(jax.random.key(12), 300)
+    cross = lambda k: evolution.cross_networks(net_of(1.0), net_of(2.0), k)
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(cross))(keys))
+
+
+def weights_of(net: Net) -> list:
+    return [net.plain.weight, net.stacked.weight, net.gates.weight]
+
+
+def test_crossing_networks_copies_all_weights_into_a_unit_as_one():
+    one, _ = networks_crossed()
+    for weight, like in zip(weights_of(one), weights_of(SHAPES), strict=True):
+        assert weight.shape[1:] == like.shape and set(np.unique(weight)) == {1.0, 2.0}
+        np.testing.assert_array_equal(weight, np.broadcast_to(weight[..., :1, :], weight.shape))
+        units = weight[..., 0, :].reshape(300, -1)
+        assert np.all((units == 2).mean(0) > 0.1) and np.any((units == 2).any(1) & (units == 1).any(1))
+
+
+def test_crossing_networks_overwrites_one_way_and_draws_weights_and_biases_apart():
+    one, other = networks_crossed()
+    for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True):
+        changed = (a != 1.0) | (b != 2.0)
+        np.testing.assert_array_equal(a[changed], b[changed])
+        assert set(np.unique(a)) == {1.0, 2.0} and 0.2 < changed.mean() < 0.8
+    layers = ((one.plain.weight[:, 0], one.plain.bias), (one.stacked.weight[:, :, 0], one.stacked.bias))
+    for units, biases in layers:
+        assert np.any(units != biases)
+
+
+@functools.cache
+def networks_mutated() -> Net:
+    keys = jax.random.split(jax.random.key(13), 2000)
+    mutate = lambda k: evolution.mutate_networks(net_of(1000.0), 0.5, 0.9, k)
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(mutate))(keys))
+
+
+def test_biases_and_what_normalises_never_mutate():
+    net = networks_mutated()
+    for leaf in (net.plain.bias, net.stacked.bias, net.gates.bias, net.norm.scale, net.norm.offset):
+        np.testing.assert_array_equal(leaf, 1000.0)
+    assert all((weight != 1000.0).any() for weight in weights_of(net))
+
+
+def test_a_network_mutates_at_its_probability_and_each_matrix_at_odds_that_are_drawn():
+    """rand < U(0, 2) holds 3 times in 4. Then of a matrix's weights a share U(0, 0.5) changes: 1/4 on average."""
+    touched = np.stack([(w != 1000.0).reshape(2000, -1).mean(1) for w in weights_of(networks_mutated())])
+    np.testing.assert_allclose(touched.mean(1), 0.9 * 0.75 / 4, atol=0.015)
+    size = [np.prod(w.shape) for w in weights_of(SHAPES)]
+    none = [np.mean([(1 - p) ** n for p in np.linspace(0, 0.5, 1001)]) for n in size]
+    expected = [0.9 * 0.75 * (1 - p) for p in none]
+    np.testing.assert_allclose((touched > 0).mean(1), expected, atol=0.04)
+    # The gate is one for the whole network: matrices stay untouched together more often than on their own.
+    alone, together = (touched == 0).mean(1).prod(), (touched == 0).all(0).mean()
+    assert together > alone + 0.04
+
+
+def test_weights_of_a_network_mutate_each_by_its_own_kind():
+    new = networks_mutated().gates.weight
+    chosen = new != 1000.0
+    assert abs((np.abs(new[chosen]) < 6).mean() - 0.05) < 0.01  # reset
+    near = np.abs(new[chosen] / 1000 - 1) < 0.45
+    assert abs(near.mean() - (0.90 + 0.05 * 0.036)) < 0.01  # normal, and a few that are super
+    assert np.abs(new).max() <= 1e6
+
+
+def test_breeding_networks_keeps_the_elite_bit_for_bit_and_mutates_every_other_team_once():
+    population = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 2)), jnp.float32)
+    teams = jax.vmap(linear)(population, jnp.zeros((4, 2)))
+    add_1 = lambda team, k: eqx.tree_at(lambda t: t.bias, team, team.bias + 1.0)
+    breed = lambda k: evolution.breed(teams, jnp.array([1.0, 5.0, 2.0, 3.0]), 3, evolution.cross_networks, add_1, k)
+    after = jax.jit(jax.vmap(breed))(jax.random.split(jax.random.key(14), 50))
+    assert (np.asarray(after.elite) == 1).all()
+    np.testing.assert_array_equal(after.teams.bias, np.tile(np.array([1, 0, 1, 1])[:, None], (50, 1, 2)))
+    weight, selected = np.asarray(after.teams.weight), np.asarray(after.selected)
+    np.testing.assert_array_equal(weight[:, 1], np.broadcast_to(population[1], (50, 3, 2)))
+    generation, team = np.nonzero(selected)
+    np.testing.assert_array_equal(weight[generation, team], np.asarray(population)[team])
+    # Every unit of whoever is replaced comes from a team as a whole.
+    from_teams = np.stack([(weight == np.asarray(one)).all(-2) for one in population], axis=-1)  # [.., team, unit, of]
+    assert from_teams.any(-1).all()

@@ -38,6 +38,36 @@ class Wander:
 
 
 @dataclass(frozen=True)
+class Stroll:
+    """Two agents on a line of five, whose ends are walls; an episode ends at a time of its own or is cut."""
+
+    spec = EnvSpec(2, 2, 2, 3, discrete=True, horizon=6)
+
+    def look(self, env_state):
+        place, _, time = env_state
+        available = jnp.stack([place > 0, place >= 0, place < 4], axis=1)
+        seen = place.astype(jnp.float32) / 4.0
+        obs = jnp.stack([seen, jnp.full(2, time.astype(jnp.float32) / 6.0)], axis=1)
+        return Timestep(obs, seen, available)
+
+    def reset(self, key):
+        place_key, length_key = jax.random.split(key)
+        place, length = jax.random.randint(place_key, (2,), 0, 5), jax.random.randint(length_key, (), 1, 9)
+        env_state = (place, length, jnp.int32(0))
+        return env_state, self.look(env_state)
+
+    def step(self, env_state, action, key):
+        place, length, time = env_state
+        env_state = (place + action - 1, length, time + 1)
+        reward = 1.0 - jnp.abs(env_state[0][0] - env_state[0][1]).astype(jnp.float32) / 4.0
+        over = time + 1 >= length
+        return env_state, self.look(env_state), reward, over, (time + 1 >= 6) & ~over
+
+    def metrics(self, env_state):
+        return {"met": (env_state[0][0] == env_state[0][1]).astype(jnp.float32)}
+
+
+@dataclass(frozen=True)
 class HostWander:
     """The same in NumPy, as a task outside JAX. It dies at its `dies_at`-th step in all."""
 

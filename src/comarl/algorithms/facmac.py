@@ -34,7 +34,7 @@ from comarl.nn.critics import FactoredCritic
 from comarl.nn.mixers import Mixing
 from comarl.nn.policies import SharedActor, explore_with_noise
 from comarl.nn.recurrent import Memory, RecurrentNet
-from comarl.ops.distributions import straight_through_gumbel
+from comarl.ops.distributions import straight_through_steps
 from comarl.ops.exploration import epsilon_softmax, greedy, linear
 from comarl.ops.learner import Adam, Learner, copy_every, polyak
 from comarl.ops.returns import episode_targets, masked_mean
@@ -169,7 +169,7 @@ class Facmac:
 
         def loss(actor: RecurrentNet) -> Float[Array, ""]:
             logits = jax.vmap(actor.unroll)(batch)[:, :-1]
-            action = straight_through_gumbel(logits, steps.available[:, :-1], key)
+            action = straight_through_steps(logits, steps.available[:, :-1], key)
             return -masked_mean(critic(steps.obs[:, :-1], action, steps.state[:, :-1]), batch.mask)
 
         actor, actor_loss = state.actor.descend(loss)

@@ -49,7 +49,7 @@ from comarl.nn.mlp import MLP, Linear
 from comarl.nn.policies import make_heads
 from comarl.nn.recurrent import Memory, RecurrentEncoder, agent_inputs, input_size, unroll_episode
 from comarl.ops import evolution
-from comarl.ops.distributions import straight_through_gumbel
+from comarl.ops.distributions import straight_through_steps
 from comarl.ops.evolution import Crossover, Mutation
 from comarl.ops.exploration import epsilon_softmax, greedy, linear
 from comarl.ops.information import team_gaps, value_weights
@@ -59,7 +59,7 @@ from comarl.training.replay import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
 from comarl.usage import check_range
 
-Histories = Float[Array, "batch time agents hidden"]  # z of every step, and of the one after the end
+Histories = Float[Array, "batch steps agents hidden"]  # z of every step, and of the one after the end
 
 
 class State(eqx.Module):
@@ -324,11 +324,11 @@ class RaceFacmac:
         steps, z = batch.timesteps, z[:, :-1]
         obs, states, available = steps.obs[:, :-1], steps.state[:, :-1], steps.available[:, :-1]
         own = z if self.encoder_learns_from in ("both", "marl") else jax.lax.stop_gradient(z)
-        action = straight_through_gumbel(self.logits(head, own), available, keys[0])
+        action = straight_through_steps(self.logits(head, own), available, keys[0])
         loss = -masked_mean(state.critic.value(obs, action, states), batch.mask)
         if self.learns_from_teams:
             heads = self.team(state, jax.random.randint(keys[1], (), 0, self.num_teams))
-            team_action = straight_through_gumbel(self.logits(heads, z), available, keys[2])
+            team_action = straight_through_steps(self.logits(heads, z), available, keys[2])
             loss -= masked_mean(state.team_critic.value(obs, team_action, states, heads), batch.mask)
         if self.beta == 0:
             return loss, {}

@@ -40,7 +40,7 @@ class DiscreteProbe:
         )
 
     def look(self, env_state: ProbeState) -> Timestep:
-        """Agents see the signal and the time; so does the state. `truncated` shows neither, `memory` no signal twice."""
+        """Agents see signal and time, and so does the state. `truncated` hides the time, `memory` the signal later."""
         time = env_state.time.astype(jnp.float32) if self.terminates else jnp.float32(0.0)
         state = jnp.stack([env_state.signal, time])
         seen = jnp.where(env_state.time > 0, state.at[0].set(0.0), state) if self.name == "memory" else state

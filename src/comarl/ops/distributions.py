@@ -19,3 +19,14 @@ def straight_through_gumbel(
     relaxed = jax.nn.softmax(only_available(logits + noise, available))
     drawn = jax.nn.one_hot(jnp.argmax(relaxed, axis=-1), logits.shape[-1])
     return drawn + (relaxed - jax.lax.stop_gradient(relaxed))  # in this order: forward it is exactly `drawn`
+
+
+def straight_through_steps(
+    logits: Float[Array, "batch time agents actions"], available: Bool[Array, "batch time agents actions"], key: Key
+) -> Float[Array, "batch time agents actions"]:
+    """The same at every step of a batch of episodes, by a key of the step's own.
+
+    So a draw does not depend on how long episodes are padded, which differs where seeds learn side by side.
+    """
+    keys = jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(logits.shape[1]))
+    return jax.vmap(straight_through_gumbel, in_axes=(1, 1, 0), out_axes=1)(logits, available, keys)
