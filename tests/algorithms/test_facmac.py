@@ -16,7 +16,10 @@ from comarl.types import Clock, EnvSpec
 from tests.conftest import SMOOTH, make_episodes
 
 SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=5)
-LENGTHS, TERMINATED = (2, 5, 3, 5), (0, 3)  # terminated early, cut at the horizon, cut early, terminated at the last step
+LENGTHS, TERMINATED = (
+    (2, 5, 3, 5),
+    (0, 3),
+)  # terminated early, cut at the horizon, cut early, terminated at the last step
 GAMMA = 0.9
 FACMAC = Facmac(
     hidden=6,
@@ -154,9 +157,7 @@ def test_an_episode_of_one_step_is_worth_its_reward_and_if_cut_what_follows(slow
     batch = make_episodes(SPEC, (1, 1), (0,))
     equations = Equations(slow, state, batch)
     action = slow.best(equations.logits(equations.state.target_actor), equations.available)[1, 1]
-    value = slow.factored_critic(
-        equations.state.target_critic, equations.obs[1, 1], action, equations.states[1, 1]
-    )
+    value = slow.factored_critic(equations.state.target_critic, equations.obs[1, 1], action, equations.states[1, 1])
     _, metrics = fit_critic(FACMAC, state, batch)
     expected = (batch.reward[0, 0] + (batch.reward[1, 0] + GAMMA * value)) / 2
     np.testing.assert_allclose(metrics["target_value"], expected, rtol=1e-4)
@@ -247,7 +248,9 @@ def test_no_agents_greedy_action_depends_on_what_another_sees_or_may_do(state, b
     for j in range(2):
         for shift in np.random.default_rng(j).normal(size=(20, SPEC.obs_size)):
             other = eqx.tree_at(lambda t: t.obs, timestep, timestep.obs.at[j].add(jnp.asarray(5 * shift, jnp.float32)))
-            other = eqx.tree_at(lambda t: (t.state, t.available), other, (other.state + 1, other.available.at[j].set(True)))
+            other = eqx.tree_at(
+                lambda t: (t.state, t.available), other, (other.state + 1, other.available.at[j].set(True))
+            )
             action = choose(other)
             assert action[1 - j] == before[1 - j]
             changed |= {j} if action[j] != before[j] else set()
@@ -354,14 +357,15 @@ def test_the_continuous_targets_move_by_tau(moved, continuous):
     after, _ = moved
     leaves = lambda *trees: jax.tree.leaves(trees)
     follow = leaves(after.target_actor, after.target_critic)
-    online, before = leaves(after.actor.value, after.critic.value), leaves(continuous.target_actor, continuous.target_critic)
+    online, before = (
+        leaves(after.actor.value, after.critic.value),
+        leaves(continuous.target_actor, continuous.target_critic),
+    )
     for t, o, b in zip(follow, online, before, strict=True):
         np.testing.assert_allclose(t, b + 0.2 * (np.asarray(o) - np.asarray(b)), atol=1e-6)
 
 
-def test_continuous_agents_act_by_their_policies_with_noise_only_while_exploring(
-    continuous, transitions, slow, spec
-):
+def test_continuous_agents_act_by_their_policies_with_noise_only_while_exploring(continuous, transitions, slow, spec):
     timestep = jax.tree.map(lambda x: x[0], transitions.now)
     one = lambda t, k, explore: CONTINUOUS.act(continuous, 0, (), t, at(), k, explore=explore)[1]
     choose = jax.jit(one, static_argnums=2)

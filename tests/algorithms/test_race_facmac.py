@@ -140,7 +140,9 @@ def state(initial, scramble) -> State:
     targets = lambda s: (s.target_critic, s.target_team_critic)
     state = eqx.tree_at(targets, state, tuple(scramble(n, i, 0.2) for i, n in enumerate(targets(initial), 9)))
     # So that each of the two targets is the larger somewhere.
-    return eqx.tree_at(lambda s: s.target_team_critic.mixer.second_bias.output.bias, state, replace_fn=lambda b: b - 1.5)
+    return eqx.tree_at(
+        lambda s: s.target_team_critic.mixer.second_bias.output.bias, state, replace_fn=lambda b: b - 1.5
+    )
 
 
 KEY = a_key(critic_team=1, encoder_team=2)
@@ -319,9 +321,7 @@ def test_w_marl_climbs_its_own_q_alone_whatever_the_encoder_learns_from(encoded,
             np.testing.assert_allclose(one, two, atol=1e-7)
 
 
-def test_w_marl_gets_no_gradient_from_the_team_critic_even_where_it_is_the_team_drawn(
-    state, batch, scramble, encoded
-):
+def test_w_marl_gets_no_gradient_from_the_team_critic_even_where_it_is_the_team_drawn(state, batch, scramble, encoded):
     other = eqx.tree_at(lambda s: s.team_critic.value, state, scramble(state.team_critic.value, 99))
     base = keys_of(KEY)[1]
     keys = [base[0], keys_of(a_key(0, TEAMS - 1))[1][1], base[2]]
@@ -343,7 +343,7 @@ def test_the_estimator_descends_the_same_weighted_gap_in_every_mode(encoded, sta
 
 
 def test_an_update_is_the_encoders_step_by_the_critics_and_the_value_that_were_just_fitted(updated, state, batch):
-    """The histories' gradient is carried back through the unroll by hand there; here the whole loss is differentiated."""
+    """There the histories' gradient is carried back through the unroll apart; here the whole loss is differentiated."""
     after, metrics = updated
     fitted = dataclasses.replace(state, critic=after.critic, team_critic=after.team_critic, value=after.value)
     expected, more = fit_encoder(RACE, fitted, batch, keys_of(KEY)[1])
@@ -437,10 +437,14 @@ def test_the_number_of_an_action_means_nothing(state, batch):
     rows = lambda w, at_: w.at[..., at_ + jnp.arange(3), :].set(w[..., at_ + old, :])
     columns = lambda w: w[..., old]
     renumber = {
-        lambda s: [getattr(s, n) for n in ("population", "target_head")] + [s.head.value]: lambda h: jax.tree.map(columns, h),
+        lambda s: [getattr(s, n) for n in ("population", "target_head")] + [s.head.value]: lambda h: jax.tree.map(
+            columns, h
+        ),
         lambda s: [s.encoder.value.layer.weight, s.target_encoder.layer.weight]: lambda w: rows(w, 3),
         lambda s: [c.utility.torso.layers[0].weight for c in (s.critic.value, s.target_critic)]: lambda w: rows(w, 3),
-        lambda s: [c.utility.torso.layers[0].weight for c in (s.team_critic.value, s.target_team_critic)]: lambda w: rows(w, 7),
+        lambda s: [c.utility.torso.layers[0].weight for c in (s.team_critic.value, s.target_team_critic)]: lambda w: (
+            rows(w, 7)
+        ),
     }
     moved = state
     for where, change in renumber.items():
@@ -476,7 +480,9 @@ def test_where_agents_share_a_policy_it_is_that_of_agent_0_in_targets_too(state,
     first = eqx.tree_at(heads, state, tuple(w.at[..., 0, :, :].multiply(-3.0) for w in heads(state)))
     moved = set()
     for team, seed in itertools.product(range(TEAMS), range(5)):
-        choose = lambda s, t=team, k=seed: np.asarray(act(SHARED, s, jnp.int32(t), memory, timestep, True, at(), jax.random.key(k))[1])
+        choose = lambda s, t=team, k=seed: np.asarray(
+            act(SHARED, s, jnp.int32(t), memory, timestep, True, at(), jax.random.key(k))[1]
+        )
         np.testing.assert_array_equal(choose(state), choose(other))
         moved |= {team} if (choose(state) != choose(first)).any() else set()
     assert moved == set(range(TEAMS))
@@ -513,7 +519,10 @@ def test_race_with_one_policy_for_all_agents_and_without_evolution_and_informati
         for name in metrics:
             np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-4)
     pairs = (
-        ((one.encoder.value, jax.tree.map(lambda w: w[0], one.head.value)), (two.actor.value.encoder, two.actor.value.head)),
+        (
+            (one.encoder.value, jax.tree.map(lambda w: w[0], one.head.value)),
+            (two.actor.value.encoder, two.actor.value.head),
+        ),
         (one.critic, two.critic),
         ((one.target_encoder, one.target_critic), (two.target_actor.encoder, two.target_critic)),
     )
@@ -524,7 +533,9 @@ def test_race_with_one_policy_for_all_agents_and_without_evolution_and_informati
     np.testing.assert_array_equal(one.head.value.weight[1], state.head.value.weight[1])
     # And they act alike.
     memory, timestep = Memory.empty(2, RACE.hidden), jax.tree.map(lambda x: x[1, 0], batch.timesteps)
-    act_facmac = jax.jit(lambda k, explore: facmac.act(two, 0, memory, timestep, at(), k, explore=explore), static_argnums=1)
+    act_facmac = jax.jit(
+        lambda k, explore: facmac.act(two, 0, memory, timestep, at(), k, explore=explore), static_argnums=1
+    )
     for seed, explore in itertools.product(range(4), (False, True)):
         k = jax.random.key(seed)
         mine, its = act(base, one, jnp.int32(0), memory, timestep, explore, at(), k), act_facmac(k, explore)
@@ -584,7 +595,9 @@ def test_the_elite_keeps_its_slot_bit_for_bit_and_evolution_changes_the_populati
     for new, old in zip(*map(jax.tree.leaves, (after.population, state.population)), strict=True):
         np.testing.assert_array_equal(new[:, ELITE], np.broadcast_to(old[ELITE], new[:, ELITE].shape))
     np.testing.assert_array_equal(after.fitness, np.broadcast_to(FITNESS[:3], (100, 3)))
-    assert (np.asarray(after.elite) == ELITE).all() and int(RACE.best_team(jax.tree.map(lambda x: x[0], after))) == ELITE
+    assert (np.asarray(after.elite) == ELITE).all() and int(
+        RACE.best_team(jax.tree.map(lambda x: x[0], after))
+    ) == ELITE
     first = jax.tree.map(lambda x: x[0], after)
     assert bits(first.population) != bits(state.population)
     same = dataclasses.replace(first, population=state.population, fitness=state.fitness, elite=state.elite)
@@ -636,7 +649,9 @@ def test_single_weights_of_the_whole_team_mutate_where_operators_are_of_paramete
 def test_w_marl_takes_the_worst_slot_and_never_the_elites(state, fitness, elite, slot):
     after = RACE.inject(ranked(state, fitness, elite))
     assert int(after.injected) == slot != elite
-    for new, old, own in zip(*map(jax.tree.leaves, (after.population, state.population, state.head.value)), strict=True):
+    for new, old, own in zip(
+        *map(jax.tree.leaves, (after.population, state.population, state.head.value)), strict=True
+    ):
         np.testing.assert_array_equal(new[slot], own)
         others = jnp.array([team for team in range(3) if team != slot])
         np.testing.assert_array_equal(new[others], old[others])

@@ -58,7 +58,9 @@ def test_the_draws_of_an_episodes_steps_do_not_depend_on_what_follows():
     draw = lambda t: np.asarray(straight_through_steps(logits[:, :t], available[:, :t], jax.random.key(0)))
     whole, short = draw(6), draw(4)
     np.testing.assert_array_equal(whole[:, :4], short)
-    assert np.isin(whole, (0.0, 1.0)).all() and (whole.sum(-1) == 1).all() and not (whole * ~np.asarray(available)).any()
+    assert (
+        np.isin(whole, (0.0, 1.0)).all() and (whole.sum(-1) == 1).all() and not (whole * ~np.asarray(available)).any()
+    )
     # Steps, episodes and agents draw on their own.
     same = straight_through_steps(jnp.zeros((30, 20, 2, 4)), jnp.ones((30, 20, 2, 4), bool), jax.random.key(1))
     chosen = np.asarray(same).argmax(-1)

@@ -337,7 +337,9 @@ class Net(eqx.Module):
 
 SHAPES = Net(
     plain=linear(np.zeros((3, 4)), np.zeros(4)),
-    stacked=eqx.tree_at(lambda m: (m.weight, m.bias), linear(np.zeros((3, 4)), np.zeros(4)), (jnp.zeros((2, 5, 2)), jnp.zeros((2, 2)))),
+    stacked=eqx.tree_at(
+        lambda m: (m.weight, m.bias), linear(np.zeros((3, 4)), np.zeros(4)), (jnp.zeros((2, 5, 2)), jnp.zeros((2, 2)))
+    ),
     gates=GatedLinear(3, 4, key=jax.random.key(0)),
     norm=LayerNorm(4),
 )

@@ -1,4 +1,4 @@
-"""Episodes are cut to the steps that took place before they are learnt from: that changes nothing but the time it takes."""
+"""Episodes are cut to the steps that took place before they are learnt from: that changes only the time it takes."""
 
 import dataclasses
 
@@ -53,7 +53,9 @@ def test_a_cut_keeps_the_first_steps_and_the_timestep_after_them():
 LONG = dataclasses.replace(SPEC, horizon=42)  # quarters end at 11, 21, 32 and 42
 
 
-@pytest.mark.parametrize(("longest", "kept"), [(1, 11), (11, 11), (12, 21), (21, 21), (22, 32), (32, 32), (33, 42), (42, 42)])
+@pytest.mark.parametrize(
+    ("longest", "kept"), [(1, 11), (11, 11), (12, 21), (21, 21), (22, 32), (32, 32), (33, 42), (42, 42)]
+)
 def test_the_first_cut_that_holds_every_step_is_taken(longest, kept):
     batch = make_episodes(LONG, (1, longest, 1))
     stacked = jax.tree.map(lambda x: x[None, None], batch)  # one seed, one update

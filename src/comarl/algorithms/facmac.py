@@ -28,7 +28,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from comarl.nn.critics import FactoredCritic
 from comarl.nn.mixers import Mixing
@@ -105,7 +105,7 @@ class Facmac:
             target_critic=critic,
         )
 
-    def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+    def initial_memory(self, state: PyTree, timestep: Timestep, key: Key) -> Memory:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(

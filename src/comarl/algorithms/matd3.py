@@ -23,7 +23,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from comarl.nn.critics import Critic
 from comarl.nn.mlp import Linear, Torso
@@ -107,7 +107,7 @@ class Matd3:
             target_critic=critic,
         )
 
-    def initial_memory(self, state: State, timestep: Timestep, key: Key) -> tuple[()]:
+    def initial_memory(self, state: PyTree, timestep: Timestep, key: Key) -> tuple[()]:
         return ()
 
     def act(

@@ -10,8 +10,10 @@ sight, else across the map. What happens and what is seen is that of JaxMARL's `
   exactly `horizon` steps, and is not won either. (JaxMARL plays a step more, and counts it as an end like others.)
 - Time limits are those of SMAC and SMACv2, map by map; JaxMARL has 100 for all.
 - Observations are in [-1, 1], but for the own position of who stands past a wall, and so dies in the next step: pushed
-  by neighbours, or, on smacv2 maps, from the start. The state has JaxMARL's units: positions up to 32, types up to 5,
-  and a cooldown that falls by 0.5 each step without end. So `EnvSpec.obs_range` is None.
+  by neighbours, or, on smacv2 maps, from the start. So `EnvSpec.obs_range` is None.
+- The state is JaxMARL's, scaled to the same size as SMAC scales its own. As JaxMARL has it, positions go up to 32, types
+  to 5, and a cooldown falls by 0.5 each step without end, although it matters only while positive: with such inputs the
+  values of QMIX start at 20 and diverge, where no return is above 2. `scaled_state` off leaves it as it is.
 
 Win rates are not comparable with SMAC's: there is no terrain, no shield and no healing, and the script is another one.
 """
@@ -100,6 +102,8 @@ class Smax:
     """which map of SMAC, or smacv2_<5, 10 or 20>_units"""
     horizon: int | None = None
     """steps after which an episode is cut, by default the map's limit in SMAC"""
+    scaled_state: bool = True
+    """entries of the state in about [0, 1], rather than in JaxMARL's units"""
 
     def __post_init__(self):
         if self.map_name in MISSING:
@@ -157,7 +161,18 @@ class Smax:
         """What JaxMARL gives agent by agent, as arrays."""
         game = _game(self)
         stack = lambda by_agent: jnp.stack([by_agent[agent] for agent in game.agents])
-        return Timestep(stack(obs), obs["world_state"], stack(game.get_avail_actions(env_state)) != 0)
+        state = scale(game, obs["world_state"]) if self.scaled_state else obs["world_state"]
+        return Timestep(stack(obs), state, stack(game.get_avail_actions(env_state)) != 0)
+
+
+def scale(game: Any, state: Float[Array, " state"]) -> Float[Array, " state"]:
+    """Positions in widths of the field, cooldowns while they last in the longest there is, types by their number."""
+    number, features = game.num_allies + game.num_enemies, len(game.own_features)
+    units, teams, types = jnp.split(state, [features * number, (features + 1) * number])
+    health, x, y, cooldown, kind = jnp.split(units.reshape(number, features), [1, 2, 3, 4], axis=1)
+    cooldown = jnp.maximum(cooldown, 0.0) / game.unit_type_weapon_cooldowns.max()
+    units = jnp.concatenate([health, x / game.map_width, y / game.map_height, cooldown, kind], axis=1)
+    return jnp.concatenate([units.reshape(-1), teams, types / (len(UNITS) - 1.0)])
 
 
 @functools.cache
