@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flashbax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,7 +96,7 @@ def read_config(jaxmarl: Path, changes: Config, map_name: str) -> Config:
     unknown = set(changes) - set(config)
     if unknown:
         raise SystemExit(f"{CONFIG} has no {', '.join(sorted(unknown))}")
-    config |= changes | dict(TOTAL_TIMESTEPS=1e7, MAP_NAME=map_name, TEST_DURING_TRAINING=False)
+    config |= changes | dict(TOTAL_TIMESTEPS=1e7, MAP_NAME=map_name, TEST_DURING_TRAINING=False, LEARNING_STARTS=0)
     config["ENV_KWARGS"]["max_steps"] = MAPS[map_name].limit
     return config
 
@@ -120,7 +121,12 @@ def play_jaxmarl(turns: Turns, jaxmarl: Path, config: Config, seeds: int) -> Non
 
 
 def load_script(jaxmarl: Path, log: Any) -> Any:
-    """`qmix_rnn.py` as a module, with stubs of what it only starts and logs with."""
+    """`qmix_rnn.py` as a module, with stubs of what it only starts and logs with.
+
+    Its replay is ready with the first windows, rather than with 32 of each environment, whose play would take minutes.
+    """
+    make_buffer = flashbax.make_trajectory_buffer
+    flashbax.make_trajectory_buffer = lambda **given: make_buffer(**given | dict(min_length_time_axis=1))
     decorate = lambda **_: lambda f: f
     stubs = dict(wandb=dict(log=log), hydra=dict(main=decorate), omegaconf=dict(OmegaConf=None))
     for name, contents in stubs.items():
