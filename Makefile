@@ -20,7 +20,7 @@ help:
 	@echo "make check         formatting, lint, types, tests: what must pass before a change lands"
 	@echo "make format        put the code into the format that check wants"
 	@echo "make learn         run the slow tests, which learn for minutes"
-	@echo "make bench         measure steps and updates per second on this machine"
+	@echo "make bench         measure steps and updates per second on this machine (JAXMARL=checkout compares with it)"
 	@echo "make results       run every results/*/command.sh again; this takes hours"
 	@echo "make constraints   choose the exact versions anew (needs uv)"
 	@echo "make clean         remove what was built here; runs/ stays"
@@ -48,6 +48,7 @@ bench: .venv/.installed-bench
 	$(BIN)/python bench/env_steps.py $(ARGS)
 	$(BIN)/python bench/updates.py $(ARGS)
 	$(BIN)/python bench/race_facmac.py $(ARGS)
+	$(if $(JAXMARL),$(BIN)/python bench/qmix_smax.py --jaxmarl $(JAXMARL) $(ARGS))
 
 results: .venv/.installed
 	@for command in results/*/command.sh; do \

@@ -5,6 +5,7 @@ both calls wait here until it is their turn.
 """
 
 import importlib.util
+import os
 import sys
 import tempfile
 import time
@@ -82,11 +83,15 @@ class Turns:
         if not learnt or now.seconds - before.seconds < self.seconds:
             return
         if self.seconds:
-            self.pipe.send(Turn(*(a - b for a, b in zip(now[:-1], before[:-1], strict=True)), batch_steps))
+            report = Turn(*(a - b for a, b in zip(now[:-1], before[:-1], strict=True)), batch_steps)
         else:
             hardware = f"{cpu_model()}, {usable_cores()} cores"
-            self.pipe.send(Ready(self.compiling, self.config["HIDDEN_SIZE"], steps_per_update(self.config), hardware))
-        self.seconds = self.pipe.recv()
+            report = Ready(self.compiling, self.config["HIDDEN_SIZE"], steps_per_update(self.config), hardware)
+        try:
+            self.pipe.send(report)
+            self.seconds = self.pipe.recv()
+        except (BrokenPipeError, EOFError):  # the parent is gone
+            os._exit(1)
         self.before = now._replace(seconds=time.perf_counter(), cpu_seconds=time.process_time())
 
 

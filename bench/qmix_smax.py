@@ -2,13 +2,13 @@
 
     git clone https://github.com/FLAIROx/JaxMARL      # for its scripts; the package itself comes with comarl[smax]
     pip install "comarl[smax,bench]"                  # bench: flashbax for JaxMARL's script, six for gymnax
-    python bench/qmix_smax.py --jaxmarl JaxMARL
+    python bench/qmix_smax.py --jaxmarl JaxMARL       # or: make bench JAXMARL=JaxMARL
 
 JaxMARL's side is `baselines/QLearning/qmix_rnn.py` of that checkout, unchanged: `jit(vmap(make_train(config, env)))`
 with the released `config/alg/ql_rnn_smax.yaml`. wandb, hydra and omegaconf, which it starts and logs with, are stubs.
 comarl's side is the session that `comarl train` runs. What is the same on both sides:
 
-- The task: the map, its time limit, parallel environments (16), and what an episode's steps are.
+- The task: the map with comarl's time limit, 16 parallel environments.
 - The networks: linear, ReLU, GRU, linear (512 units); mixer (64) and hypernetworks (256). comarl's agents also see
   their last action. Adam at the same rate with the same clipping; JaxMARL's is RAdam, which costs the same.
 - The ratio: one gradient step per 256 environment steps of a seed (theirs: 8 after every 16 x 128 steps; ours: after
@@ -24,9 +24,9 @@ comarl's may hold a round more or less than these; `env_steps_per_update` is wha
 are mapped as in their script; ours both so ("together") and in turns, which is comarl's default on a CPU.
 
 Every side runs in a process of its own and waits while another has its turn, on the same cores. JaxMARL runs once as it
-is and once with comarl's setting of malloc (`comarl.allocator`); the better of both counts, and runs several seeds. Figures are
-medians over turns, after compilation, whose time stands beside them. Where other programs run on the same cores, trust
-the rates by CPU time.
+is and once with comarl's setting of malloc (`comarl.allocator`); the better of both counts, and runs several seeds.
+Figures are medians over turns, after compilation, whose time stands beside them. Where other programs run on the same
+cores, trust the rates by CPU time.
 """
 
 import csv

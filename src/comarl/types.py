@@ -105,8 +105,8 @@ class Episode(eqx.Module):
     def cut(self, time: int) -> "Episode":
         """The first `time` steps of a batch `[batch time ...]`, and the timestep after them."""
         first = lambda tree, steps: jax.tree.map(lambda x: x[:, :steps], tree)
-        steps = (self.action, self.reward, self.terminated, self.mask)
-        return Episode(self.memory, first(self.timesteps, time + 1), *first(steps, time), self.metrics)
+        action, reward, terminated, mask = first((self.action, self.reward, self.terminated, self.mask), time)
+        return Episode(self.memory, first(self.timesteps, time + 1), action, reward, terminated, mask, self.metrics)
 
 
 class Clock(NamedTuple):

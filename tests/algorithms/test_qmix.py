@@ -337,7 +337,8 @@ def test_acting_step_by_step_is_greedy_in_the_utilities_that_learning_unrolls(ba
         memory, action = act(QMIX, state, memory, timestep, False, at_steps(0), jax.random.key(t))
         taken.append(np.asarray(action))
         np.testing.assert_array_equal(action, best_actions(seen[-1], np.asarray(timestep.available)))
-    unrolled = jax.jit(net.unroll)(eqx.tree_at(lambda e: e.action, episode, jnp.asarray(np.stack(taken))))
+    episode = eqx.tree_at(lambda e: e.action, episode, jnp.asarray(np.stack(taken)))
+    unrolled = jax.jit(lambda episode: net.unroll(episode))(episode)
     np.testing.assert_allclose(unrolled[:-1], seen, atol=1e-5)
 
 

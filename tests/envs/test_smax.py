@@ -141,7 +141,7 @@ def test_every_step_is_that_of_jaxmarl(battles):
 
 
 def scaled_by_hand(world):
-    """JaxMARL's state of 3m, unit by unit: a field of 32, of all types the stalker's cooldown of 1.87 is the longest."""
+    """JaxMARL's state of 3m, unit by unit: a field of 32; of all types the stalker's cooldown is the longest, 1.87."""
     state = world.copy()
     for unit in range(6):
         state[10 * unit + 1 : 10 * unit + 3] /= 32

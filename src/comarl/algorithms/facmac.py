@@ -23,7 +23,7 @@ Differences from the authors' code:
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -44,11 +44,20 @@ from comarl.usage import check_range
 
 
 class State(eqx.Module):
-    """What changes while FACMAC learns; the actor is recurrent or not, as the actions are discrete or continuous."""
+    """What changes while FACMAC learns discrete actions."""
 
-    actor: Learner[RecurrentNet] | Learner[SharedActor]  # mu_i, shared by agents
+    actor: Learner[RecurrentNet]  # mu_i, shared by agents
     critic: Learner[FactoredCritic]  # Q_tot
-    target_actor: RecurrentNet | SharedActor
+    target_actor: RecurrentNet
+    target_critic: FactoredCritic
+
+
+class ContinuousState(eqx.Module):
+    """What changes while FACMAC learns continuous actions."""
+
+    actor: Learner[SharedActor]  # mu_i, shared by agents
+    critic: Learner[FactoredCritic]  # Q_tot
+    target_actor: SharedActor
     target_critic: FactoredCritic
 
 
@@ -96,7 +105,7 @@ class Facmac:
     def init(self, spec: EnvSpec, key: Key) -> State:
         actor_key, critic_key = jax.random.split(key)
         actor = RecurrentNet(spec, self.hidden, key=actor_key)
-        size = dict(width=self.mixer_width, hypernet=self.hypernet)
+        size: dict[str, Any] = dict(width=self.mixer_width, hypernet=self.hypernet)
         critic = FactoredCritic(spec, (self.hidden, self.hidden), self.mixing, **size, key=critic_key)
         return State(
             actor=Learner.create(actor, self.actor_optimiser),
@@ -165,11 +174,12 @@ class Facmac:
         self, state: State, critic: FactoredCritic, batch: Episode, key: Key
     ) -> tuple[Learner[RecurrentNet], Metrics]:
         """All agents at once climb Q_tot (Eq 7)."""
-        steps = batch.timesteps
+        steps, available = batch.timesteps, batch.timesteps.available
+        assert available is not None  # discrete tasks say what is legal
 
         def loss(actor: RecurrentNet) -> Float[Array, ""]:
             logits = jax.vmap(actor.unroll)(batch)[:, :-1]
-            action = straight_through_steps(logits, steps.available[:, :-1], key)
+            action = straight_through_steps(logits, available[:, :-1], key)
             return -masked_mean(critic(steps.obs[:, :-1], action, steps.state[:, :-1]), batch.mask)
 
         actor, actor_loss = state.actor.descend(loss)
@@ -216,38 +226,48 @@ class FacmacContinuous:
         nonnegative = ("hypernet", "exploration_noise", "action_penalty", "warmup_steps", "updates_per_step")
         check_range(self, 0, None, *nonnegative)
 
-    def init(self, spec: EnvSpec, key: Key) -> State:
+    def init(self, spec: EnvSpec, key: Key) -> ContinuousState:
         actor_key, critic_key = jax.random.split(key)
         actor = SharedActor(spec, self.hidden, key=actor_key)
-        size = dict(width=self.mixer_width, hypernet=self.hypernet)
+        size: dict[str, Any] = dict(width=self.mixer_width, hypernet=self.hypernet)
         critic = FactoredCritic(spec, self.hidden, self.mixing, **size, with_identity=True, key=critic_key)
-        return State(
+        return ContinuousState(
             actor=Learner.create(actor, self.actor_optimiser),
             critic=Learner.create(critic, self.critic_optimiser),
             target_actor=actor,
             target_critic=critic,
         )
 
-    def initial_memory(self, state: State, timestep: Timestep, key: Key) -> tuple[()]:
+    def initial_memory(self, state: ContinuousState, timestep: Timestep, key: Key) -> tuple[()]:
         return ()
 
     def act(
-        self, state: State, team: Index, memory: tuple[()], timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: ContinuousState,
+        team: Index,
+        memory: tuple[()],
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[tuple[()], Float[Array, "agents action"]]:
         del team, clock
         actor = state.actor.value
         action = actor(timestep.obs)
         return memory, explore_with_noise(action, self.exploration_noise, actor.spec, key) if explore else action
 
-    def update(self, state: State, batch: Transition, clock: Clock, key: Key) -> tuple[State, Metrics]:
+    def update(
+        self, state: ContinuousState, batch: Transition, clock: Clock, key: Key
+    ) -> tuple[ContinuousState, Metrics]:
         """The critic, then the actors by the critic as it is now; then every target moves."""
         del clock, key
         critic, metrics = self.fit_critic(state, batch)
         actor, actor_metrics = self.fit_actor(state, critic.value, batch)
         online, target = (actor.value, critic.value), (state.target_actor, state.target_critic)
-        return State(actor, critic, *polyak(target, online, self.tau)), metrics | actor_metrics
+        return ContinuousState(actor, critic, *polyak(target, online, self.tau)), metrics | actor_metrics
 
-    def fit_critic(self, state: State, batch: Transition) -> tuple[Learner[FactoredCritic], Metrics]:
+    def fit_critic(self, state: ContinuousState, batch: Transition) -> tuple[Learner[FactoredCritic], Metrics]:
         """One step ahead, with the target actors' actions (Eq 6)."""
         actor = state.target_actor
         next_q = state.target_critic(actor.with_identity(batch.next.obs), actor(batch.next.obs), batch.next.state)
@@ -261,7 +281,7 @@ class FacmacContinuous:
         return critic, {"critic_loss": critic_loss, "target_value": target.mean()}
 
     def fit_actor(
-        self, state: State, critic: FactoredCritic, batch: Transition
+        self, state: ContinuousState, critic: FactoredCritic, batch: Transition
     ) -> tuple[Learner[SharedActor], Metrics]:
         """All agents at once climb Q_tot (Eq 7), with a small price on large actions."""
 

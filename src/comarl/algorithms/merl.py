@@ -16,6 +16,7 @@ the two differ in what they share and in their operators alone; the operators ar
 with the probabilities of MERL's code (0.9; a twentieth of the weights).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -50,7 +51,7 @@ class Merl:
     population: int = 5
     """teams that evolve"""
     population_after: int = 0
-    """environment steps that the trained team plays and learns alone at first, after the base's warm-up"""
+    """environment steps, the base's warm-up included, that the trained team plays and learns alone at first"""
     mutated_fraction: float = 0.05
     """the largest share of a matrix's weights that a mutation changes"""
     mutation_probability: float = 0.9
@@ -126,7 +127,8 @@ class Merl:
 
 def make_population(base: Matd3 | Facmac, spec: EnvSpec, size: int, key: Key) -> PyTree:
     """So many teams as the base would start with; leaves lead with `teams`."""
-    return jax.vmap(lambda k: base.policy(base.init(spec, k)))(jax.random.split(key, size))
+    team: Callable[[Key], PyTree] = lambda k: base.policy(base.init(spec, k))  # type: ignore[arg-type]
+    return jax.vmap(team)(jax.random.split(key, size))
 
 
 def breed_networks(settings: Any, population: PyTree, fitness: Array, key: Key) -> evolution.Generation:

@@ -35,7 +35,7 @@ brings back what changes results:
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -179,7 +179,7 @@ class RaceFacmac:
         encoder = RecurrentEncoder(input_size(spec), self.hidden, key=keys[0])
         make_team = lambda k: make_heads(spec, self.hidden, k)
         head = make_team(keys[1])
-        size = dict(width=self.mixer_width, hypernet=self.hypernet)
+        size: dict[str, Any] = dict(width=self.mixer_width, hypernet=self.hypernet)
         layers = (self.hidden, self.hidden)
         critic = FactoredCritic(spec, layers, self.mixing, **size, key=keys[3])
         team_critic = TeamFactoredCritic(spec, self.hidden, layers, self.embedding, self.mixing, **size, key=keys[4])
@@ -249,7 +249,7 @@ class RaceFacmac:
             value, value_loss = self.fit_value(state, batch, best_target)
             metrics = metrics | {"value_loss": value_loss}
         state = replace(state, critic=critic, team_critic=team_critic, value=value)
-        loss = lambda trained: self.encoder_loss(*trained, state, batch, actor_keys)
+        loss = lambda trained: self.encoder_loss(trained[0], trained[1], trained[2], state, batch, actor_keys)
         trained = (z, state.head.value, state.mine.value)
         (by_z, head, mine), more = jax.grad(loss, has_aux=True)(trained)
         state = replace(
@@ -322,6 +322,7 @@ class RaceFacmac:
     ) -> tuple[Float[Array, ""], Metrics]:
         """L_phi of Eq 6. Its gradient by `head` is that of Eq 7, as W_j is data to every other term."""
         steps, z = batch.timesteps, z[:, :-1]
+        assert steps.available is not None  # discrete tasks say what is legal
         obs, states, available = steps.obs[:, :-1], steps.state[:, :-1], steps.available[:, :-1]
         own = z if self.encoder_learns_from in ("both", "marl") else jax.lax.stop_gradient(z)
         action = straight_through_steps(self.logits(head, own), available, keys[0])

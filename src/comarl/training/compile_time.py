@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from jax import monitoring
 
@@ -13,10 +14,10 @@ def compile_seconds() -> Iterator[Callable[[], float]]:
     """A function that tells the seconds spent on lowering and compiling since the start of this context."""
     total = 0.0
 
-    def listen(event: str, seconds: float, **_: object) -> None:
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
         nonlocal total
         if event.endswith(EVENTS):
-            total += seconds
+            total += duration_secs
 
     monitoring.register_event_duration_secs_listener(listen)
     try:
