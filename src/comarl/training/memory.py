@@ -46,9 +46,11 @@ def check_memory(run: Run) -> str:
         fits = max(int(capacity * room / replay), 0)
         remedy = (
             f"--algorithm.replay.capacity {_round_down(fits)} would fit"
-            if fits >= 1000
+            if fits >= max(round_rows, 2 * run.algorithm.replay.batch_size)
             else f"not even a small replay fits beside the networks of {run.seeds} seeds: run fewer with --seeds"
         )
+        if getattr(run.algorithm.replay, "storage", "") == "full":
+            remedy += ", and --algorithm.replay.storage half takes about half"
         raise TooLittleMemory(
             f"algorithm.replay.capacity {capacity}: the replay of {run.seeds} seed(s) takes {_giga(replay)} and the "
             f"networks {_giga(agent)}, but {_giga(free)} are free; {remedy}."

@@ -4,7 +4,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -211,8 +211,8 @@ class Session:
                 if not np.isfinite(value):
                     raise Diverged(
                         f"{name} of seed {self.run.first_seed + seed} became {value} in round {self.number + 1}. "
-                        f"The last good checkpoint is kept in {self.checkpoints.folder}; try a smaller learning rate, "
-                        f"such as --algorithm.critic-optimiser.learning-rate 3e-4."
+                        f"The last good checkpoint is kept in {self.checkpoints.folder}; try a smaller learning rate: "
+                        f"{learning_rate_option(self.run.algorithm, name)}"
                     )
                 self.means.add(seed, name, float(value), int(count))
 
@@ -261,6 +261,16 @@ class Session:
         }
         self.checkpoints.save(self.number, state, header)
         self.saved_at = time.monotonic()
+
+
+def learning_rate_option(algorithm: Any, loss: str, prefix: str = "--algorithm") -> str:
+    """The option for the learning rate of what has this loss, by their common name, with a third of its value."""
+    values = {field.name: getattr(algorithm, field.name) for field in fields(algorithm)}
+    found = {name: value for name, value in values.items() if hasattr(value, "learning_rate")}
+    if not found:  # a base algorithm has them
+        return learning_rate_option(algorithm.base, loss, f"{prefix}.base")
+    name = next((name for name in found if loss.startswith(name.removesuffix("optimiser"))), next(iter(found)))
+    return f"{prefix}.{name.replace('_', '-')}.learning-rate {found[name].learning_rate / 3:.0e}"
 
 
 @contextmanager

@@ -1,0 +1,32 @@
+"""What a session tells its user."""
+
+import dataclasses
+
+import pytest
+
+from comarl.algorithms import ALGORITHMS
+from comarl.training.run import learning_rate_option
+from comarl.training.train import Run
+
+
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if not name.startswith("ea-")])
+def test_the_advice_after_a_loss_that_is_no_number_names_an_option_that_exists(name):
+    value = algorithm = ALGORITHMS[name].algorithm
+    path, rate = learning_rate_option(algorithm, "critic_loss").split(" ")
+    for part in path.removeprefix("--algorithm.").split("."):
+        value = getattr(value, part.replace("-", "_"))
+    assert 0 < float(rate) < value
+
+
+def test_the_advice_is_about_the_optimiser_that_the_loss_has():
+    facmac = ALGORITHMS["facmac"].algorithm
+    assert learning_rate_option(facmac, "actor_loss") == "--algorithm.actor-optimiser.learning-rate 8e-04"
+    assert learning_rate_option(facmac, "critic_loss") == "--algorithm.critic-optimiser.learning-rate 2e-04"
+
+
+def test_a_pace_that_never_comes_to_an_update_is_refused_with_what_would():
+    slow = dataclasses.replace(ALGORITHMS["qmix-pymarl2"].algorithm, parallel_envs=1)
+    with pytest.raises(
+        ValueError, match=r"updates_per_episode 0.125: .* more than 4 episodes: set --algorithm.parallel"
+    ):
+        Run(slow, task=None)
