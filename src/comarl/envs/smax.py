@@ -11,7 +11,7 @@ sight, else across the map. What happens and what is seen is that of JaxMARL's `
 - Time limits are those of SMAC and SMACv2, map by map; JaxMARL has 100 for all.
 - Observations are in [-1, 1], but for the own position of who stands past a wall, and so dies in the next step: pushed
   by neighbours, or, on smacv2 maps, from the start. So `EnvSpec.obs_range` is None.
-- The state is JaxMARL's, scaled much as SMAC scales its own. As JaxMARL has it, positions go up to 32, types to 5, and a
+- The state is JaxMARL's, scaled much as SMAC scales its own. As JaxMARL has it, positions go up to 32, types to 5, a
   cooldown falls by 0.5 each step without end, although it matters only while positive: with such inputs QMIX's values
   began at 20 and grew to 60, where no return is above 2. `scaled_state` off leaves it as it is.
 
