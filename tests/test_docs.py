@@ -51,7 +51,7 @@ def test_every_field_of_an_algorithm_is_in_its_pages_table_or_explained_there(na
 
 
 @pytest.mark.parametrize(
-    "owner", [*{type(e.algorithm) for e in ALGORITHMS.values()}, Run, type(find_task("probe/action"))]
+    "owner", [*dict.fromkeys(type(e.algorithm) for e in ALGORITHMS.values()), Run, type(find_task("probe/action"))]
 )
 def test_every_field_has_a_sentence_under_it(owner):
     source = inspect.getsource(owner)
