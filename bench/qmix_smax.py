@@ -68,6 +68,8 @@ class Settings:
     """turns of each side, whose median counts"""
     seeds: int = 4
     """seeds that train side by side, besides one alone; 1 for one alone only"""
+    together: bool = True
+    """measure comarl's seeds mapped over array axes, too; at 512 units this takes more than 5 GB"""
     cores: tuple[int, ...] = ()
     """numbers of the cores to run on; by default all that are allowed"""
     csv: Path | None = None
@@ -149,10 +151,10 @@ class Child:
         self.process.join()
 
 
-def sides(seeds: int, keeps: tuple[bool, ...]) -> list[Side]:
-    """JaxMARL with the settings of malloc that `keeps` names, then comarl."""
+def sides(seeds: int, together: bool, keeps: tuple[bool, ...]) -> list[Side]:
+    """JaxMARL with the settings of malloc that `keeps` names, then comarl, its seeds in turns and perhaps together."""
     theirs = [Side("JaxMARL", seeds, seeds > 1, keep) for keep in keeps]
-    return theirs + [Side("comarl", seeds, together, True) for together in ((False, True) if seeds > 1 else (False,))]
+    return theirs + [Side("comarl", seeds, mode, True) for mode in ((False, True) if together else (False,))]
 
 
 def measure(sides: list[Side], settings: Settings) -> list[Row]:
@@ -239,10 +241,10 @@ def main(settings: Settings) -> None:
     """Measures, prints and writes."""
     if settings.cores:
         os.sched_setaffinity(0, settings.cores)
-    rows = measure(sides(1, keeps=(False, True)), settings)
+    rows = measure(sides(1, False, keeps=(False, True)), settings)
     if settings.seeds > 1:
         better = rows[1].env_steps_per_second > rows[0].env_steps_per_second
-        rows += measure(sides(settings.seeds, keeps=(better,)), settings)
+        rows += measure(sides(settings.seeds, settings.together, keeps=(better,)), settings)
     rows = with_ratios(rows)
     show(rows, settings)
     if settings.csv:
