@@ -36,6 +36,9 @@ class Wander:
         over = time + 1 >= length
         return env_state, self.look(env_state), reward, over, (time + 1 >= self.spec.horizon) & ~over
 
+    def metrics(self, env_state):
+        return {}
+
 
 @dataclass(frozen=True)
 class Stroll:
