@@ -207,8 +207,8 @@ def test_observations_are_gathered_from_the_state_when_the_spec_says_so(played, 
 
 def test_observations_are_kept_when_they_are_no_part_of_the_state(with_obs, key):
     ring, tape = Ring(50, 4000), Tape(with_obs, 50)
-    state = add(ring, ring.init(with_obs), tape.episodes([3, 0, 10, 5]), spec)
-    state = add(ring, state, tape.episodes([10, 10, 2, 0]), spec)
+    state = add(ring, ring.init(with_obs), tape.episodes([3, 0, 10, 5]), with_obs)
+    state = add(ring, state, tape.episodes([10, 10, 2, 0]), with_obs)
     batch = sample(ring, state, with_obs, key)
     assert seen(batch) == tape.held()
     for timestep in (batch.now, batch.next):
@@ -218,7 +218,7 @@ def test_observations_are_kept_when_they_are_no_part_of_the_state(with_obs, key)
 def test_discrete_actions_are_kept_as_whole_numbers(spec, key):
     discrete = dataclasses.replace(spec, discrete=True, action_size=5, action_sizes=None)
     ring, tape = Ring(50, 4000), Tape(discrete, 50)
-    state = add(ring, ring.init(discrete), tape.episodes([3, 0, 10, 5]), spec)
+    state = add(ring, ring.init(discrete), tape.episodes([3, 0, 10, 5]), discrete)
     batch = sample(ring, state, discrete, key)
     assert batch.action.dtype == jnp.int32 and batch.action.shape == (4000, 3)
     assert seen(batch) == tape.held()
@@ -228,7 +228,7 @@ def test_seeds_keep_apart_when_the_ring_is_mapped(spec, key, bits):
     ring = Ring(50, 8)
     rounds = [Tape(spec, 50, seed=1).episodes([3, 0, 10, 5]), Tape(spec, 50, seed=2).episodes([1, 2, 3, 4])]
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-    both = jax.jit(jax.vmap(ring.add))(stack([ring.init(spec)] * 2), stack(rounds))
+    both = jax.jit(jax.vmap(lambda s, e: ring.add(s, e, spec)))(stack([ring.init(spec)] * 2), stack(rounds))
     for seed in range(2):
         alone = add(ring, ring.init(spec), rounds[seed], spec)
         assert bits(jax.tree.map(lambda leaf, seed=seed: leaf[seed], both)) == bits(alone)
