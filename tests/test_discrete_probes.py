@@ -25,23 +25,12 @@ FAST = dict(
 )
 
 
-def of_qmix(algorithm, agent, episode):
-    return algorithm.values(agent.learner.value, agent.target, episode)[0]
-
-
-def of_facmac(algorithm, agent, episode):
-    del algorithm
-    steps, action = episode.timesteps, jax.nn.one_hot(episode.action, 3)
-    return agent.critic.value(steps.obs[:-1], action, steps.state[:-1])
-
-
 RATES = dict(actor_optimiser=Adam(5e-3), critic_optimiser=Adam(5e-3))
 RACE = dict(population=2, population_after=0, embedding=8, mine_width=8, **{**FAST, "parallel_envs": 4})
-# name -> (algorithm, its Q_tot of each step of an episode)
 ALGORITHMS = {
-    "qmix": (Qmix(**FAST, optimiser=Adam(5e-3)), of_qmix),
-    "facmac": (Facmac(**FAST, **RATES), of_facmac),
-    "race-facmac": (RaceFacmac(**RACE, **RATES), of_facmac),
+    "qmix": Qmix(**FAST, optimiser=Adam(5e-3)),
+    "facmac": Facmac(**FAST, **RATES),
+    "race-facmac": RaceFacmac(**RACE, **RATES),
 }
 # FACMAC's utilities see neither an agent's number nor its past. With a monotonic mixer agents that see the same then
 # cannot be told to act differently, nor a value depend on what is no longer seen.
@@ -90,19 +79,19 @@ def episodes_of(algorithm, task, state, keys, mode):
     return play(algorithm, task, state.agent, state.clock, teams, np.ones(teams.shape, bool), keys, mode)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def values_of(value_of, algorithm, agent, episodes):
-    return jax.vmap(lambda episode: value_of(algorithm, agent, episode))(episodes)
+@functools.partial(jax.jit, static_argnums=0)
+def values_of(algorithm, agent, episodes):
+    return jax.vmap(lambda episode: algorithm.team_values(agent, episode, jax.random.key(0)))(episodes)
 
 
 @pytest.mark.parametrize(("name", "probe"), [x for x in itertools.product(ALGORITHMS, PROBES) if x not in CANNOT])
 def test_values_and_actions_of_a_discrete_probe_are_learnt(name, probe):
-    (algorithm, value_of), task = ALGORITHMS[name], PROBES[probe]
+    algorithm, task = ALGORITHMS[name], PROBES[probe]
     state = trained(algorithm, task)
     played = episodes_of(algorithm, task, state, jax.random.split(jax.random.key(1), 1), "greedy")
     own = algorithm.parallel_envs  # the last team is the one that learns by gradient
     agent, played = jax.tree.map(lambda leaf: leaf[0], state.agent), jax.tree.map(lambda leaf: leaf[0, -own:], played)
-    values = values_of(value_of, algorithm, agent, played)
+    values = values_of(algorithm, agent, played)
     signals = np.asarray(played.timesteps.state[:, 0, 0])
     assert set(signals.tolist()) == ({-1.0, 1.0} if probe in WITH_SIGNAL else {0.0})
     for b, signal in enumerate(signals):

@@ -41,7 +41,7 @@ def batch() -> Episode:
 
 @functools.partial(jax.jit, static_argnums=0)
 def learnt_table(algorithm, updates=1200):
-    """Q_tot of every joint action, and each agent's best action."""
+    """The team's value of every joint action, and each agent's best action."""
     state = algorithm.init(GAME.spec, jax.random.key(0))
 
     def update(state, number):
@@ -49,7 +49,7 @@ def learnt_table(algorithm, updates=1200):
         return algorithm.update(state, batch(), clock, jax.random.key(0))[0], None
 
     state = jax.lax.scan(update, state, jnp.arange(updates))[0]
-    values, _ = jax.vmap(lambda episode: algorithm.values(state.learner.value, state.target, episode))(batch())
+    values = jax.vmap(lambda episode: algorithm.team_values(state, episode, jax.random.key(0)))(batch())
     _, seen = GAME.reset(jax.random.key(0))
     memory = algorithm.initial_memory(state, seen, jax.random.key(0))
     clock = Clock(*[jnp.int32(0)] * 3)

@@ -170,6 +170,13 @@ class Facmac:
         critic, critic_loss = state.critic.descend(loss)
         return critic, {"critic_loss": critic_loss, "target_value": masked_mean(target, batch.mask)}
 
+    def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
+        """Q_tot of what the team did at each step of one episode."""
+        del key
+        steps, num_actions = episode.timesteps, state.actor.value.spec.action_size
+        action = jax.nn.one_hot(episode.action, num_actions)
+        return state.critic.value(steps.obs[:-1], action, steps.state[:-1])
+
     def fit_actor(
         self, state: State, critic: FactoredCritic, batch: Episode, key: Key
     ) -> tuple[Learner[RecurrentNet], Metrics]:

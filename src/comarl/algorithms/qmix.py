@@ -139,6 +139,12 @@ class Qmix:
         returns = lambda v: lambda_returns(episode.reward, discount, v, episode.mask, self.trace)
         return q, returns(next_value) if q.ndim == 1 else jax.vmap(returns, 1, 1)(next_value)
 
+    def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
+        """Q_tot of what the team did at each step of one episode; for IQL the mean over its agents."""
+        del key
+        q, _ = self.values(state.learner.value, state.target, episode)
+        return q if q.ndim == 1 else q.mean(axis=-1)
+
     def mix(
         self, network: Network, utilities: Float[Array, "time agents"], state: Float[Array, "time state"]
     ) -> Float[Array, "time *agents"]:

@@ -289,6 +289,12 @@ class RaceFacmac:
         critic, critic_loss = state.critic.descend(loss)
         return critic, target, {"critic_loss": critic_loss, "target_value": masked_mean(target, batch.mask)}
 
+    def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
+        """Q_psi of what the team did at each step of one episode."""
+        del key
+        steps, action = episode.timesteps, jax.nn.one_hot(episode.action, state.spec.action_size)
+        return state.critic.value(steps.obs[:-1], action, steps.state[:-1])
+
     def fit_team_critic(
         self, state: State, batch: Episode, z: Histories, key: Key
     ) -> tuple[Learner[TeamFactoredCritic], Float[Array, "batch time"], Metrics]:
