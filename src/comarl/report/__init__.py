@@ -1,4 +1,4 @@
-"""`comarl report RUN...`: curves and tables of finished or running runs. It reads their records and never trains."""
+"""`comarl report RUN...`: curves and tables of finished or running runs. It reads what they wrote and never trains."""
 
 import dataclasses
 import warnings
@@ -9,6 +9,7 @@ from typing import Any
 
 from comarl.report.curves import draw, save
 from comarl.report.curves import single_run_curve as single_run_curve
+from comarl.report.payoff import learnt, payoff_csv, payoff_markdown
 from comarl.report.runs import Curves as Curves
 from comarl.report.runs import ReportError as ReportError
 from comarl.report.runs import SeedCurve as SeedCurve
@@ -22,7 +23,8 @@ def report(runs: list[Path], out: Path, metric: str | None = None) -> list[Path]
     """Writes curves.png, curves.svg, table.md, table.tex and per_seed.csv of these run folders into `out`.
 
     `metric` is what the runs are compared by: by default the win rate on tasks that have it, else the return. For
-    tasks that are compared by another metric the returns are drawn, too, in curves_return.png and .svg.
+    tasks that are compared by another metric the returns are drawn, too, in curves_return.png and .svg. Of matrix games
+    payoff.md and payoff.csv say what was learnt of them.
 
     Raises ReportError for a folder without evaluations, or without `metric`, before anything is written.
     """
@@ -33,12 +35,15 @@ def report(runs: list[Path], out: Path, metric: str | None = None) -> list[Path]
     besides = [task for task, name in by.items() if name != RETURN]
     if besides:
         figures["curves_return"] = draw(curves, dict.fromkeys(by, RETURN), tasks=besides)
+    games = [learnt(run.folder, run.label) for run in curves if run.task.startswith("matrix/")]
     out.mkdir(parents=True, exist_ok=True)
     texts = {
         "table.md": markdown_table(rows, improvements(curves, by)),
         "table.tex": latex_table(rows),
         "per_seed.csv": per_seed_csv(curves),
     }
+    if games:
+        texts |= {"payoff.md": payoff_markdown(games), "payoff.csv": payoff_csv(games)}
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
     pictures = [save(figure, out / f"{name}{kind}") for name, figure in figures.items() for kind in (".png", ".svg")]

@@ -44,4 +44,4 @@ def fill(template: Any, data: Any) -> Any:
         names = [field.name for field in dataclasses.fields(template) if field.name in data]
         changes = {name: fill(getattr(template, name), data[name]) for name in names}
         return dataclasses.replace(template, **changes)  # type: ignore[type-var]
-    return tuple(data) if isinstance(data, list) else data
+    return tuple(fill(None, item) for item in data) if isinstance(data, list) else data
