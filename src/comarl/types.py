@@ -87,6 +87,8 @@ class Episode(eqx.Module):
     """One episode of one team. `mask` is false on the steps after its end.
 
     A truncated episode needs no flag: its last unmasked step is not `terminated`, so a value follows it.
+    A row may hold several episodes, where an algorithm says that it `packs`: each begins after a masked step, whose
+    timestep is the one that followed the episode before.
     """
 
     memory: PyTree  # what the policy remembered before the first step
@@ -98,6 +100,11 @@ class Episode(eqx.Module):
     metrics: dict[str, Float[Array, "*batch"]] = eqx.field(default_factory=dict)
     """what the task counts besides the return, at the end of the episode, such as `won`"""
 
+    @property
+    def starts(self) -> Bool[Array, "*batch steps"]:
+        """Where nothing came before: at the first step, and after each that did not take place."""
+        return jnp.concatenate([jnp.ones_like(self.mask[..., :1]), ~self.mask], axis=-1)
+
     def returns(self) -> Float[Array, "*batch"]:
         """Undiscounted, over the steps that happened."""
         return jnp.where(self.mask, self.reward, 0.0).sum(axis=-1)
@@ -107,6 +114,10 @@ class Episode(eqx.Module):
         first = lambda tree, steps: jax.tree.map(lambda x: x[:, :steps], tree)
         action, reward, terminated, mask = first((self.action, self.reward, self.terminated, self.mask), time)
         return Episode(self.memory, first(self.timesteps, time + 1), action, reward, terminated, mask, self.metrics)
+
+    def rows(self, number: int) -> "Episode":
+        """The first rows of a batch."""
+        return jax.tree.map(lambda x: x[:number], self)
 
 
 class Clock(NamedTuple):
@@ -196,7 +207,8 @@ class Algorithm(Protocol):
     Its pace depends on what it learns from. With "transitions" it has `warmup_steps`, of random actions before anything
     learns, and `updates_per_step`, gradient steps per environment step of all teams. With "episodes" it has
     `parallel_envs`, episodes that each team plays in a round, and `updates_per_episode`, gradient steps per episode of
-    all teams, from when the replay can fill a batch.
+    all teams, from when the replay can fill a batch. It may say `packs = True`: then a row of its batches may hold
+    several short episodes, told apart by `Episode.starts`, which makes updates faster.
     """
 
     learns_from: ClassVar[Literal["transitions", "episodes"]]

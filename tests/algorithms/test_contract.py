@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from comarl.training.packing import pack
+from comarl.training.replay import Latent
 from comarl.training.run import Options, Session, identity
 from comarl.training.train import Run, num_teams
 from comarl.types import Clock, EnvSpec, Timestep
@@ -34,7 +36,8 @@ def init(algorithm, spec):
 def batch_for(algorithm, **more):
     """Episodes with whatever the algorithm's replay keeps beside them."""
     batch = make_episodes(SPEC, LENGTHS, TERMINATED, **more)
-    memory = getattr(algorithm.replay, "memory_of", lambda size: ())(len(LENGTHS))
+    latent = algorithm.replay.latent
+    memory = Latent(jax.nn.one_hot(jnp.arange(len(LENGTHS)) % latent, latent)) if latent else ()
     return dataclasses.replace(batch, memory=memory)
 
 
@@ -44,6 +47,19 @@ def test_what_comes_after_an_end_changes_nothing(algorithm):
     update = jax.jit(lambda batch: algorithm.update(state, batch, START, jax.random.key(1)))
     for one, two in zip(*map(jax.tree.leaves, (update(batch), update(batch.cut(3)))), strict=True):
         assert np.isfinite(one).all()
+        np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, algorithm in TINY.items() if getattr(algorithm, "packs", False)])
+def test_episodes_that_share_a_row_teach_what_they_teach_apart(name):
+    """Of actor-critics the critic: what an actor draws in its loss depends on where a step stands."""
+    algorithm, lengths = TINY[name], (2, 3, 3, 1, 6, 1, 1)
+    batch, state = make_episodes(SPEC, lengths, TERMINATED, garbage=50.0), init(algorithm, SPEC)
+    packed = pack(batch)
+    assert packed.mask.any(axis=1).sum() == 4 and packed.mask.sum() == sum(lengths)
+    update = jax.jit(lambda batch: algorithm.update(state, batch, START, jax.random.key(1))[0])
+    learnt = lambda state: state.critic if hasattr(state, "critic") else state
+    for one, two in zip(*(jax.tree.leaves(learnt(update(b))) for b in (batch, packed.rows(4))), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-5)
 
 

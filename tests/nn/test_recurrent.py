@@ -39,16 +39,18 @@ def torch_gru_cell(gru, x, h):
     return after
 
 
-def plain_unroll(from_memory, inputs):
+def plain_unroll(from_memory, inputs, keep):
     """A scan whose gradient is left to JAX; a whole gate at a time, from arrays."""
 
-    def step(h, x):
+    def step(h, item):
+        x, kept = item
+        h = jnp.where(kept == 0, 0.0, h)
         u = [h @ from_memory.weight[i] + from_memory.bias[i] for i in range(3)]
         r, z = jax.nn.sigmoid(x.r + u[0]), jax.nn.sigmoid(x.z + u[1])
         h = (1.0 - z) * jnp.tanh(x.n + r * u[2]) + z * h
         return h, h
 
-    return jax.lax.scan(step, jnp.zeros(inputs.r.shape[1:]), inputs)[1]
+    return jax.lax.scan(step, jnp.zeros(inputs.r.shape[1:]), (inputs, keep))[1]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def test_a_gru_of_one_unit_by_hand():
     weights = eqx.tree_at(
         lambda w: (w.weight, w.bias), weights, (jnp.array([[[1.0]], [[2.0]], [[3.0]]]), jnp.zeros((3, 1)))
     )
-    found = gru_unroll(weights, Gates(*(jnp.full((2, 1, 1), x) for x in (0.0, 1.0, 2.0))))
+    found = gru_unroll(weights, Gates(*(jnp.full((2, 1, 1), x) for x in (0.0, 1.0, 2.0))), jnp.ones(2))
     first = (1 - sigmoid(1.0)) * np.tanh(2.0)
     r, z = sigmoid(first), sigmoid(1 + 2 * first)
     second = (1 - z) * np.tanh(2 + r * 3 * first) + z * first
@@ -110,9 +112,11 @@ def gradients(scramble):
     weights = scramble(GatedLinear(HIDDEN, HIDDEN, key=jax.random.key(3)), seed=3)
     inputs = Gates(*(draw(BATCH, TIME, AGENTS, HIDDEN) for _ in range(3)))
 
+    keep = jnp.ones(TIME).at[2].set(0.0)  # a second sequence begins in the middle
+
     def by(unroll):
         def loss(weights, inputs, w):
-            memories = unroll(weights, inputs)
+            memories = unroll(weights, inputs, keep)
             return (w * memories + jnp.square(memories)).sum()
 
         each = jax.vmap(jax.grad(loss, argnums=(0, 1)), (None, 0, 0))
@@ -155,6 +159,22 @@ def test_agents_see_their_observation_their_last_action_and_their_number():
     batch = agent_inputs(SPEC, jnp.stack([obs, obs]), jnp.array([[0, 1], [-1, 2]]))
     np.testing.assert_array_equal(batch[1], agent_inputs(SPEC, obs, jnp.array([-1, 2])))
     assert batch[0, :, 2:5].tolist() == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+
+
+def test_sequences_behind_one_another_know_nothing_of_each_other(encoder, inputs, unrolled):
+    """Neither forward, nor in what an early step is told by a loss on late ones."""
+    starts = jnp.arange(TIME) == 2
+    both = jax.jit(lambda encoder, x: encoder.unroll(x, starts))(encoder, inputs)
+    np.testing.assert_array_equal(both[:2], unrolled[:2])
+    np.testing.assert_allclose(both[2:], jax.jit(lambda e, x: e.unroll(x))(encoder, inputs[2:]), atol=1e-6)
+    assert not np.allclose(both[2:], unrolled[2:], atol=1e-3)
+    by_inputs = jax.jit(jax.grad(lambda x: jnp.square(encoder.unroll(x, starts)[2:]).sum()))(inputs)
+    assert not by_inputs[:2].any() and by_inputs[2:].any()
+
+
+def test_an_episode_that_follows_another_had_no_action_before():
+    actions, starts = jnp.array([[0, 1], [2, 0], [1, 1]]), jnp.array([True, False, True, False])
+    assert last_actions(actions, starts).tolist() == [[-1, -1], [0, 1], [-1, -1], [1, 1]]
 
 
 def test_before_the_first_step_there_was_no_action():

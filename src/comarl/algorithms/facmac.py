@@ -66,6 +66,7 @@ class Facmac:
     """Hyperparameters of FACMAC for discrete actions. The defaults are the authors' for StarCraft."""
 
     learns_from: ClassVar = "episodes"
+    packs: ClassVar = True
     actions: ClassVar = frozenset({"discrete"})
 
     mixing: Mixing = "monotonic"

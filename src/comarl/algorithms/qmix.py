@@ -55,6 +55,7 @@ class Qmix:
     """Hyperparameters of QMIX. The defaults are PyMARL's."""
 
     learns_from: ClassVar = "episodes"
+    packs: ClassVar = True
     actions: ClassVar = frozenset({"discrete"})
 
     mixing: Literal["monotonic", "any", "sum", "none"] = "monotonic"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from comarl.nn.mlp import Linear
 from comarl.types import EnvSpec, Episode, Key
@@ -57,44 +57,48 @@ def gru_step(from_memory: GatedLinear, memory: Array, inputs: Gates) -> tuple[Ar
 
 
 @jax.custom_vjp
-def gru_unroll(from_memory: GatedLinear, inputs: Gates) -> Float[Array, "time agents hidden"]:
-    """The memories of a whole episode, from an empty one.
+def gru_unroll(
+    from_memory: GatedLinear, inputs: Gates, keep: Float[Array, " time"]
+) -> Float[Array, "time agents hidden"]:
+    """The memories of a row of steps, from an empty one; `keep` is 0 at the steps that begin anew, else 1.
 
     Its gradient is written out, because that of a scan would add up the weights' gradient step by step: here it is one
     matrix product over all steps, which halves the time of a whole update.
     """
-    return gru_forward(from_memory, inputs)[0]
+    return gru_forward(from_memory, inputs, keep)[0]
 
 
-def gru_forward(from_memory: GatedLinear, inputs: Gates) -> tuple[Array, tuple]:
-    def step(memory: Array, x: Gates) -> tuple[Array, tuple]:
-        after, gates, mine = gru_step(from_memory, memory, x)
+def gru_forward(from_memory: GatedLinear, inputs: Gates, keep: Array) -> tuple[Array, tuple]:
+    def step(memory: Array, item: tuple[Gates, Array]) -> tuple[Array, tuple]:
+        x, kept = item
+        after, gates, mine = gru_step(from_memory, kept * memory, x)
         return after, (after, gates, mine)
 
-    _, (memories, gates, mine) = jax.lax.scan(step, jnp.zeros_like(inputs.r[0]), inputs)
-    return memories, (from_memory, memories, gates, mine)
+    _, (memories, gates, mine) = jax.lax.scan(step, jnp.zeros_like(inputs.r[0]), (inputs, keep))
+    return memories, (from_memory, memories, gates, mine, keep)
 
 
-def gru_backward(residual: tuple, cotangent: Array) -> tuple[GatedLinear, Gates]:
+def gru_backward(residual: tuple, cotangent: Array) -> tuple[GatedLinear, Gates, Array]:
     """Through time: `dh` is the loss's gradient by each memory, from which all else follows at once."""
-    from_memory, memories, (r, z, n), mine = residual
-    before = jnp.concatenate([jnp.zeros_like(memories[:1]), memories[:-1]])
+    from_memory, memories, (r, z, n), mine, keep = residual
+    before = keep[:, None, None] * jnp.concatenate([jnp.zeros_like(memories[:1]), memories[:-1]])
     by_n = (1.0 - z) * (1.0 - n * n)  # of h' by what is inside the tanh, and so on
     by_z, by_r, by_mine = (before - n) * z * (1.0 - z), by_n * mine * r * (1.0 - r), by_n * r
     u_r, u_z, u_n = (from_memory.weight[i].T for i in range(3))
 
     def step(after: Array, x: tuple) -> tuple[Array, Array]:
-        cotangent, by_z, by_r, by_mine, z = x
+        cotangent, by_z, by_r, by_mine, z, kept = x
         dh = after + cotangent
-        return dh * z + (dh * by_r) @ u_r + (dh * by_z) @ u_z + (dh * by_mine) @ u_n, dh
+        return kept * (dh * z + (dh * by_r) @ u_r + (dh * by_z) @ u_z + (dh * by_mine) @ u_n), dh
 
-    _, dh = jax.lax.scan(step, jnp.zeros_like(cotangent[0]), (cotangent, by_z, by_r, by_mine, z), reverse=True)
+    items = (cotangent, by_z, by_r, by_mine, z, keep)
+    _, dh = jax.lax.scan(step, jnp.zeros_like(cotangent[0]), items, reverse=True)
     of_memory = (dh * by_r, dh * by_z, dh * by_mine)
     flat = lambda x: x.reshape(-1, x.shape[-1])
     weight = jnp.stack([flat(before).T @ flat(d) for d in of_memory])
     bias = jnp.stack([flat(d).sum(0) for d in of_memory])
     layer = eqx.tree_at(lambda m: (m.weight, m.bias), from_memory, (weight, bias))
-    return layer, Gates(dh * by_r, dh * by_z, dh * by_n)
+    return layer, Gates(dh * by_r, dh * by_z, dh * by_n), jnp.zeros_like(keep)
 
 
 gru_unroll.defvjp(gru_forward, gru_backward)
@@ -125,9 +129,15 @@ class RecurrentEncoder(eqx.Module):
         """One step; the result is both output and next memory."""
         return gru_step(self.gru.from_memory, memory, self.project(x))[0]
 
-    def unroll(self, x: Float[Array, "time agents inputs"]) -> Float[Array, "time agents hidden"]:
-        """A whole episode, from an empty memory. Only the recurrence itself waits for the step before."""
-        return gru_unroll(self.gru.from_memory, self.project(x))
+    def unroll(
+        self, x: Float[Array, "time agents inputs"], starts: Bool[Array, " time"] | None = None
+    ) -> Float[Array, "time agents hidden"]:
+        """A whole row of steps. Only the recurrence itself waits for the step before.
+
+        Memory is empty at the first step and, in a row of several episodes, wherever `starts` is true.
+        """
+        keep = jnp.ones(x.shape[0]) if starts is None else jnp.where(starts, 0.0, 1.0)
+        return gru_unroll(self.gru.from_memory, self.project(x), keep)
 
 
 def input_size(spec: EnvSpec) -> int:
@@ -143,9 +153,15 @@ def agent_inputs(
     return jnp.concatenate([obs, jax.nn.one_hot(last_action, spec.action_size), identity], axis=-1)
 
 
-def last_actions(action: Int[Array, "time agents"]) -> Int[Array, "time+1 agents"]:
-    """For each step of an episode and the one after its end: the action before it; -1 before the first."""
-    return jnp.concatenate([jnp.full_like(action[:1], -1), action])
+def last_actions(
+    action: Int[Array, "time agents"], starts: Bool[Array, " steps"] | None = None
+) -> Int[Array, "steps agents"]:
+    """For each step of an episode and the one after its end: the action before it; -1 before the first.
+
+    In a row of several episodes `starts` says where each begins.
+    """
+    before = jnp.concatenate([jnp.full_like(action[:1], -1), action])
+    return before if starts is None else jnp.where(starts[:, None], -1, before)
 
 
 class Memory(eqx.Module):
@@ -185,5 +201,6 @@ class RecurrentNet(eqx.Module):
 
 
 def unroll_episode(encoder: RecurrentEncoder, spec: EnvSpec, episode: Episode) -> Float[Array, "steps agents hidden"]:
-    """Every agent's history at each step of an episode, and after its end."""
-    return encoder.unroll(agent_inputs(spec, episode.timesteps.obs, last_actions(episode.action)))
+    """Every agent's history at each step of an episode, and after its end; so for each of several in one row."""
+    x = agent_inputs(spec, episode.timesteps.obs, last_actions(episode.action, episode.starts))
+    return encoder.unroll(x, episode.starts)

@@ -5,6 +5,7 @@ seed's own steps or episodes allow; the population takes in the team that learnt
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from comarl.training.packing import pack
 from comarl.types import PER_SEED, Algorithm, Clock, EnvSpec, Episode, Evolutionary, Key, Keys, Metrics, tree_where
 from comarl.usage import check_range
 
@@ -178,7 +180,8 @@ def learn(
 
     def draw(replay: PyTree, key: Key) -> tuple[PyTree, Keys]:
         pairs = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index)))(indices)
-        sample = lambda k: algorithm.replay.sample(replay, spec, k)
+        arrange = pack if packs(algorithm, spec) else lambda batch: batch
+        sample = lambda k: arrange(algorithm.replay.sample(replay, spec, k))
         return jax.vmap(sample)(pairs[:, 0]), pairs[:, 1]
 
     def one_seed(
@@ -207,28 +210,43 @@ def learn(
     return jax.lax.map(lambda x: one_seed(*x), (*arguments, lengths))
 
 
-CUTS = 4
 MIN_STEPS = 32  # shorter episodes are not worth compiling an update more than once
+QUARTERS = (0.25, 0.5, 0.75, 1.0)  # of the horizon, that episodes are cut to
+FILLED = (0.25, 0.375, 0.5, 0.75, 1.0)  # of a batch's rows, that packed episodes fill
 
 
 def cuts(algorithm: Algorithm, spec: EnvSpec) -> list[Callable[[PyTree], PyTree]]:
-    """What cuts a batch to each length that updates are compiled for: for episodes quarters of the horizon.
+    """What cuts a batch to each size that updates are compiled for: quarters of the horizon, or rows that are filled.
 
-    Most episodes end long before it, and what comes after an end changes nothing but costs as much.
+    Most episodes end long before the horizon, and what comes after an end changes nothing but costs as much.
     """
     if algorithm.learns_from == "transitions" or spec.horizon < MIN_STEPS:
         return [lambda batch: batch]
-    return [functools.partial(Episode.cut, time=-(-spec.horizon * (i + 1) // CUTS)) for i in range(CUTS)]
+    if packs(algorithm, spec):
+        return [lambda batch, part=part: batch.rows(rows_of(batch.mask.shape[0], part)) for part in FILLED]
+    return [functools.partial(Episode.cut, time=rows_of(spec.horizon, part)) for part in QUARTERS]
+
+
+def rows_of(number: int, part: float) -> int:
+    """That part of a number, rounded up."""
+    return math.ceil(number * part)
+
+
+def packs(algorithm: Algorithm, spec: EnvSpec) -> bool:
+    """Whether short episodes share rows: where it is worth it, and the algorithm can tell them apart."""
+    return getattr(algorithm, "packs", False) and spec.horizon >= MIN_STEPS
 
 
 def which_cut(algorithm: Algorithm, spec: EnvSpec, batches: PyTree, indices: Int[Array, " chunk"]) -> Array:
     """The first cut that keeps every step that took place, for each seed and each batch of a chunk."""
-    num_cuts = len(cuts(algorithm, spec))
-    if num_cuts == 1:
+    if len(cuts(algorithm, spec)) == 1:
         return jnp.zeros((jax.tree.leaves(batches)[0].shape[0], indices.shape[0]), jnp.int32)
-    longest = batches.mask.sum(axis=-1).max(axis=-1)  # [seeds, chunk]
-    ends = jnp.array([-(-spec.horizon * (i + 1) // CUTS) for i in range(CUTS)])
-    return (longest[..., None] > ends).sum(axis=-1).astype(jnp.int32)
+    if packs(algorithm, spec):
+        filled, size, parts = batches.mask.any(axis=-1).sum(axis=-1), batches.mask.shape[2], FILLED
+    else:
+        filled, size, parts = batches.mask.sum(axis=-1).max(axis=-1), spec.horizon, QUARTERS
+    ends = jnp.array([rows_of(size, part) for part in parts])
+    return (filled[..., None] > ends).sum(axis=-1).astype(jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnames=("algorithm", "phase"), donate_argnames="state")
