@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from comarl.algorithms.qmix import Qmix
 from comarl.training.memory import check_memory, num_bytes
-from comarl.training.replay import EpisodeRing
+from comarl.training.replay import EpisodeRing, Latent, RecentAndOld
 from comarl.training.train import Run
 from comarl.types import EnvSpec, Episode, Timestep
 
@@ -259,6 +260,46 @@ def test_discrete_actions_take_a_byte_each_and_more_than_256_of_them_four(key):
     assert batch.action.max() == 255
 
 
+# What policies remember
+
+
+def with_latents(episodes: Episode, length=3) -> Episode:
+    """Each with a vector of its own: its number, and noise that no rounding keeps."""
+    noise = jax.random.normal(jax.random.key(5), (len(episodes.reward), length))
+    latent = noise.at[:, 0].set(episodes.reward[:, 0])
+    return dataclasses.replace(episodes, memory=Latent(latent))
+
+
+@pytest.mark.parametrize("storage", ["full", "half", "byte"])
+def test_a_latent_comes_back_with_its_own_episode_and_in_full(storage, key):
+    ring, played = EpisodeRing(3, 3, storage, latent=3), with_latents(make_episodes([3, 0, 5, 1, 4]))
+    batch = sample(ring, add(ring, ring.init(SPEC), played, SPEC), SPEC, key)
+    assert sorted(numbers(batch)) == [3, 4, 5]  # of five one was not played and one is overwritten
+    for number, latent in zip(numbers(batch), batch.memory.latent, strict=True):
+        np.testing.assert_array_equal(latent, played.memory.latent[number - 1])
+
+
+def test_of_a_memory_nothing_but_the_latent_is_kept():
+    plain, kept = (num_bytes(jax.eval_shape(lambda n=n: EpisodeRing(100, 1, latent=n).init(SPEC))) for n in (0, 7))
+    assert kept - plain == 100 * 7 * 4
+
+    class Memory(eqx.Module):
+        hidden: jax.Array
+        latent: jax.Array
+
+    ring, played = EpisodeRing(4, 2, latent=3), with_latents(make_episodes([3, 4]))
+    more = dataclasses.replace(played, memory=Memory(jnp.ones((2, 9)), played.memory.latent))
+    one, two = (add(ring, ring.init(SPEC), episodes, SPEC) for episodes in (played, more))
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    np.testing.assert_array_equal(one.kept.memory.latent, two.kept.memory.latent)
+
+
+def test_cutting_a_batch_leaves_its_latents(key):
+    ring, played = EpisodeRing(2, 2, latent=3), with_latents(make_episodes([3, 1]))
+    batch = sample(ring, add(ring, ring.init(SPEC), played, SPEC), SPEC, key)
+    np.testing.assert_array_equal(batch.cut(3).memory.latent, batch.memory.latent)
+
+
 # Bad input
 
 
@@ -273,6 +314,12 @@ def test_a_replay_of_nothing_is_refused(name):
         EpisodeRing(**{"capacity": 1, "batch_size": 1, name: 0})
 
 
+def test_a_latent_that_policies_do_not_have_is_refused():
+    ring = EpisodeRing(2, 1, latent=3)
+    with pytest.raises(ValueError, match=r"replay\.latent 3: it must be 0, because these policies have no such vector"):
+        ring.add(ring.init(SPEC), make_episodes([2]), SPEC)
+
+
 def test_a_replay_that_cannot_hold_one_round_is_refused():
     @dataclasses.dataclass(frozen=True)
     class Task:
@@ -281,3 +328,50 @@ def test_a_replay_that_cannot_hold_one_round_is_refused():
     run = Run(Qmix(replay=EpisodeRing(7, 2), parallel_envs=8), Task())
     with pytest.raises(ValueError, match=r"replay\.capacity 7 is less than one round of 8 episode.* must be 8 or more"):
         check_memory(run)
+
+
+# Recent and old episodes in one batch
+
+TWO_DRAWS = RecentAndOld(6, 3, recent=3, recent_batch=2)
+
+
+@pytest.mark.parametrize(("rounds", "newest"), [(1, [2, 3, 4]), (2, [6, 7, 8]), (3, [10, 11, 12])])
+def test_a_batch_has_some_of_the_newest_first_and_then_some_of_all(rounds, newest):
+    """Each part without repeats, also when the ring has wrapped and when it is not full."""
+    state = TWO_DRAWS.init(SPEC)
+    for i in range(rounds):
+        state = add(TWO_DRAWS, state, make_episodes([3, 5, 1, 4], first=1 + 4 * i), SPEC)
+    keys = jax.random.split(jax.random.key(0), 400)
+    drawn = jax.jit(jax.vmap(lambda key: TWO_DRAWS.sample(state, SPEC, key).reward[:, 0]))(keys)
+    recent, every = np.split(np.asarray(drawn).astype(int), [2], axis=1)
+    assert every.shape[1] == 3
+    for part, among in ((recent, newest), (every, range(max(newest[-1] - 5, 1), newest[-1] + 1))):
+        values, counts = np.unique(part, return_counts=True)
+        assert values.tolist() == list(among) and counts.min() > 0.75 * counts.mean()
+        assert (np.diff(np.sort(part, axis=1), axis=1) > 0).all()
+
+
+def test_the_recent_are_all_there_are_while_there_are_few():
+    state, ready = TWO_DRAWS.init(SPEC), []
+    for i in range(3):
+        state = add(TWO_DRAWS, state, make_episodes([2], first=1 + i), SPEC)
+        ready.append(bool(TWO_DRAWS.ready(state)))
+    assert ready == [False, False, True]
+    wide = RecentAndOld(6, 1, recent=6, recent_batch=3)
+    assert sorted(numbers(sample(wide, state, SPEC, jax.random.key(0)))[:3]) == [1, 2, 3]
+
+
+def test_episodes_of_both_draws_come_back_as_they_were_and_can_be_cut():
+    played = make_episodes([3, 2, 1, 3])
+    batch = sample(TWO_DRAWS, add(TWO_DRAWS, TWO_DRAWS.init(SPEC), played, SPEC), SPEC, jax.random.key(0))
+    for b, number in enumerate(numbers(batch)):
+        whole = dataclasses.replace(played, memory=())
+        for leaf, other in zip(*map(jax.tree.leaves, (batch, whole)), strict=True):
+            np.testing.assert_array_equal(leaf[b], other[number - 1])
+    assert batch.cut(3).reward.shape == (5, 3) and batch.cut(3).timesteps.obs.shape[:2] == (5, 4)
+
+
+@pytest.mark.parametrize("sizes", [dict(recent=7), dict(recent=2, recent_batch=3), dict(recent_batch=0)])
+def test_what_is_recent_must_fit_into_the_ring_and_its_draw_into_what_is_recent(sizes):
+    with pytest.raises(ValueError, match="recent"):
+        RecentAndOld(6, 3, **{**dict(recent=3, recent_batch=2), **sizes})

@@ -1,4 +1,4 @@
-"""Discrete actions that gradients can pass through."""
+"""Discrete actions: draws that gradients can pass through, log-probabilities, entropy."""
 
 import jax
 import jax.numpy as jnp
@@ -30,3 +30,13 @@ def straight_through_steps(
     """
     keys = jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(logits.shape[1]))
     return jax.vmap(straight_through_gumbel, in_axes=(1, 1, 0), out_axes=1)(logits, available, keys)
+
+
+def log_probability(probability: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """Its logarithm, finite at 0: what is masked may have no chance, and its gradient must still be a number."""
+    return jnp.log(jnp.maximum(probability, 1e-30))
+
+
+def entropy(policy: Float[Array, "*batch actions"]) -> Float[Array, "*batch"]:
+    """Of a distribution over actions."""
+    return -(policy * log_probability(policy)).sum(axis=-1)

@@ -42,6 +42,17 @@ def epsilon_greedy(
     return jnp.where(coin, anything.astype(jnp.int32), greedy(scores, available))
 
 
+def policy_with_epsilon(
+    logits: Float[Array, "*batch actions"],
+    available: Bool[Array, "*batch actions"] | None,
+    epsilon: Float[Array, ""] | float,
+) -> Float[Array, "*batch actions"]:
+    """(1 - epsilon) softmax(logits) + epsilon (uniform over the available actions)."""
+    policy = jax.nn.softmax(only_available(logits, available))
+    anything = jax.nn.softmax(only_available(jnp.zeros_like(logits), available))
+    return (1.0 - epsilon) * policy + epsilon * anything
+
+
 def epsilon_softmax(
     logits: Float[Array, "agents actions"],
     available: Bool[Array, "agents actions"] | None,
@@ -49,6 +60,4 @@ def epsilon_softmax(
     key: Key,
 ) -> Int[Array, " agents"]:
     """Drawn from (1 - epsilon) softmax(logits) + epsilon (uniform over the available actions)."""
-    policy = jax.nn.softmax(only_available(logits, available))
-    anything = jax.nn.softmax(only_available(jnp.zeros_like(logits), available))
-    return jax.random.categorical(key, jnp.log((1.0 - epsilon) * policy + epsilon * anything)).astype(jnp.int32)
+    return jax.random.categorical(key, jnp.log(policy_with_epsilon(logits, available, epsilon))).astype(jnp.int32)

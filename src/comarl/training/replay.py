@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from comarl.types import EnvSpec, Episode, Key, Timestep, Transition
 from comarl.usage import check_range
@@ -122,6 +122,12 @@ class Ring:
         return Timestep(spec.observe(state) if ring.obs is None else ring.obs[row], state)
 
 
+class Latent(eqx.Module):
+    """What is kept of the memory with which a policy began an episode."""
+
+    latent: Float[Array, "*batch latent"]
+
+
 class Kept(eqx.Module):
     """Whole episodes, one per row, in the form in which they are kept."""
 
@@ -132,6 +138,7 @@ class Kept(eqx.Module):
     reward: Float[Array, "rows time"]
     terminated: Bool[Array, "rows time"]
     mask: Bool[Array, "rows time"]
+    memory: Latent | tuple[()]
 
 
 class EpisodeRingState(eqx.Module):
@@ -152,9 +159,12 @@ class EpisodeRing:
     """episodes per draw; learning waits until there are so many"""
     storage: Literal["full", "half", "byte"] = "full"
     """how observations and states are kept: in 32 bits, in 16, or in 8 where the task declares their range"""
+    latent: int = 0
+    """length of the vector `memory.latent` that is kept with each episode; 0 for policies that have none"""
 
     def __post_init__(self):
         check_range(self, 1, None, "capacity", "batch_size")
+        check_range(self, 0, None, "latent")
         if self.batch_size > self.capacity:
             raise ValueError(
                 f"replay.batch_size {self.batch_size}: it must be at most the capacity, {self.capacity} episodes"
@@ -181,6 +191,7 @@ class EpisodeRing:
             reward=zeros(time),
             terminated=zeros(time, dtype=bool),
             mask=zeros(time, dtype=bool),
+            memory=Latent(zeros(self.latent)) if self.latent else (),
         )
         return EpisodeRingState(kept, jnp.int32(0), jnp.int32(0))
 
@@ -200,6 +211,7 @@ class EpisodeRing:
             reward=blank(episodes.reward, episodes.mask),
             terminated=episodes.terminated & episodes.mask,
             mask=episodes.mask,
+            memory=self.remembered(episodes.memory),
         )
         put = lambda old, new: old.at[row].set(new, mode="drop")
         number = played.sum().astype(jnp.int32)
@@ -212,13 +224,22 @@ class EpisodeRing:
     def sample(self, ring: EpisodeRingState, spec: EnvSpec, key: Key) -> Episode:
         """A batch of different episodes, as they were played up to the precision of `storage`."""
         lots = jnp.where(jnp.arange(self.capacity) < ring.size, jax.random.uniform(key, (self.capacity,)), -1.0)
-        row = jax.lax.top_k(lots, self.batch_size)[1]
+        return self.look(ring, spec, jax.lax.top_k(lots, self.batch_size)[1])
+
+    def look(self, ring: EpisodeRingState, spec: EnvSpec, row: Int[Array, " batch"]) -> Episode:
+        """The episodes of these rows."""
         drawn = jax.tree.map(lambda x: x[row], ring.kept)
         state = self.unpack(spec, drawn.state)
         obs = spec.observe(state) if drawn.obs is None else self.unpack(spec, drawn.obs)
         action = drawn.action.astype(jnp.int32) if spec.discrete else drawn.action
         timesteps = Timestep(obs, state, drawn.available)
-        return Episode((), timesteps, action, drawn.reward, drawn.terminated, drawn.mask)
+        return Episode(drawn.memory, timesteps, action, drawn.reward, drawn.terminated, drawn.mask)
+
+    def remembered(self, memory: PyTree) -> Latent | tuple[()]:
+        """What is kept of it."""
+        if self.latent and not hasattr(memory, "latent"):
+            raise ValueError(f"replay.latent {self.latent}: it must be 0, because these policies have no such vector")
+        return Latent(memory.latent) if self.latent else ()
 
     def pack(self, spec: EnvSpec, x: Float[Array, "*batch"]) -> Array:
         """Numbers as they are kept."""
@@ -233,6 +254,34 @@ class EpisodeRing:
             low, high = spec.obs_range
             return x.astype(jnp.float32) * ((high - low) / 255.0) + low
         return x.astype(jnp.float32)
+
+
+@dataclass(frozen=True)
+class RecentAndOld(EpisodeRing):
+    """One ring of episodes and two draws in each batch: first some of the newest, then some of all that are kept."""
+
+    recent: int = 32
+    """how many of the newest episodes count as recent"""
+    recent_batch: int = 16
+    """recent episodes per draw, which come before the `batch_size` drawn from all"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range(self, 1, self.capacity, "recent")
+        check_range(self, 1, self.recent, "recent_batch")
+
+    def ready(self, ring: EpisodeRingState) -> Bool[Array, ""]:
+        """Whether there is enough for both draws."""
+        return ring.size >= max(self.batch_size, self.recent_batch)
+
+    def sample(self, ring: EpisodeRingState, spec: EnvSpec, key: Key) -> Episode:
+        """`recent_batch` different recent episodes, then `batch_size` different ones, which may be the same."""
+        recent_key, all_key = jax.random.split(key)
+        age = jnp.arange(self.recent)
+        lots = jnp.where(age < ring.size, jax.random.uniform(recent_key, (self.recent,)), -1.0)
+        row = (ring.cursor - 1 - jax.lax.top_k(lots, self.recent_batch)[1]) % self.capacity
+        both = self.look(ring, spec, row), super().sample(ring, spec, all_key)
+        return jax.tree.map(lambda *x: jnp.concatenate(x), *both)
 
 
 def small_int(spec: EnvSpec) -> jnp.dtype:
