@@ -1,0 +1,298 @@
+"""DOP: off-policy multi-agent decomposed policy gradients (Wang, Han, Wang, Dong, Zhang, ICLR 2021).
+
+The critic of the team is a weighted mean of the agents' own values, the weights made from the state. Being linear, it
+gives each agent a policy gradient of its own, and the expectation over joint actions that off-policy learning needs is
+that of one agent at a time.
+
+    Q_tot(s, u) = sum_i k_i(s) Q_i(s, o_i, u_i),  k_i >= 0,  sum_i k_i = 1
+    k_i    = |W1(s)|_i . |w2(s)| / (the sum of the same over agents)
+    pi_i(u | tau_i) = (1 - epsilon) softmax(A h_i) + epsilon / (number of available actions)     how the team explores
+    V(s)   = sum_i k_i(s) sum_u pi_i(u) Q_i(u)                                          E_pi Q_tot: linear, so exact
+    y_on   = r_t + gamma ((1 - lambda) Q_tot'(s_t+1, u_t+1) + lambda y_t+1)                           on recent episodes
+    y_off  = Q_tot',t + sum_{l<n} prod_{j=1..l} (gamma kappa pi(u_t+j)) (r_t+l + gamma V'_t+l+1 - Q_tot',t+l)   on all
+    L_crit = mean over the steps of both (Q_tot - y)^2
+    L_act  = -mean over recent steps and agents k_i (Q_i(u_i) - sum_u pi_i(u) Q_i(u)) log pi_i(u_i)
+
+pi(u) is the product of the agents' chances, kappa is `tree_trace`. y_off is n steps of tree backup: it is right whoever
+played the episode, because what follows an action counts as far as the policies of now would have taken it.
+
+The defaults are the authors'; `dop-pymarl2` has the batches and rates of PyMARL2 (Hu et al., 2021).
+Differences from the authors' code:
+1. An episode that was cut by time ends in its own value, here V', wherever it ends; theirs relies on the longest.
+2. Random actions are uniform over what is available and come in once; theirs over all actions, and twice in play.
+3. The actor learns from the recent episodes of the batch; theirs from the newest ones, a batch of its own.
+4. Targets are copied after a number of updates; theirs after a number of steps of the critic, one per time step.
+5. PyMARL2 values the team by QMIX's mixer with its ELU and state value, which is not linear: E_pi Q_tot is then wrong.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from comarl.nn.mlp import Linear, Torso
+from comarl.nn.recurrent import Memory, RecurrentNet
+from comarl.ops.distributions import log_probability
+from comarl.ops.exploration import epsilon_softmax, greedy, linear, policy_with_epsilon
+from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
+from comarl.ops.returns import episode_targets, masked_mean
+from comarl.training.replay import RecentAndOld
+from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep, tree_where
+from comarl.usage import check_range
+
+
+class Critic(eqx.Module):
+    """Q_i of every agent by one network that forgets, and the weights k_i of their mean."""
+
+    torso: Torso
+    value: Linear
+    advantage: Linear
+    first_weights: Linear  # W1(s)
+    second_weights: Linear  # w2(s)
+    num_agents: int = eqx.field(static=True)
+
+    def __init__(self, spec: EnvSpec, hidden: tuple[int, ...], width: int, *, key: Key):
+        keys = jax.random.split(key, 5)
+        sizes = (spec.state_size + spec.obs_size + spec.num_agents, *hidden)
+        self.torso = Torso(sizes, activation=jax.nn.relu, key=keys[0])
+        self.value = Linear(hidden[-1], 1, key=keys[1])
+        self.advantage = Linear(hidden[-1], spec.action_size, key=keys[2])
+        self.first_weights = Linear(spec.state_size, spec.num_agents * width, key=keys[3])
+        self.second_weights = Linear(spec.state_size, width, key=keys[4])
+        self.num_agents = spec.num_agents
+
+    def utilities(
+        self, state: Float[Array, "*batch state"], obs: Float[Array, "*batch agents obs"]
+    ) -> Float[Array, "*batch agents actions"]:
+        """Q_i(s, o_i, .): a value and, for each action, what is added to it."""
+        wide = lambda x: jnp.broadcast_to(x, (*obs.shape[:-1], x.shape[-1]))
+        features = self.torso(jnp.concatenate([wide(state[..., None, :]), obs, wide(jnp.eye(self.num_agents))], -1))
+        return self.value(features) + self.advantage(features)
+
+    def weights(self, state: Float[Array, "*batch state"]) -> Float[Array, "*batch agents"]:
+        """k_i(s)."""
+        first = jnp.abs(self.first_weights(state)).reshape(*state.shape[:-1], self.num_agents, -1)
+        k = (first * jnp.abs(self.second_weights(state))[..., None, :]).sum(-1)
+        return k / k.sum(-1, keepdims=True)
+
+    def mix(
+        self, utilities: Float[Array, "*batch agents"], state: Float[Array, "*batch state"]
+    ) -> Float[Array, "*batch"]:
+        """Q_tot of the agents' values."""
+        return (self.weights(state) * utilities).sum(-1)
+
+    def taken(
+        self,
+        state: Float[Array, "*batch state"],
+        obs: Float[Array, "*batch agents obs"],
+        action: Int[Array, "*batch agents"],
+    ) -> Float[Array, "*batch"]:
+        """Q_tot of what the team did."""
+        return self.mix(pick(self.utilities(state, obs), action), state)
+
+
+class State(eqx.Module):
+    """What changes while DOP learns."""
+
+    actor: Learner[RecurrentNet]  # pi_i, shared by agents
+    critic: Learner[Critic]
+    target_critic: Critic
+
+
+class Steps(NamedTuple):
+    """What the critic learns from: some steps and their targets."""
+
+    state: Float[Array, "*batch state"]
+    obs: Float[Array, "*batch agents obs"]
+    action: Int[Array, "*batch agents"]
+    target: Float[Array, "*batch"]
+    mask: Bool[Array, "*batch"]
+
+
+def pick(values: Float[Array, "*batch actions"], action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """The entry of each agent's action."""
+    return jnp.take_along_axis(values, action[..., None], axis=-1)[..., 0]
+
+
+def goes_on(mask: Bool[Array, "*batch time"]) -> Bool[Array, "*batch time"]:
+    """Whether a step followed."""
+    return jnp.concatenate([mask[..., 1:], jnp.zeros_like(mask[..., :1])], axis=-1)
+
+
+def tree_backup(
+    episode: Episode,
+    taken: Float[Array, " time"],
+    next_value: Float[Array, " time"],
+    chance: Float[Array, " time"],
+    gamma: float,
+    trace: float,
+    steps: int,
+) -> Float[Array, " time"]:
+    """y_off of one episode: `steps` steps of tree backup, fewer where its end is nearer.
+
+    `taken` is Q_tot of what was done, `next_value` V of what it led to, `chance` the policies' of what was done.
+    """
+    discount = gamma * jnp.where(episode.terminated, 0.0, 1.0)
+    surprise = episode.reward + discount * next_value - taken
+    weight = jnp.where(goes_on(episode.mask), trace * discount * jnp.roll(chance, -1), 0.0)
+    longer = lambda _, tail: surprise + weight * jnp.roll(tail, -1)
+    return taken + jax.lax.fori_loop(0, steps, longer, jnp.zeros_like(taken))
+
+
+@dataclass(frozen=True)
+class Dop:
+    """Hyperparameters of DOP. The defaults are the authors'."""
+
+    learns_from: ClassVar = "episodes"
+    actions: ClassVar = frozenset({"discrete"})
+
+    hidden: int = 64
+    """units of the recurrent actor"""
+    critic_hidden: tuple[int, ...] = (256, 256)
+    """units of the hidden layers of the agents' values (ReLU)"""
+    mixer_width: int = 32
+    """entries of w2(s)"""
+    gamma: float = 0.99
+    """discount"""
+    trace: float = 0.8
+    """lambda of the TD(lambda) target of recent episodes; 0 looks one step ahead"""
+    tree_trace: float = 0.93
+    """kappa: what is left, beside discount and chance, of each further step of the tree backup"""
+    tree_steps: int = 5
+    """steps of the tree backup"""
+    epsilon: tuple[float, float] = (0.5, 0.05)
+    """share of random actions while exploring, at first and in the end"""
+    epsilon_steps: int = 500_000
+    """environment steps from the first to the last epsilon"""
+    step_by_step: bool = True
+    """the critic takes one gradient step for each time step, the first one first; off, one for all of them"""
+    target_period: int = 10
+    """updates between copies of the critic to its target"""
+    actor_optimiser: Optimiser = RmsProp(5e-4)
+    """optimiser of the actor"""
+    critic_optimiser: Optimiser = RmsProp(1e-4)
+    """optimiser of the agents' values and their weights together"""
+    replay: RecentAndOld = RecentAndOld(5_000, 32, recent=32, recent_batch=16)
+    """episodes kept, drawn from all of them, and drawn from the recent ones"""
+    parallel_envs: int = 4
+    """episodes played side by side in a round"""
+    updates_per_episode: float = 0.25
+    """updates per episode played: one per round"""
+
+    def __post_init__(self):
+        check_range(self, 1, None, "hidden", "mixer_width", "tree_steps", "target_period", "parallel_envs")
+        check_range(self, 0, 1, "gamma", "trace", "tree_trace")
+        check_range(self, 0, None, "epsilon_steps", "updates_per_episode")
+
+    def init(self, spec: EnvSpec, key: Key) -> State:
+        actor_key, critic_key = jax.random.split(key)
+        actor = RecurrentNet(spec, self.hidden, key=actor_key)
+        critic = Critic(spec, self.critic_hidden, self.mixer_width, key=critic_key)
+        return State(
+            actor=Learner.create(actor, self.actor_optimiser),
+            critic=Learner.create(critic, self.critic_optimiser),
+            target_critic=critic,
+        )
+
+    def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        return Memory.empty(timestep.obs.shape[0], self.hidden)
+
+    def act(
+        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+    ) -> tuple[Memory, Int[Array, " agents"]]:
+        """Drawn from the policies with a share of random actions while exploring, else greedy."""
+        del team
+        hidden, logits = state.actor.value.step(memory, timestep.obs)
+        if explore:
+            epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
+            action = epsilon_softmax(logits, timestep.available, epsilon, key)
+        else:
+            action = greedy(logits, timestep.available)
+        return Memory(hidden, action), action
+
+    def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
+        """The critic, then the actor by the critic as it is now; the target is copied when due."""
+        del key
+        epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
+        recent, _ = self.split(batch)
+        critic, metrics = self.fit_critic(state, batch, epsilon)
+        actor, actor_metrics = self.fit_actor(state, critic.value, recent, epsilon)
+        target = copy_every(self.target_period, clock.updates, state.target_critic, critic.value)
+        return State(actor, critic, target), metrics | actor_metrics
+
+    def split(self, batch: Any) -> tuple[Any, Any]:
+        """What belongs to the recent episodes of a batch, and to those drawn from all."""
+        first = self.replay.recent_batch
+        return jax.tree.map(lambda x: x[:first], batch), jax.tree.map(lambda x: x[first:], batch)
+
+    def policies(
+        self, actor: RecurrentNet, batch: Episode, epsilon: Float[Array, ""]
+    ) -> Float[Array, "batch steps agents actions"]:
+        """How the team would act while exploring."""
+        return policy_with_epsilon(jax.vmap(actor.unroll)(batch), batch.timesteps.available, epsilon)
+
+    def targets(self, state: State, batch: Episode, epsilon: Float[Array, ""]) -> Float[Array, "batch time"]:
+        """y_on of the recent episodes, y_off of the others."""
+        steps, critic = batch.timesteps, state.target_critic
+        policy = self.policies(state.actor.value, batch, epsilon)
+        utilities = critic.utilities(steps.state, steps.obs)
+        taken = critic.mix(pick(utilities[:, :-1], batch.action), steps.state[:, :-1])
+        next_value = critic.mix((policy * utilities).sum(-1), steps.state)[:, 1:]
+        chance = pick(policy[:, :-1], batch.action).prod(-1)
+        next_taken = jnp.where(goes_on(batch.mask), jnp.roll(taken, -1, axis=1), next_value)
+        recent, old = self.split((batch, taken, next_value, chance, next_taken))
+        on_policy = episode_targets(recent[0], recent[-1], self.gamma, self.trace)
+        backup = lambda *x: tree_backup(*x, self.gamma, self.tree_trace, self.tree_steps)
+        return jnp.concatenate([on_policy, jax.lax.stop_gradient(jax.vmap(backup)(*old[:-1]))])
+
+    def fit_critic(self, state: State, batch: Episode, epsilon: Float[Array, ""]) -> tuple[Learner[Critic], Metrics]:
+        """To both targets, on recent and old episodes alike."""
+        target = self.targets(state, batch, epsilon)
+        now = jax.tree.map(lambda x: x[:, :-1], (batch.timesteps.state, batch.timesteps.obs))
+        steps = Steps(*now, batch.action, target, batch.mask)
+
+        def fit(critic: Learner[Critic], steps: Steps) -> tuple[Learner[Critic], Float[Array, ""]]:
+            error = lambda c: jnp.square(c.taken(steps.state, steps.obs, steps.action) - steps.target)
+            after, loss = critic.descend(lambda c: masked_mean(error(c), steps.mask))
+            return tree_where(steps.mask.any(), after, critic), loss
+
+        if self.step_by_step:
+            critic, losses = jax.lax.scan(fit, state.critic, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), steps))
+            loss = masked_mean(losses, batch.mask.any(0))
+        else:
+            critic, loss = fit(state.critic, steps)
+        return critic, {"critic_loss": loss, "target_value": masked_mean(target, batch.mask)}
+
+    def fit_actor(
+        self, state: State, critic: Critic, recent: Episode, epsilon: Float[Array, ""]
+    ) -> tuple[Learner[RecurrentNet], Metrics]:
+        """Each agent by its own advantage, as much as its value weighs."""
+        states, obs = recent.timesteps.state[:, :-1], recent.timesteps.obs[:, :-1]
+        utilities, k = critic.utilities(states, obs), critic.weights(states)
+        every_agent = jnp.broadcast_to(recent.mask[..., None], recent.action.shape)
+
+        def loss(actor: RecurrentNet) -> Float[Array, ""]:
+            policy = self.policies(actor, recent, epsilon)[:, :-1]
+            advantage = pick(utilities, recent.action) - (policy * utilities).sum(-1)
+            gain = k * jax.lax.stop_gradient(advantage) * log_probability(pick(policy, recent.action))
+            return -masked_mean(gain, every_agent)
+
+        actor, actor_loss = state.actor.descend(loss)
+        return actor, {"actor_loss": actor_loss}
+
+    def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
+        """Q_tot of what the team did at each step of one episode."""
+        del key
+        return state.critic.value.taken(episode.timesteps.state[:-1], episode.timesteps.obs[:-1], episode.action)
+
+
+DOP_PYMARL2 = Dop(
+    actor_optimiser=RmsProp(5e-4, 20.0, epsilon=1e-8),
+    critic_optimiser=RmsProp(5e-4, 20.0, epsilon=1e-8),
+    replay=RecentAndOld(5_000, 64, recent=64, recent_batch=32),
+    parallel_envs=8,
+    updates_per_episode=0.125,
+)
