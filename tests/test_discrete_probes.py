@@ -1,5 +1,6 @@
 """Every algorithm for discrete actions learns the discrete probes' known values and best actions to 0.1."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -7,14 +8,25 @@ import jax
 import numpy as np
 import pytest
 
+from comarl.algorithms.dop import Dop
 from comarl.algorithms.facmac import Facmac
+from comarl.algorithms.fop import Fop
+from comarl.algorithms.lica import Lica
+from comarl.algorithms.lsf_sac import LsfSac
+from comarl.algorithms.maven import Maven
+from comarl.algorithms.msac import Msac
+from comarl.algorithms.ndq import Ndq
 from comarl.algorithms.qmix import Qmix
+from comarl.algorithms.qplex import Qplex
+from comarl.algorithms.qtran import Qtran
 from comarl.algorithms.race_facmac import RaceFacmac
+from comarl.algorithms.vdac import MAA2C, VDAC_SUM, Vdac
+from comarl.algorithms.wqmix import Wqmix
 from comarl.envs import find_task
 from comarl.envs.check import check
 from comarl.envs.discrete_probes import PROBES
 from comarl.ops.learner import Adam
-from comarl.training.replay import EpisodeRing
+from comarl.training.replay import EpisodeRing, RecentAndOld
 from comarl.training.rollout import play
 from comarl.training.train import Run, absorb, begin_round, finish_round, learn, num_teams, start
 
@@ -27,14 +39,50 @@ FAST = dict(
 
 RATES = dict(actor_optimiser=Adam(5e-3), critic_optimiser=Adam(5e-3))
 RACE = dict(population=2, population_after=0, embedding=8, mine_width=8, **{**FAST, "parallel_envs": 4})
+NO_MIXER = {name: value for name, value in FAST.items() if name not in ("mixer_width", "hypernet")}
+SOFT = {name: FAST[name] for name in ("hidden", "gamma", "replay", "parallel_envs", "updates_per_episode")}
+# At so low a temperature FOP's soft values are the values of the tasks to 0.1.
+SOFT_FAST = dict(FAST, temperature=(0.5, 0.01), temperature_steps=500)
+SOFT_FAST.pop("hypernet")
+# What values its own behaviour must end without random actions to reach the values of the best one.
+SURE = dict(epsilon=(0.3, 0.0), epsilon_steps=300)
+ROUND = dict(replay=EpisodeRing(16, 16), parallel_envs=16, updates_per_episode=0.5)
+MIXED = {**FAST, **ROUND, **SURE}
+del MIXED["target_period"]
+OF_POLICIES = dict(hidden=16, gamma=GAMMA, target_period=10)
 ALGORITHMS = {
+    "vdac-mix": Vdac(**MIXED, **RATES, value_weight=0.5),
+    "vdac-sum": dataclasses.replace(VDAC_SUM, **MIXED, **RATES, value_weight=0.5),
+    "maa2c": dataclasses.replace(MAA2C, **MIXED, **RATES),
+    "lica": Lica(**OF_POLICIES, **ROUND, **RATES, critic_width=8, hypernet=16, entropy_weight=0.01),
+    "dop": Dop(
+        **OF_POLICIES,
+        **SURE,
+        **RATES,
+        critic_hidden=(16,),
+        mixer_width=8,
+        replay=RecentAndOld(300, 16, recent=20, recent_batch=16),
+        parallel_envs=10,
+        updates_per_episode=1.0,
+    ),
+    "lsf-sac": LsfSac(**FAST, **RATES, message_size=1, message_width=16),
+    "masac": LsfSac(**FAST, **RATES, messages="none"),
+    "ndq": Ndq(**FAST, message_size=1, message_width=16, optimiser=Adam(5e-3)),
     "qmix": Qmix(**FAST, optimiser=Adam(5e-3)),
+    "qplex": Qplex(**FAST, optimiser=Adam(5e-3)),
+    "fop": Fop(**SOFT_FAST, **RATES),
+    "maven": Maven(**FAST, discriminator=(16, 16), optimiser=Adam(5e-3)),
+    "msac": Msac(**SOFT, **RATES, alpha=0.03, alpha_optimiser=Adam(0.0), reward_scale=0.0, tau=0.1),
+    "qtran": Qtran(**NO_MIXER, joint_hidden=(16, 16), optimiser=Adam(5e-3)),
+    "cw-qmix": Wqmix(**FAST, unrestricted_width=16, optimiser=Adam(5e-3)),
+    "ow-qmix": Wqmix(**FAST, unrestricted_width=16, weighting="optimistic", optimiser=Adam(5e-3)),
     "facmac": Facmac(**FAST, **RATES),
     "race-facmac": RaceFacmac(**RACE, **RATES),
 }
 # FACMAC's utilities see neither an agent's number nor its past. With a monotonic mixer agents that see the same then
 # cannot be told to act differently, nor a value depend on what is no longer seen.
 CANNOT = {(name, f"discrete-{probe}") for name in ("facmac", "race-facmac") for probe in ("action", "memory")}
+CANNOT |= {("fop", "discrete-memory")}  # its policies climb utilities that do not see the past either
 
 # name -> (value of each step where the signal is x, best actions of each step; None where all are equally good)
 KNOWN = {

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from comarl.algorithms.qmix import Qmix
+from comarl.algorithms.qtran import Qtran
+from comarl.algorithms.wqmix import Wqmix
 from comarl.envs.matrix import GAMES
 from comarl.ops.learner import Adam
 from comarl.types import Clock, Episode
@@ -39,9 +41,9 @@ def batch() -> Episode:
     return Episode((), timesteps, JOINT_ACTIONS[:, None], reward, terminated=ends, mask=ends)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def learnt_table(algorithm, updates=1200):
-    """The team's value of every joint action, and each agent's best action."""
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def learnt_table(algorithm, updates=1200, others=()):
+    """The team's value of every joint action, and each agent's best action; then tables by other names of methods."""
     state = algorithm.init(GAME.spec, jax.random.key(0))
 
     def update(state, number):
@@ -49,12 +51,16 @@ def learnt_table(algorithm, updates=1200):
         return algorithm.update(state, batch(), clock, jax.random.key(0))[0], None
 
     state = jax.lax.scan(update, state, jnp.arange(updates))[0]
-    values = jax.vmap(lambda episode: algorithm.team_values(state, episode, jax.random.key(0)))(batch())
+
+    def table(method):
+        values = getattr(algorithm, method)
+        return jax.vmap(lambda episode: values(state, episode, jax.random.key(0)))(batch()).reshape(3, 3)
+
     _, seen = GAME.reset(jax.random.key(0))
     memory = algorithm.initial_memory(state, seen, jax.random.key(0))
     clock = Clock(*[jnp.int32(0)] * 3)
     _, greedy = algorithm.act(state, 0, memory, seen, clock, jax.random.key(0), explore=False)
-    return values.reshape(3, 3), greedy
+    return table("team_values"), greedy, *map(table, others)
 
 
 @pytest.mark.parametrize(("mixing", "table"), [("sum", VDN), ("monotonic", QMIX)])
@@ -62,3 +68,26 @@ def test_the_learnt_table_is_the_one_of_least_squares(mixing, table):
     found, greedy = learnt_table(Qmix(mixing=mixing, **ONCE_EACH))
     np.testing.assert_allclose(found, table, atol=0.05)
     assert 0 not in greedy.tolist(), "the best joint action is (A, A), but neither agent can find it"
+
+
+def test_qtran_learns_the_table_itself_and_bounds_it_by_the_sum_of_its_utilities_and_v():
+    sizes = {name: value for name, value in ONCE_EACH.items() if name not in ("mixer_width", "hypernet")}
+    found, greedy, factored = learnt_table(Qtran(**sizes, joint_hidden=(32, 32)), 1500, ("factored_values",))
+    np.testing.assert_allclose(found, PAYOFF, atol=0.05)
+    np.testing.assert_allclose(factored[0, 0], 8.0, atol=0.05)
+    assert (factored >= PAYOFF - 0.05).all() and greedy.tolist() == [0, 0]
+
+
+# With a low weight alpha on all that is worse than (A, A), one value serves the other eight joint actions best. All of
+# them weigh alpha for CW-QMIX: it is their mean, -48 / 8. For OW-QMIX the four that are worth 0 are underestimated by
+# it and weigh 1, and the four that are worth -12 are not: it is -48 alpha / (4 + 4 alpha).
+ALPHA = 0.1
+
+
+@pytest.mark.parametrize(("weighting", "rest"), [("central", -6.0), ("optimistic", -12.0 * ALPHA / (1.0 + ALPHA))])
+def test_weighted_qmix_finds_the_best_joint_action_and_spends_the_error_on_the_others(weighting, rest):
+    algorithm = Wqmix(**ONCE_EACH, unrestricted_width=32, weighting=weighting, low_weight=ALPHA)
+    found, greedy, unrestricted = learnt_table(algorithm, 900, ("unrestricted_values",))
+    np.testing.assert_allclose(unrestricted, PAYOFF, atol=0.05)
+    np.testing.assert_allclose(found, np.where(PAYOFF == 8.0, 8.0, rest), atol=0.05)
+    assert greedy.tolist() == [0, 0]

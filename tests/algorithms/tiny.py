@@ -1,17 +1,54 @@
 """Every algorithm that learns from episodes, at a size that compiles in seconds."""
 
+import dataclasses
+
+from comarl.algorithms.dop import Dop
 from comarl.algorithms.facmac import Facmac
+from comarl.algorithms.fop import Fop
+from comarl.algorithms.lica import Lica
+from comarl.algorithms.lsf_sac import LsfSac
+from comarl.algorithms.maven import Maven
+from comarl.algorithms.msac import Msac
+from comarl.algorithms.ndq import Ndq
 from comarl.algorithms.qmix import Qmix
+from comarl.algorithms.qplex import Qplex
+from comarl.algorithms.qtran import Qtran
 from comarl.algorithms.race_facmac import RaceFacmac
-from comarl.training.replay import EpisodeRing
+from comarl.algorithms.vdac import MAA2C, Vdac
+from comarl.algorithms.wqmix import Wqmix
+from comarl.training.replay import EpisodeRing, RecentAndOld
 from tests.conftest import SMOOTH
 
 SIZES = dict(hidden=4, mixer_width=3, hypernet=3)
 PACE = dict(replay=EpisodeRing(100, 5), parallel_envs=2, updates_per_episode=1.5)
 BOTH = dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
 
+ON_POLICY = dict(replay=EpisodeRing(2, 2), parallel_envs=2, updates_per_episode=0.5)
+
 TINY = {
+    "vdac": Vdac(**SIZES, **ON_POLICY, **BOTH),
+    "maa2c": dataclasses.replace(MAA2C, **SIZES, **ON_POLICY, **BOTH),
+    "lica": Lica(hidden=4, critic_width=3, hypernet=3, **ON_POLICY, **BOTH),
+    "dop": Dop(
+        hidden=4,
+        critic_hidden=(4,),
+        mixer_width=3,
+        **{**PACE, "replay": RecentAndOld(100, 2, recent=4, recent_batch=2)},
+        **BOTH,
+    ),
+    "maven": Maven(
+        **SIZES, **PACE, discriminator=(3,), latent_policy="learned", optimiser=SMOOTH, latent_optimiser=SMOOTH
+    ),
+    "msac": Msac(hidden=4, **PACE, **BOTH, alpha_optimiser=SMOOTH),
+    "lsf-sac": LsfSac(**SIZES, **PACE, **BOTH, message_size=2, message_width=3, message_weight=0.5),
+    "masac-double-q": LsfSac(**SIZES, **PACE, **BOTH, messages="none", twin_critic=True, temperature="sac-discrete"),
+    "ndq": Ndq(**SIZES, **PACE, message_size=2, message_width=3, optimiser=SMOOTH),
     "qmix": Qmix(**SIZES, **PACE, optimiser=SMOOTH),
+    "qplex": Qplex(**SIZES, **PACE, optimiser=SMOOTH),
+    "qplex-attention": Qplex(**SIZES, **PACE, mixing="attention", weighted_heads=True, optimiser=SMOOTH),
+    "fop": Fop(hidden=4, mixer_width=3, **PACE, **BOTH),
+    "qtran": Qtran(hidden=4, joint_hidden=(3, 3), **PACE, optimiser=SMOOTH),
+    "wqmix": Wqmix(**SIZES, unrestricted_width=3, **PACE, optimiser=SMOOTH),
     "facmac": Facmac(**SIZES, **PACE, **BOTH),
     "race-facmac": RaceFacmac(
         **SIZES,

@@ -3,13 +3,24 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from comarl.algorithms.dop import DOP_PYMARL2, Dop
 from comarl.algorithms.ea import EA_FACMAC, Ea
 from comarl.algorithms.facmac import FACMAC_NONMONOTONIC, Facmac, FacmacContinuous
+from comarl.algorithms.fop import FOP_PYMARL2, Fop
+from comarl.algorithms.lica import LICA_PYMARL2, Lica
+from comarl.algorithms.lsf_sac import LSF_SAC_FIXED_TEMPERATURE, MASAC, MASAC_DOUBLE_Q, LsfSac
 from comarl.algorithms.matd3 import MADDPG, Matd3
+from comarl.algorithms.maven import MAVEN_PYMARL2, Maven
 from comarl.algorithms.merl import MERL_FACMAC, Merl
+from comarl.algorithms.msac import MSAC_PYMARL2, MSAC_SINGLE, Msac
+from comarl.algorithms.ndq import NDQ_PYMARL2, Ndq
 from comarl.algorithms.qmix import IQL, QMIX_PYMARL2, VDN, VDN_PYMARL2, Qmix
+from comarl.algorithms.qplex import QPLEX_PYMARL2, Qplex
+from comarl.algorithms.qtran import QTRAN_PYMARL2, Qtran
 from comarl.algorithms.race_facmac import RaceFacmac
 from comarl.algorithms.race_matd3 import RaceMatd3
+from comarl.algorithms.vdac import MAA2C, VDAC_MIX_PYMARL2, VDAC_SUM, Vdac
+from comarl.algorithms.wqmix import CW_QMIX, CW_QMIX_PYMARL2, OW_QMIX, OW_QMIX_PYMARL2
 from comarl.usage import unknown
 
 
@@ -33,11 +44,42 @@ ALGORITHMS = {
     "merl-facmac": Entry(MERL_FACMAC, "the same beside a team trained by FACMAC"),
     "ea-matd3": Entry(Ea(), "teams only evolve, with MATD3's networks (Khadka & Tumer, NeurIPS 2018)"),
     "ea-facmac": Entry(EA_FACMAC, "the same with FACMAC's networks"),
+    "lsf-sac": Entry(LsfSac(), "soft actors and a critic whose utilities hear messages (Zhou et al., 2022)"),
+    "lsf-sac-fixed-temperature": Entry(LSF_SAC_FIXED_TEMPERATURE, "LSF-SAC whose temperature stays at 1"),
+    "masac": Entry(MASAC, "LSF-SAC without messages"),
+    "masac-double-q": Entry(MASAC_DOUBLE_Q, "the same with two critics, of which the smaller counts"),
+    "ndq": Entry(Ndq(), "QMIX whose agents tell each other what they need (Wang et al., ICLR 2020)"),
+    "ndq-pymarl2": Entry(NDQ_PYMARL2, "NDQ with the settings of PyMARL2"),
     "qmix": Entry(Qmix(), "utilities joined by a monotonic mixer (Rashid et al., ICML 2018)"),
     "qmix-pymarl2": Entry(QMIX_PYMARL2, "QMIX with the settings of PyMARL2 (Hu et al., 2021)"),
     "vdn": Entry(VDN, "QMIX whose mixer is a sum (Sunehag et al., AAMAS 2018)"),
     "vdn-pymarl2": Entry(VDN_PYMARL2, "VDN with the settings of PyMARL2"),
     "iql": Entry(IQL, "QMIX without a mixer: each agent learns the team's reward for itself (Tan, 1993)"),
+    "qplex": Entry(Qplex(), "the team's value and the agents' all duel (Wang et al., ICLR 2021)"),
+    "qplex-pymarl2": Entry(QPLEX_PYMARL2, "QPLEX with the settings of PyMARL2"),
+    "fop": Entry(Fop(), "soft actor-critic whose joint value duels as QPLEX's does (Zhang et al., ICML 2021)"),
+    "fop-pymarl2": Entry(FOP_PYMARL2, "FOP with the settings of PyMARL2"),
+    "maven": Entry(
+        Maven(), "QMIX in modes: teams explore by committing to one an episode (Mahajan et al., NeurIPS 2019)"
+    ),
+    "maven-pymarl2": Entry(MAVEN_PYMARL2, "MAVEN with the settings of PyMARL2"),
+    "msac": Entry(Msac(), "soft actor-critic with twin critics, each mixed linearly (Pu et al., 2021)"),
+    "msac-pymarl2": Entry(MSAC_PYMARL2, "mSAC with the settings of PyMARL2"),
+    "msac-single": Entry(MSAC_SINGLE, "mSAC with one critic"),
+    "qtran": Entry(Qtran(), "utilities bound the joint value and meet it at its best (Son et al., ICML 2019)"),
+    "qtran-pymarl2": Entry(QTRAN_PYMARL2, "QTRAN with the settings of PyMARL2"),
+    "cw-qmix": Entry(CW_QMIX, "QMIX that cares most for the best joint actions (Rashid et al., NeurIPS 2020)"),
+    "cw-qmix-pymarl2": Entry(CW_QMIX_PYMARL2, "CW-QMIX with the settings of PyMARL2"),
+    "ow-qmix": Entry(OW_QMIX, "QMIX that cares most for what it underestimates (Rashid et al., NeurIPS 2020)"),
+    "ow-qmix-pymarl2": Entry(OW_QMIX_PYMARL2, "OW-QMIX with the settings of PyMARL2"),
+    "vdac-mix": Entry(Vdac(), "on-policy actor-critics whose values are mixed as QMIX's are (Su et al., AAAI 2021)"),
+    "vdac-mix-pymarl2": Entry(VDAC_MIX_PYMARL2, "VDAC with the settings of PyMARL2, which calls it VMIX"),
+    "vdac-sum": Entry(VDAC_SUM, "VDAC whose mixer is a sum"),
+    "maa2c": Entry(MAA2C, "VDAC with separate actor and critic networks, and a bonus on entropy"),
+    "lica": Entry(Lica(), "actors climb a hypernetwork critic through their policies (Zhou et al., NeurIPS 2020)"),
+    "lica-pymarl2": Entry(LICA_PYMARL2, "LICA with the settings of PyMARL2"),
+    "dop": Entry(Dop(), "a linear critic of the team, learnt on-policy and off-policy (Wang et al., ICLR 2021)"),
+    "dop-pymarl2": Entry(DOP_PYMARL2, "DOP with the settings of PyMARL2"),
 }
 
 # RACE, Table 3: alpha and beta were tuned per task, on the test metric.

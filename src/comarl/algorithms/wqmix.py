@@ -1,0 +1,205 @@
+"""CW-QMIX and OW-QMIX: weighted QMIX (Rashid et al., NeurIPS 2020).
+
+QMIX spends its monotonic Q_tot evenly on all joint actions, and where it cannot fit them all, the best may lose. Here a
+second, unrestricted value Q* of the joint action learns beside it and makes the targets of both; and Q_tot cares less
+for the joint actions that seem worse than what it would choose.
+
+    Q_tot(s, u) = g_s(Q_1(h_1, u_1) .. Q_N(h_N, u_N)),  dQ_tot / dQ_i >= 0                                   (QMIX)
+    Q*(s, u)    = f(s, C_1(c_1, u_1) .. C_N(c_N, u_N)) + v(s),  utilities C_i and histories c_i of its own
+    u*_t  = argmax_u Q_tot(s_t, u): each agent's best available action by Q_i
+    y_t   = r_t + gamma ((1 - lambda) Q*'(s_{t+1}, u*_{t+1}) + lambda y_{t+1})                         (lambda is 0)
+    L     = mean over steps w_t (Q_tot(s_t, u_t) - y_t)^2 + mean over steps (Q*(s_t, u_t) - y_t)^2
+    w_t   = 1 if u_t = u*_t or y_t > Q*'(s_t, u*_t), else w_low               centrally weighted: CW-QMIX
+    w_t   = 1 if y_t > Q_tot(s_t, u_t), else w_low                            optimistically weighted: OW-QMIX
+
+The paper calls w_low alpha. Weights and targets are numbers: no gradient goes through them.
+
+The defaults are the authors'; the presets `-pymarl2` have the settings that are common to PyMARL2 (Hu et al., 2021).
+Differences from the authors' code:
+1. An episode that was cut by time ends in its own value wherever it ends within a batch.
+2. Unavailable actions never win, whatever the values; theirs are set to -9999999.
+3. Their attention in Q*, which they use on one map of StarCraft, is left out.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from comarl.algorithms.qmix import PYMARL2, pick
+from comarl.nn.mixers import Mixer
+from comarl.nn.mlp import MLP
+from comarl.nn.recurrent import Memory, RecurrentNet
+from comarl.ops.exploration import epsilon_greedy, greedy, linear
+from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
+from comarl.ops.returns import episode_targets, masked_mean
+from comarl.training.replay import EpisodeRing
+from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
+from comarl.usage import check_range
+
+
+class Unrestricted(eqx.Module):
+    """Q*(s, u): utilities that no agent acts by, joined by a network that takes them beside the state."""
+
+    utilities: RecurrentNet  # C_i(c_i, .), shared by agents
+    mixer: MLP  # f
+    bias: MLP  # v
+
+    def __init__(self, spec: EnvSpec, hidden: int, width: int, *, key: Key):
+        utilities_key, mixer_key, bias_key = jax.random.split(key, 3)
+        self.utilities = RecurrentNet(spec, hidden, key=utilities_key)
+        sizes = (spec.state_size + spec.num_agents, width, width, width, 1)
+        self.mixer = MLP(sizes, activation=jax.nn.relu, key=mixer_key)
+        self.bias = MLP((spec.state_size, width, 1), activation=jax.nn.relu, key=bias_key)
+
+    def mix(
+        self, utilities: Float[Array, "*batch agents"], state: Float[Array, "*batch state"]
+    ) -> Float[Array, "*batch"]:
+        joined = self.mixer(jnp.concatenate([state, utilities], axis=-1))
+        return (joined + self.bias(state))[..., 0]
+
+
+class Network(eqx.Module):
+    """All that learns."""
+
+    utilities: RecurrentNet  # Q_i(h_i, .), shared by agents: what they act by
+    mixer: Mixer  # g
+    unrestricted: Unrestricted  # Q*
+
+
+class State(eqx.Module):
+    """What changes while weighted QMIX learns. Of Q_tot no slow copy is needed."""
+
+    learner: Learner[Network]
+    target: Unrestricted
+
+
+@dataclass(frozen=True)
+class Wqmix:
+    """Hyperparameters of weighted QMIX. The defaults are the authors' for CW-QMIX."""
+
+    learns_from: ClassVar = "episodes"
+    packs: ClassVar = True
+    actions: ClassVar = frozenset({"discrete"})
+
+    weighting: Literal["central", "optimistic"] = "central"
+    """what has the weight 1: the greedy joint action and what Q* says is better, or all that Q_tot underestimates"""
+    low_weight: float = 0.1
+    """weight of everything else in the loss of Q_tot (the paper's alpha); 1 weighs all alike"""
+    hidden: int = 64
+    """units of the recurrent layers, of agents and of Q*"""
+    mixer_width: int = 32
+    """units of the monotonic mixer's hidden layer"""
+    hypernet: int = 64
+    """units of the hidden layer that makes the monotonic mixer's weights; 0 makes them linear in the state"""
+    unrestricted_width: int = 256
+    """units of each of the hidden layers that join the utilities of Q*"""
+    gamma: float = 0.99
+    """discount"""
+    trace: float = 0.0
+    """lambda of the TD(lambda) target; 0 looks one step ahead"""
+    epsilon: tuple[float, float] = (1.0, 0.05)
+    """chance of a random action, at first and in the end"""
+    epsilon_steps: int = 50_000
+    """environment steps from the first to the last epsilon"""
+    target_period: int = 200
+    """updates between copies of Q* to the target"""
+    optimiser: Optimiser = RmsProp(5e-4)
+    """optimiser of Q_tot and Q* together"""
+    replay: EpisodeRing = EpisodeRing(5_000, 32)
+    """episodes kept and drawn"""
+    parallel_envs: int = 1
+    """episodes played side by side in a round"""
+    updates_per_episode: float = 1.0
+    """gradient steps per episode played"""
+
+    def __post_init__(self):
+        sizes = ("hidden", "mixer_width", "unrestricted_width")
+        check_range(self, 1, None, *sizes, "target_period", "parallel_envs")
+        check_range(self, 0, 1, "low_weight", "gamma", "trace")
+        check_range(self, 0, None, "hypernet", "epsilon_steps", "updates_per_episode")
+
+    def init(self, spec: EnvSpec, key: Key) -> State:
+        utilities_key, mixer_key, unrestricted_key = jax.random.split(key, 3)
+        mixer = Mixer(spec.num_agents, spec.state_size, width=self.mixer_width, hypernet=self.hypernet, key=mixer_key)
+        network = Network(
+            utilities=RecurrentNet(spec, self.hidden, key=utilities_key),
+            mixer=mixer,
+            unrestricted=Unrestricted(spec, self.hidden, self.unrestricted_width, key=unrestricted_key),
+        )
+        return State(Learner.create(network, self.optimiser), network.unrestricted)
+
+    def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        return Memory.empty(timestep.obs.shape[0], self.hidden)
+
+    def act(
+        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+    ) -> tuple[Memory, Int[Array, " agents"]]:
+        del team
+        hidden, utilities = state.learner.value.utilities.step(memory, timestep.obs)
+        if explore:
+            epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
+            action = epsilon_greedy(utilities, timestep.available, epsilon, key)
+        else:
+            action = greedy(utilities, timestep.available)
+        return Memory(hidden, action), action
+
+    def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
+        """One step down L; the target is copied when due."""
+        del key
+        gradient, metrics = jax.grad(self.loss, has_aux=True)(state.learner.value, state.target, batch)
+        learner = state.learner.apply(gradient)
+        target = copy_every(self.target_period, clock.updates, state.target, learner.value.unrestricted)
+        return State(learner, target), metrics
+
+    def loss(self, network: Network, target: Unrestricted, batch: Episode) -> tuple[Float[Array, ""], Metrics]:
+        """L, in which the two values share their targets and nothing else."""
+        unroll = lambda utilities: jax.vmap(utilities.unroll)(batch)
+        utilities, central = unroll(network.utilities), unroll(network.unrestricted.utilities)
+        state = batch.timesteps.state
+        best = greedy(utilities, batch.timesteps.available)
+        best_value = target.mix(pick(unroll(target.utilities), best), state)  # Q*'(s_t, u*_t), the last step's included
+        y = episode_targets(batch, best_value[:, 1:], self.gamma, self.trace)
+
+        q_tot = network.mixer(pick(utilities[:, :-1], batch.action), state[:, :-1])
+        q_star = network.unrestricted.mix(pick(central[:, :-1], batch.action), state[:, :-1])
+        if self.weighting == "central":
+            important = (batch.action == best[:, :-1]).all(axis=-1) | (y > best_value[:, :-1])
+        else:
+            important = y > q_tot
+        weight = jnp.where(important, 1.0, self.low_weight)
+        mean = lambda x: masked_mean(x, batch.mask)
+        monotonic, unrestricted = mean(weight * jnp.square(q_tot - y)), mean(jnp.square(q_star - y))
+        metrics = {
+            "loss": monotonic + unrestricted,
+            "monotonic_loss": monotonic,
+            "unrestricted_loss": unrestricted,
+            "value": mean(q_tot),
+            "unrestricted_value": mean(q_star),
+            "target_value": mean(y),
+            "weight": mean(weight),
+        }
+        return metrics["loss"], metrics
+
+    def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
+        """Q_tot of what the team did at each step of one episode."""
+        del key
+        network = state.learner.value
+        utilities = pick(network.utilities.unroll(episode)[:-1], episode.action)
+        return network.mixer(utilities, episode.timesteps.state[:-1])
+
+    def unrestricted_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
+        """Q* of the same."""
+        del key
+        network = state.learner.value.unrestricted
+        utilities = pick(network.utilities.unroll(episode)[:-1], episode.action)
+        return network.mix(utilities, episode.timesteps.state[:-1])
+
+
+CW_QMIX = Wqmix()
+OW_QMIX = Wqmix(weighting="optimistic")
+CW_QMIX_PYMARL2 = Wqmix(**PYMARL2)  # type: ignore[arg-type]
+OW_QMIX_PYMARL2 = Wqmix(weighting="optimistic", **PYMARL2)  # type: ignore[arg-type]
