@@ -1,0 +1,204 @@
+"""QPLEX: duplex dueling multi-agent Q-learning (Wang et al., ICLR 2021).
+
+The team's value is dueling twice over: each agent's utility splits into its value and an advantage, which is never
+above 0; the team's advantage is a sum of theirs with weights that may depend on the whole joint action. Whatever the
+weights, the best joint action is every agent's own best: all advantages are 0 there, and nowhere is one positive.
+
+    V_i    = max_u Q_i(tau_i, u), among what is available                                        (Sec 3.2, dueling)
+    Q~_i   = w_i(s) Q_i + b_i(s),  V~_i = w_i(s) V_i + b_i(s),  w_i > 0                  (Sec 3.2, transformation)
+    Q_tot  = sum_i V~_i + sum_i lambda_i(s, u) (Q~_i - V~_i)                             (Sec 3.2, dueling mixing)
+           = sum_i Q~_i + sum_i (lambda_i(s, u) - 1) (Q~_i - V~_i)        the last bracket passes no gradient
+    lambda_i(s, u) > 0                                                                  `comarl.nn.duplex.Importance`
+    V_t    = Q_tot'(s_t, u*_t),  u* = argmax Q_i         double Q-learning: chosen by the live network, valued by the
+                                                       target, whose V_i are its own best, so that Q~ - V~ may be < 0
+    y_t    = r_t + gamma ((1 - lambda) V_{t+1} + lambda y_{t+1})                             (lambda 0 is the paper's)
+    L      = mean over steps (Q_tot(s_t, u_t) - y_t)^2
+
+`mixing` "attention" is what the authors ran on StarCraft: w_i from attention between the state and each agent (Qatten,
+Yang et al., 2020), and a price on its logits l.
+
+    w_i = sum_h c_h(s) softmax_i(l_hi / sqrt(width)),  b_i = V(s) / N                      `comarl.nn.duplex.Attention`
+    L  += logit_penalty mean over steps sum_h mean_i l_hi^2
+
+The defaults are those of the authors' code for StarCraft. Differences from it:
+1. An episode that was cut by time ends in its own value wherever it ends within a batch; theirs relies on the longest.
+2. Unavailable actions never win, whatever the values; theirs are set to -9999999.
+3. The price on logits is a mean over steps that took place; theirs counts padding, too.
+4. What attention knows of an agent, x_i, is its observation unless `unit_size` says where the state has it; theirs are
+   always the state's first entries.
+5. One gradient step per episode; their commands take two, and copy targets twice as often.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from comarl.algorithms.qmix import PYMARL2, pick
+from comarl.nn.duplex import Attention, Importance, Positive, dueling
+from comarl.nn.recurrent import Memory, RecurrentNet
+from comarl.ops.exploration import epsilon_greedy, greedy, linear, only_available
+from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
+from comarl.ops.returns import episode_targets, masked_mean
+from comarl.training.replay import EpisodeRing
+from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
+from comarl.usage import check_range
+
+
+class DuplexMixer(eqx.Module):
+    """Q_tot from what each agent's action is worth to it, and what its best one is."""
+
+    transform: Positive | Attention
+    importance: Importance
+
+    def __call__(
+        self,
+        utilities: Float[Array, "*batch agents"],
+        best: Float[Array, "*batch agents"],
+        action: Int[Array, "*batch agents"],
+        timesteps: Timestep,
+    ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+        """Q_tot, and the squared logits of attention (0 without)."""
+        weight, bias, logits = self.transform(utilities, timesteps)
+        q, v = weight * utilities + bias, weight * best + bias
+        return dueling(q, v, self.importance(timesteps.state, action)), logits
+
+
+class Network(eqx.Module):
+    """All that learns."""
+
+    utilities: RecurrentNet  # Q_i(tau_i, .), shared by agents
+    mixer: DuplexMixer
+
+    def team(
+        self, utilities: Float[Array, "*batch agents actions"], action: Int[Array, "*batch agents"], steps: Timestep
+    ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+        """Q_tot of an action, and the squared logits."""
+        best = only_available(utilities, steps.available).max(axis=-1)
+        return self.mixer(pick(utilities, action), best, action, steps)
+
+
+class State(eqx.Module):
+    """What changes while QPLEX learns."""
+
+    learner: Learner[Network]
+    target: Network
+
+
+@dataclass(frozen=True)
+class Qplex:
+    """Hyperparameters of QPLEX. The defaults are the authors' for StarCraft, with their plain mixer."""
+
+    learns_from: ClassVar = "episodes"
+    packs: ClassVar = True
+    actions: ClassVar = frozenset({"discrete"})
+
+    mixing: Literal["duplex", "attention"] = "duplex"
+    """where w_i and b_i come from: two networks of the state, or attention between the state and each agent"""
+    kernels: int = 4
+    """terms of the sum that makes lambda"""
+    importance_hidden: tuple[int, ...] = ()
+    """units of the hidden layers of lambda's networks; without any they are linear"""
+    hypernet: int = 64
+    """units of the hidden layer of the networks that make w and b, or the queries of attention"""
+    mixer_width: int = 32
+    """units of keys and queries, and of the hidden layer of V(s); attention only"""
+    attention_heads: int = 4
+    """heads of attention"""
+    weighted_heads: bool = False
+    """the state also weighs the heads of attention; the authors do so on MMM2 and 3s5z_vs_3s6z"""
+    nonlinear: bool = False
+    """attention also sees each agent's utility, so that an agent's best action may no longer be the team's; on MMM2"""
+    unit_size: int = 0
+    """what attention knows of an agent: so many entries of the state, agent by agent from its first; 0: what it sees"""
+    logit_penalty: float = 1e-3
+    """price on the squared logits of attention"""
+    hidden: int = 64
+    """units of the recurrent layer"""
+    gamma: float = 0.99
+    """discount"""
+    trace: float = 0.0
+    """lambda of the TD(lambda) target; 0 looks one step ahead"""
+    double: bool = True
+    """choose the target's action by the live network, value it by the target network; off, the target does both"""
+    epsilon: tuple[float, float] = (1.0, 0.05)
+    """chance of a random action, at first and in the end"""
+    epsilon_steps: int = 50_000
+    """environment steps from the first to the last epsilon"""
+    target_period: int = 200
+    """updates between copies of the network to the target"""
+    optimiser: Optimiser = RmsProp(5e-4)
+    """optimiser of utilities and mixer together"""
+    replay: EpisodeRing = EpisodeRing(5_000, 32)
+    """episodes kept and drawn"""
+    parallel_envs: int = 1
+    """episodes played side by side in a round"""
+    updates_per_episode: float = 1.0
+    """gradient steps per episode played"""
+
+    def __post_init__(self):
+        sizes = ("kernels", "hypernet", "mixer_width", "attention_heads", "hidden", "target_period", "parallel_envs")
+        check_range(self, 1, None, *sizes)
+        check_range(self, 0, 1, "gamma", "trace")
+        check_range(self, 0, None, "unit_size", "logit_penalty", "epsilon_steps", "updates_per_episode")
+
+    def init(self, spec: EnvSpec, key: Key) -> State:
+        utilities_key, transform_key, importance_key = jax.random.split(key, 3)
+        if self.mixing == "attention":
+            sizes = self.attention_heads, self.mixer_width, self.hypernet, self.unit_size
+            kind = dict(weighted_heads=self.weighted_heads, nonlinear=self.nonlinear)
+            transform = Attention(spec, *sizes, **kind, key=transform_key)
+        else:
+            transform = Positive(spec, self.hypernet, key=transform_key)
+        importance = Importance(spec, self.kernels, self.importance_hidden, key=importance_key)
+        utilities = RecurrentNet(spec, self.hidden, key=utilities_key)
+        network = Network(utilities, DuplexMixer(transform, importance))
+        return State(Learner.create(network, self.optimiser), network)
+
+    def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        return Memory.empty(timestep.obs.shape[0], self.hidden)
+
+    def act(
+        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+    ) -> tuple[Memory, Int[Array, " agents"]]:
+        del team
+        hidden, utilities = state.learner.value.utilities.step(memory, timestep.obs)
+        if explore:
+            epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
+            action = epsilon_greedy(utilities, timestep.available, epsilon, key)
+        else:
+            action = greedy(utilities, timestep.available)
+        return Memory(hidden, action), action
+
+    def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
+        del key
+        mean = lambda x: masked_mean(x, batch.mask)
+        steps = batch.timesteps
+        now, later = jax.tree.map(lambda x: x[:, :-1], steps), jax.tree.map(lambda x: x[:, 1:], steps)
+        target_utilities = jax.vmap(state.target.utilities.unroll)(batch)
+
+        def loss(network: Network) -> tuple[Float[Array, ""], Metrics]:
+            utilities = jax.vmap(network.utilities.unroll)(batch)
+            best = greedy(utilities if self.double else target_utilities, steps.available)
+            next_value, _ = state.target.team(target_utilities[:, 1:], best[:, 1:], later)
+            target = episode_targets(batch, next_value, self.gamma, self.trace)
+            q, logits = network.team(utilities[:, :-1], batch.action, now)
+            error, penalty = mean(jnp.square(q - target)), self.logit_penalty * mean(logits)
+            metrics = {"loss": error, "value": mean(q), "target_value": mean(target), "logit_penalty": penalty}
+            return error + penalty, metrics
+
+        gradient, metrics = jax.grad(loss, has_aux=True)(state.learner.value)
+        learner = state.learner.apply(gradient)
+        return State(learner, copy_every(self.target_period, clock.updates, state.target, learner.value)), metrics
+
+    def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
+        """Q_tot of what the team did at each step of one episode."""
+        del key
+        network, now = state.learner.value, jax.tree.map(lambda x: x[:-1], episode.timesteps)
+        return network.team(network.utilities.unroll(episode)[:-1], episode.action, now)[0]
+
+
+QPLEX_PYMARL2 = Qplex(importance_hidden=(64,), **PYMARL2)  # type: ignore[arg-type]

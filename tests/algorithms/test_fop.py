@@ -1,0 +1,238 @@
+"""FOP against its docstring's equations in NumPy, its switches, and what is known of soft values."""
+
+import dataclasses
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from comarl.algorithms.fop import FOP_PYMARL2, Fop, actor_loss, soft_targets, soft_value
+from comarl.ops.exploration import linear
+from comarl.types import Clock, EnvSpec
+from tests.conftest import SMOOTH, make_episodes
+from tests.nn import slow_duplex
+
+AGENTS, OBS, STATE, ACTIONS, HORIZON = 3, 2, 4, 3, 4
+SPEC = EnvSpec(AGENTS, OBS, STATE, ACTIONS, discrete=True, horizon=HORIZON)
+LENGTHS, GAMMA = (2, HORIZON, 3), 0.9  # terminated, cut at the horizon, cut early
+BOTH = dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
+SCHEDULES = dict(temperature=(0.8, 0.2), temperature_steps=2000, epsilon=(1.0, 0.2), epsilon_steps=2000)
+FOP = Fop(hidden=4, mixer_width=3, kernels=2, gamma=GAMMA, trace=0.6, target_period=3, **BOTH, **SCHEDULES)
+RELEASED = dataclasses.replace(FOP, entropy_in_return=False, value_of_unavailable=True, epsilon_in_policy=True)
+VARIANTS = {"fop": FOP, "as released": RELEASED}
+ALPHA, EPSILON = 0.5, 0.6  # after 1000 steps
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init(algorithm):
+    return algorithm.init(SPEC, jax.random.key(0))
+
+
+def update(algorithm, state, batch, number=0, steps=1000):
+    clock = Clock(jnp.int32(steps), jnp.int32(number), jnp.int32(0))
+    return compiled_update(algorithm, state, batch, clock)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def compiled_update(algorithm, state, batch, clock):
+    return algorithm.update(state, batch, clock, jax.random.key(7))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return make_episodes(SPEC, LENGTHS, terminated=(0,))
+
+
+@pytest.fixture(scope="module")
+def state(scramble):
+    """All six networks differ, and values a good deal."""
+    made = init(FOP)
+    where = lambda s: (s.actor.value, s.critics[0].value, s.critics[1].value, *s.targets)
+    return eqx.tree_at(where, made, tuple(scramble(x, i, 0.6) for i, x in enumerate(where(made))))
+
+
+@pytest.fixture(scope="module")
+def updated(state, batch):
+    return {name: update(algorithm, state, batch) for name, algorithm in VARIANTS.items()}
+
+
+@pytest.fixture(scope="module")
+def equations(slow):
+    """pi, Q_i and Q_tot of a whole batch."""
+
+    def policies(algorithm, actor, batch):
+        logits = slow.histories(actor.encoder, SPEC, batch) @ actor.head.weight + actor.head.bias
+        available = np.asarray(batch.timesteps.available) | ~np.asarray(batch.timesteps.available).any(-1)[..., None]
+        pi = np.where(available, np.exp(logits), 0.0)
+        pi /= pi.sum(-1, keepdims=True)
+        if algorithm.epsilon_in_policy:
+            pi = (1 - EPSILON) * pi + EPSILON * available / available.sum(-1, keepdims=True)
+        return pi
+
+    def utilities(critic, obs):
+        each = [np.concatenate([obs, np.broadcast_to(np.eye(AGENTS), (*obs.shape[:-1], AGENTS))], axis=-1)]
+        return slow.mlp(critic.utility, each[0], slow.relu)
+
+    def q_tot(algorithm, critic, before, batch, steps, action):
+        """What passes no gradient comes from `before`."""
+        t, pick = batch.timesteps, lambda q: np.take_along_axis(q, np.asarray(action)[..., None], -1)[..., 0]
+        obs, state = np.float64(t.obs[:, steps]), np.float64(t.state[:, steps])
+        q, stopped = utilities(critic, obs), utilities(before, obs)
+        counts = np.ones(q.shape, bool) if algorithm.value_of_unavailable else np.asarray(t.available[:, steps])
+        sums = np.where(counts, np.exp(stopped / ALPHA), 0.0).sum(-1)
+        advantage = pick(stopped) - ALPHA * np.log(np.where(sums > 0, sums, 1.0))
+        weight = slow_duplex.importance(critic.importance, state, action)
+        total = slow.mlp(critic.value, state, slow.relu)[..., 0]
+        for i in range(AGENTS):
+            total = total + pick(q)[..., i] + (weight[..., i] - 1) * advantage[..., i]
+        return total
+
+    return policies, utilities, q_tot
+
+
+def log(pi):
+    return np.log(np.where(pi > 0, pi, 1.0))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_actor_climbs_the_lower_utility_and_its_entropy(name, updated, state, batch, equations, slow):
+    algorithm, (after, metrics), (policies, utilities, _) = VARIANTS[name], updated[name], equations
+    obs = np.float64(batch.timesteps.obs[:, :-1])
+    q = np.minimum(*(utilities(slow.doubles(critic.value), obs) for critic in state.critics))
+
+    def loss(actor):
+        pi, total = policies(algorithm, actor, batch)[:, :-1], 0.0
+        for b, length in enumerate(LENGTHS):
+            for t in range(length):
+                for i in range(AGENTS):
+                    total += (pi[b, t, i] * (ALPHA * log(pi[b, t, i]) - q[b, t, i])).sum()
+        return total / sum(LENGTHS) / AGENTS
+
+    np.testing.assert_allclose(metrics["actor_loss"], loss(slow.doubles(state.actor.value)), rtol=1e-4)
+    slow.assert_descends(state.actor.value, after.actor.value, loss, entries=4)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_critic_descends_to_the_lower_target_at_drawn_actions(name, updated, state, batch, equations, slow):
+    """The draws are of the policies after the actor's step; the entropy is inside the return, or added to it."""
+    algorithm, (after, metrics), (policies, _, q_tot) = VARIANTS[name], updated[name], equations
+    pi = policies(algorithm, slow.doubles(after.actor.value), batch)
+    noise = slow.gumbel(jax.random.key(7), pi.shape)
+    action = np.where(pi > 0, log(pi) + noise, -np.inf).argmax(-1)[:, 1:]
+    entropy = -log(np.take_along_axis(pi[:, 1:], action[..., None], -1))[..., 0].mean(-1)
+    targets = [slow.doubles(target) for target in state.targets]
+    value = np.minimum(*(q_tot(algorithm, x, x, batch, slice(1, None), action) for x in targets))
+    if name == "fop":
+        y = slow.lambda_targets(batch, value + ALPHA * entropy, GAMMA, 0.6)
+    else:
+        y = slow.lambda_targets(batch, value, GAMMA, 0.6) + ALPHA * entropy
+    mask, errors = batch.mask, []
+    for old, new in zip(state.critics, after.critics, strict=True):
+        before = slow.doubles(old.value)
+
+        def loss(critic, before=before):
+            return slow.masked_mean((q_tot(algorithm, critic, before, batch, slice(-1), batch.action) - y) ** 2, mask)
+
+        errors.append(loss(before))
+        slow.assert_descends(old.value, new.value, loss, entries=3)
+    np.testing.assert_allclose(metrics["critic_loss"], np.mean(errors), rtol=1e-4)
+    np.testing.assert_allclose(metrics["target_value"], slow.masked_mean(y, mask), rtol=1e-4)
+    np.testing.assert_allclose(metrics["entropy"], slow.masked_mean(entropy, mask), rtol=1e-4)
+
+    algorithm_values = jax.jit(jax.vmap(lambda e: algorithm.team_values(after, e, jax.random.key(0))))(batch)
+    online = [slow.doubles(critic.value) for critic in after.critics]
+    expected = np.minimum(*(q_tot(algorithm, x, x, batch, slice(-1), batch.action) for x in online))
+    np.testing.assert_allclose(np.where(mask, algorithm_values, 0), np.where(mask, expected, 0), atol=1e-4)
+
+
+def test_all_parameters_learn_and_the_two_critics_stay_apart(updated, state):
+    after, _ = updated["fop"]
+    pairs = zip(*(jax.tree.leaves_with_path((s.actor.value, s.critics)) for s in (after, state)), strict=True)
+    for (path, new), (_, old) in pairs:
+        assert (np.asarray(new) != np.asarray(old)).any(), jax.tree_util.keystr(path)
+    one, two = (jax.tree.leaves(critic.value) for critic in init(FOP).critics)
+    assert all((np.asarray(a) != np.asarray(b)).any() for a, b in zip(one, two, strict=True))
+
+
+def test_the_critics_are_copied_after_every_third_update_and_only_then(state, batch, bits):
+    for number in range(4):
+        after, _ = update(FOP, state, batch, number)
+        online = tuple(critic.value for critic in after.critics)
+        assert bits(after.targets) == bits(online if number == 2 else state.targets)
+
+
+# Soft values
+
+
+def test_the_best_policy_is_the_softmax_at_the_temperature_and_earns_the_soft_value():
+    q = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, AGENTS, ACTIONS)), jnp.float32)
+    alpha, mask = jnp.float32(0.3), jnp.ones((2, 3), bool)
+    loss = lambda logits: actor_loss(jax.nn.log_softmax(logits), q, alpha, mask)
+    value, gradient = jax.value_and_grad(loss)(q / alpha)
+    np.testing.assert_allclose(value, -soft_value(q, alpha, None).mean(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
+    assert loss(q / alpha + 0.3 * q) > value
+
+
+def test_a_soft_value_by_hand():
+    """Two equal actions are worth alpha log 2 more than one; what is not available is worth nothing."""
+    q, alpha = jnp.array([1.0, 1.0, 5.0]), jnp.float32(0.5)
+    np.testing.assert_allclose(soft_value(q, alpha, jnp.array([True, True, False])), 1 + 0.5 * np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(soft_value(q, jnp.float32(1e-3), None), 5.0, rtol=1e-6)
+
+
+def test_entropy_in_the_return_is_discounted_and_ends_with_a_termination():
+    """Rewards and values 0, bonus 1: what is left of it is gamma per step that follows, and nothing after an end."""
+    batch = make_episodes(SPEC, (2, 3), terminated=(0,))
+    batch = eqx.tree_at(lambda b: b.reward, batch, jnp.zeros_like(batch.reward))
+    nothing, bonus = jnp.zeros((2, HORIZON)), jnp.ones((2, HORIZON))
+    inside = soft_targets(batch, nothing, bonus, 0.5, 1.0, in_return=True)
+    outside = soft_targets(batch, nothing, bonus, 0.5, 1.0, in_return=False)
+    np.testing.assert_allclose(inside[0, :2], [0.0, 0.0])
+    np.testing.assert_allclose(inside[1, :3], [0.125, 0.25, 0.5])
+    np.testing.assert_allclose(outside, 1.0)
+    one_step = [soft_targets(batch, nothing, bonus, 1.0, 0.0, in_return=x)[1, :3] for x in (True, False)]
+    np.testing.assert_allclose(*one_step)  # without discount, lambda and termination they agree
+
+
+def test_the_temperature_falls_by_the_authors_line(state, batch):
+    """max(0.05, 0.5 - steps / 200,000)."""
+    for steps, alpha in ((0, 0.8), (1000, 0.5), (2000, 0.2), (10**6, 0.2)):
+        after, metrics = update(FOP, state, batch, 0, steps)
+        np.testing.assert_allclose([metrics["temperature"], after.temperature], alpha, rtol=1e-5)
+    for steps in (0, 45_000, 90_000, 10**6):
+        alpha = linear(*Fop().temperature, Fop().temperature_steps, jnp.int32(steps))
+        np.testing.assert_allclose(alpha, max(0.05, 0.5 - steps / 200_000), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"temperature=\(0.5, 0.0\) of Fop must be above 0"):
+        Fop(temperature=(0.5, 0.0))
+
+
+# Switches
+
+
+def test_switches_equal_the_sound_form_where_there_is_nothing_to_switch(state, batch):
+    """All actions available, epsilon 0, one step without discount or termination."""
+    free = eqx.tree_at(
+        lambda b: (b.timesteps.available, b.terminated),
+        batch,
+        (jnp.ones_like(batch.timesteps.available), jnp.zeros_like(batch.terminated)),
+    )
+    plain = dataclasses.replace(FOP, epsilon=(0.0, 0.0), gamma=1.0, trace=0.0)
+    released = dataclasses.replace(plain, entropy_in_return=False, value_of_unavailable=True, epsilon_in_policy=True)
+    for one, two in zip(*(jax.tree.leaves(update(x, state, free)) for x in (plain, released)), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+def test_with_epsilon_1_in_the_policy_the_actor_learns_nothing(state, batch, bits):
+    """Why it is off: the policy in the loss then is the uniform one, whatever the actor."""
+    after, _ = update(RELEASED, state, batch, 0, 0)
+    assert bits(after.actor.value) == bits(state.actor.value)
+
+
+def test_the_preset_is_what_it_says():
+    assert FOP_PYMARL2.trace == 0.6 and FOP_PYMARL2.replay.batch_size == 128
+    assert FOP_PYMARL2.parallel_envs * FOP_PYMARL2.updates_per_episode == 1
+    assert FOP_PYMARL2.temperature == Fop().temperature
