@@ -148,7 +148,7 @@ def frozen_copy(module: nn.Module) -> nn.Module:
 
 
 class Optimiser:
-    """Adam with the gradient of one network clipped to a norm."""
+    """Adam with the gradient of one network clipped to a norm, if that is not 0."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], settings: Adam, kind: AdamKind):
         self.parameters, self.max_norm = list(parameters), settings.max_grad_norm
@@ -161,7 +161,8 @@ class Optimiser:
         )
 
     def step(self) -> None:
-        nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+        if self.max_norm:
+            nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
         self.adam.step()
         self.adam.zero_grad()
 

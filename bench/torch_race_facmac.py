@@ -123,12 +123,20 @@ class Mixer(nn.Module):
 
     def forward(self, utilities: Tensor, state: Tensor) -> Tensor:
         """`utilities` [time, agents, batch]."""
+        return mix(utilities, *self.weights(state))
+
+    def weights(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the state makes of the two layers."""
         first, second = self.first_weights(state), self.second_weights(state)
         if self.monotonic:
             first, second = first.abs(), second.abs()
         first = first.unflatten(-1, (-1, self.width))  # [time, batch, agents, width]
-        hidden = F.elu((utilities.transpose(1, 2).unsqueeze(-1) * first).sum(2) + self.first_bias(state))
-        return (hidden * second).sum(-1) + self.second_bias(state).squeeze(-1)
+        return first, self.first_bias(state), second, self.second_bias(state).squeeze(-1)
+
+
+def mix(utilities: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor) -> Tensor:
+    hidden = F.elu((utilities.transpose(1, 2).unsqueeze(-1) * first).sum(2) + first_bias)
+    return (hidden * second).sum(-1) + second_bias
 
 
 class Critic(nn.Module):
@@ -201,6 +209,18 @@ def draw_gumbel(like: Tensor) -> Tensor:
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return (x * mask).sum() / mask.sum().clamp(min=1)
+
+
+def lambda_returns(batch: Batch, next_value: Tensor, gamma: float, trace: float) -> Tensor:
+    """TD(lambda), each episode ending in its own value."""
+    discount, now, returns = gamma * batch.going_on, next_value[-1], []
+    for t in reversed(range(len(next_value))):
+        v = next_value[t]
+        if t + 1 < len(next_value):
+            v = torch.where(batch.mask[t + 1], torch.lerp(v, now, trace), v)
+        now = torch.addcmul(batch.reward[t], discount[t], v)
+        returns.append(now)
+    return torch.stack(returns[::-1])
 
 
 class TorchRaceFacmac:
@@ -294,25 +314,15 @@ class TorchRaceFacmac:
         else:
             logits = self.unroll(self.target_encoder, self.target_head, batch.inputs)
         next_action = one_hot(only_available(logits, batch.available)[1:])
-        return self.returns(batch, self.target_critic(batch.obs[1:], next_action, batch.state[1:]))
+        next_value = self.target_critic(batch.obs[1:], next_action, batch.state[1:])
+        return lambda_returns(batch, next_value, self.algorithm.gamma, self.algorithm.trace)
 
     @torch.no_grad()
     def team_target(self, batch: Batch, heads: Heads, z: Tensor | None) -> Tensor:
         logits = self.unroll(self.encoder, heads, batch.inputs) if z is None else act(z.detach(), heads)
         next_action = one_hot(only_available(logits, batch.available)[1:])
-        return self.returns(batch, self.target_team_critic(batch.obs[1:], next_action, batch.state[1:], heads))
-
-    def returns(self, batch: Batch, next_value: Tensor) -> Tensor:
-        """TD(lambda), each episode ending in its own value."""
-        trace, discount = self.algorithm.trace, self.algorithm.gamma * batch.going_on
-        now, returns = next_value[-1], []
-        for t in reversed(range(len(next_value))):
-            v = next_value[t]
-            if t + 1 < len(next_value):
-                v = torch.where(batch.mask[t + 1], torch.lerp(v, now, trace), v)
-            now = torch.addcmul(batch.reward[t], discount[t], v)
-            returns.append(now)
-        return torch.stack(returns[::-1])
+        next_value = self.target_team_critic(batch.obs[1:], next_action, batch.state[1:], heads)
+        return lambda_returns(batch, next_value, self.algorithm.gamma, self.algorithm.trace)
 
     def critic_losses(
         self, batch: Batch, target: Tensor, team_target: Tensor, heads: Heads
