@@ -136,6 +136,6 @@ def _tables(runs: Sequence[Learnt]) -> list[str]:
         f"| payoff | {rows(runs[0].payoff[0])} | | |",
     ]
     for run in runs:
-        paper = PAPER.get(run.algorithm) if run.task == "matrix/qtran" else None
+        paper = PAPER.get(run.algorithm.removesuffix("-pymarl2")) if run.task == "matrix/qtran" else None
         lines.append(f"| {run.label} | {rows(np.median(run.values[:, 0], axis=0))} | {rows(paper or ((), ()))} |")
     return lines

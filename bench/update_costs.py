@@ -1,0 +1,166 @@
+"""What one update of each episodic algorithm costs relative to QMIX's, on the same batch of the same task.
+
+    python bench/update_costs.py                       # or: make bench
+    python bench/update_costs.py --algorithms qmix lsf-sac --task smax/3s5z
+
+A batch is 32 whole episodes at the time limit, whatever batch an algorithm has by default: so nothing gains from what
+comes after an end. What is timed is training's own compiled call, `comarl.training.train.learn`, with the draw from a
+filled replay. Algorithms are compiled one after the other and then take turns; a figure is the median over turns of the
+ratio to QMIX's turn beside it. Costs are per update: how many updates an algorithm makes per episode is its own affair.
+"""
+
+import csv
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from comarl.algorithms import ALGORITHMS
+from comarl.allocator import keep_freed_memory
+from comarl.envs import find_task
+from comarl.training.records import cpu_model, usable_cores
+from comarl.training.replay import RecentAndOld
+from comarl.training.rollout import play
+from comarl.training.train import learn, num_teams
+from comarl.types import Clock, Episode
+
+CONSOLE = Console(width=max(Console().width, 100))
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure."""
+
+    algorithms: tuple[str, ...] = ()
+    """names, of which qmix is always one; by default every algorithm that learns from episodes, without PyMARL2's"""
+    task: str = "predator-prey/small"
+    """whose sizes the batch has"""
+    seconds: float = 2.0
+    """least time of each turn"""
+    turns: int = 5
+    """turns of each algorithm"""
+    cpu_time: bool = False
+    """count the processor's seconds instead of the clock's: for one core (`taskset -c 0`) that others use, too"""
+    csv: Path | None = None
+    """where to write the rows"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One algorithm; `cost` is its time per update over QMIX's."""
+
+    algorithm: str
+    task: str
+    cost: float
+    updates_per_second: float
+    parameters: int
+    compile_seconds: float
+    hardware: str
+
+
+def with_batch(algorithm: Any) -> Any:
+    """The algorithm with a small replay and batches of 32, however its replay draws them."""
+    replay = replace(algorithm.replay, capacity=64, batch_size=BATCH)
+    if isinstance(replay, RecentAndOld):
+        replay = replace(replay, batch_size=BATCH // 2, recent_batch=BATCH // 2)
+    return replace(algorithm, replay=replay)
+
+
+class Side:
+    """An algorithm that is timed."""
+
+    def __init__(self, name: str, settings: Settings):
+        task = find_task(settings.task)
+        self.name, self.algorithm, self.spec = name, with_batch(ALGORITHMS[name].algorithm), task.spec
+        algorithm, zero, key = self.algorithm, jnp.zeros(1, jnp.int32), jax.random.key(0)[None]
+        clock = Clock(zero, zero, jnp.int32(0))
+        agent = jax.jit(lambda k: algorithm.init(task.spec, k))(jax.random.key(0))
+        self.parameters = sum(x.size for x in jax.tree.leaves(agent) if jnp.issubdtype(x.dtype, jnp.floating))
+        self.agent = jax.tree.map(lambda x: x[None], agent)
+        teams = jnp.arange(64)[None] % num_teams(algorithm)
+        episodes = play(algorithm, task, self.agent, clock, teams, jnp.ones((1, 64), bool), key, "explore")
+        episodes = jax.vmap(self.whole)(episodes)
+        ring = algorithm.replay
+        ring = jax.vmap(lambda e: ring.add(ring.init(task.spec), e, task.spec))(episodes)
+        self.rest, self.updates = (ring, clock, key, jnp.full(1, 2**30)), 0
+        begin = time.perf_counter()
+        arguments = (algorithm, task.spec, self.agent, *self.rest, np.int32(0), 1, jax.default_backend() != "cpu")
+        self.learn = learn.lower(*arguments).compile()
+        self.compile_seconds = time.perf_counter() - begin
+        CONSOLE.print(f"{name}: compiled in {self.compile_seconds:.0f} s")
+
+    def whole(self, episodes: Episode) -> Episode:
+        """The same episodes as if none had ended before the time limit."""
+        return replace(episodes, mask=jnp.ones_like(episodes.mask), terminated=jnp.zeros_like(episodes.terminated))
+
+    def play(self, settings: Settings) -> float:
+        """Takes a turn: seconds per update."""
+        clock = time.process_time if settings.cpu_time else time.perf_counter
+        done, begin = 0, clock()
+        while clock() - begin < settings.seconds:
+            self.agent, sums = self.learn(self.agent, *self.rest, np.int32(self.updates))
+            jax.device_get(sums)
+            self.updates, done = self.updates + 1, done + 1
+        return (clock() - begin) / done
+
+
+def chosen(settings: Settings) -> list[str]:
+    """QMIX first."""
+    episodic = [
+        n for n, e in ALGORITHMS.items() if e.algorithm.learns_from == "episodes" and "discrete" in e.algorithm.actions
+    ]
+    learning = [n for n in episodic if hasattr(ALGORITHMS[n].algorithm.replay, "init") and not n.startswith("ea-")]
+    names = settings.algorithms or [n for n in learning if not n.endswith("-pymarl2")]
+    return list(dict.fromkeys(["qmix", *names]))
+
+
+def main(settings: Settings) -> None:
+    """Measures, prints and writes."""
+    keep_freed_memory()
+    sides = [Side(name, settings) for name in chosen(settings)]
+    for side in sides:
+        side.play(replace(settings, seconds=0.0))
+    seconds = np.array([[side.play(settings) for side in sides] for _ in range(settings.turns)])
+    costs = np.median(seconds / seconds[:, :1], axis=0)
+    machine = f"{cpu_model()}, {usable_cores()} core(s)"
+    rows = [
+        Row(
+            algorithm=side.name,
+            task=settings.task,
+            cost=round(float(cost), 2),
+            updates_per_second=round(1 / float(np.median(seconds[:, i])), 2),
+            parameters=side.parameters,
+            compile_seconds=round(side.compile_seconds, 1),
+            hardware=machine,
+        )
+        for i, (side, cost) in enumerate(zip(sides, costs, strict=True))
+    ]
+    table = Table(title=f"One update on 32 episodes of {settings.task}, on {machine}", title_justify="left")
+    for column in ("algorithm", "cost, QMIX 1", "updates/s", "numbers kept", "compiled in"):
+        table.add_column(column, justify="left" if column == "algorithm" else "right")
+    for row in sorted(rows, key=lambda row: row.cost):
+        numbers = (
+            f"{row.cost:.2f}",
+            f"{row.updates_per_second:.1f}",
+            f"{row.parameters:,}",
+            f"{row.compile_seconds:.0f} s",
+        )
+        table.add_row(row.algorithm, *numbers)
+    CONSOLE.print(table)
+    if settings.csv:
+        with settings.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in rows)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
