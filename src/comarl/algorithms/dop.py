@@ -245,14 +245,15 @@ class Dop:
         next_taken = jnp.where(goes_on(batch.mask), jnp.roll(taken, -1, axis=1), next_value)
         recent, old = self.split((batch, taken, next_value, chance, next_taken))
         on_policy = episode_targets(recent[0], recent[-1], self.gamma, self.trace)
-        backup = lambda *x: tree_backup(*x, self.gamma, self.tree_trace, self.tree_steps)
+        settings: dict[str, Any] = dict(gamma=self.gamma, trace=self.tree_trace, steps=self.tree_steps)
+        backup = lambda *x: tree_backup(*x, **settings)
         return jnp.concatenate([on_policy, jax.lax.stop_gradient(jax.vmap(backup)(*old[:-1]))])
 
     def fit_critic(self, state: State, batch: Episode, epsilon: Float[Array, ""]) -> tuple[Learner[Critic], Metrics]:
         """To both targets, on recent and old episodes alike."""
         target = self.targets(state, batch, epsilon)
-        now = jax.tree.map(lambda x: x[:, :-1], (batch.timesteps.state, batch.timesteps.obs))
-        steps = Steps(*now, batch.action, target, batch.mask)
+        state_now, obs_now = batch.timesteps.state[:, :-1], batch.timesteps.obs[:, :-1]
+        steps = Steps(state_now, obs_now, batch.action, target, batch.mask)
 
         def fit(critic: Learner[Critic], steps: Steps) -> tuple[Learner[Critic], Float[Array, ""]]:
             error = lambda c: jnp.square(c.taken(steps.state, steps.obs, steps.action) - steps.target)
