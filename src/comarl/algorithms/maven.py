@@ -1,0 +1,265 @@
+"""MAVEN: multi-agent variational exploration (Mahajan et al., NeurIPS 2019).
+
+Before an episode the team draws a mode z, and keeps it to the end. Every agent's utility depends on it, so a team
+explores by committing to one of several ways of acting rather than by chance at every step. A discriminator makes
+modes differ: it guesses z from what the team does, and the utilities are trained to help it.
+
+    z     one-hot, uniform; or ~ pi(. | s_0), which is learnt (`latent_policy`)                             (Sec 4)
+    Q_i(tau_i, . ; z) = W_i(z) h_i          W_i is linear in z and the agent's number, both one-hot
+    Q_tot = g_{s, z}(Q_1 .. Q_N)            QMIX's mixer, for which z is a part of the state
+    y_t   = r_t + gamma ((1 - lambda) V_{t+1} + lambda y_{t+1})          V as in QMIX: double Q-learning with z
+    L_QL  = mean over steps (Q_tot(s_t, u_t; z) - y_t)^2
+    p_i   = softmax_u Q_i(tau_i, u; z), among what is available             the Boltzmann policy
+    L_MI  = -mean over steps log q(z | s_t, p_1 .. p_N)     H(z) - L_MI bounds the mutual information of z and behaviour
+    L     = L_QL + mi_weight L_MI                                  utilities, mixer and discriminator learn together
+    L_pi  = -mean over episodes ((R - mean R) log pi(z | s_0) + latent_entropy H(pi(. | s_0)))   REINFORCE; R: return
+
+With `intrinsic` above 0 mutual information is a reward instead: r_t + intrinsic (log q(z | ..) + log |z|), and L_MI
+teaches the discriminator alone.
+
+The defaults are the authors' for StarCraft; `maven-pymarl2` has the settings of PyMARL2.
+Differences from the authors' code:
+1. An episode that was cut by time ends in its own value wherever it ends within a batch; theirs relies on the longest.
+2. The intrinsic reward is high where z is recognised. Theirs adds the cross-entropy, which is high where it is not.
+3. A learnt pi learns from the batch that everything else learns from. Its episodes are older than those of theirs,
+   which keeps the last 512 for it, and nothing corrects for that: with the mean return as a baseline a mode that did
+   better than average still gains, at the pace at which it was played.
+4. There is no recurrent discriminator, and no bandit that ignores the state.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from comarl.algorithms.qmix import PYMARL2, pick
+from comarl.nn.mixers import Mixer
+from comarl.nn.mlp import MLP, Linear
+from comarl.nn.recurrent import RecurrentEncoder, agent_inputs, input_size, unroll_episode
+from comarl.ops.exploration import epsilon_greedy, greedy, linear, only_available
+from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, copy_every
+from comarl.ops.returns import lambda_returns, masked_mean
+from comarl.training.replay import EpisodeRing
+from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
+from comarl.usage import check_range
+
+
+class Memory(eqx.Module):
+    """What a team carries from step to step; of it replay keeps `latent`."""
+
+    hidden: Float[Array, "*batch agents hidden"]
+    last_action: Int[Array, "*batch agents"]
+    latent: Float[Array, "*batch latents"]  # z, one-hot: the same for all agents and steps of an episode
+
+
+class Utilities(eqx.Module):
+    """Q_i(tau_i, . ; z): a recurrent encoder, and a head without bias whose weights are made from z and i."""
+
+    encoder: RecurrentEncoder
+    head: Linear
+    spec: EnvSpec = eqx.field(static=True)
+
+    def __init__(self, spec: EnvSpec, hidden: int, latents: int, *, key: Key):
+        encoder_key, head_key = jax.random.split(key)
+        self.encoder = RecurrentEncoder(input_size(spec), hidden, key=encoder_key)
+        self.head = Linear(latents + spec.num_agents, hidden * spec.action_size, key=head_key)
+        self.spec = spec
+
+    def __call__(
+        self, hidden: Float[Array, "*time agents hidden"], latent: Float[Array, " latents"]
+    ) -> Float[Array, "*time agents actions"]:
+        weights = self.head(beside(jnp.eye(self.spec.num_agents), latent))
+        heads = weights.reshape(self.spec.num_agents, -1, self.spec.action_size)
+        return jnp.einsum("...nh,nha->...na", hidden, heads)
+
+    def step(
+        self, memory: Memory, obs: Float[Array, "agents obs"]
+    ) -> tuple[Float[Array, "agents hidden"], Float[Array, "agents actions"]]:
+        hidden = self.encoder(memory.hidden, agent_inputs(self.spec, obs, memory.last_action))
+        return hidden, self(hidden, memory.latent)
+
+    def unroll(self, episode: Episode) -> Float[Array, "steps agents actions"]:
+        """A whole episode, the step after its end included."""
+        return self(unroll_episode(self.encoder, self.spec, episode), episode.memory.latent)
+
+
+class Network(eqx.Module):
+    """All that learns together."""
+
+    utilities: Utilities
+    mixer: Mixer
+    discriminator: MLP
+
+
+class State(eqx.Module):
+    """What changes while MAVEN learns."""
+
+    learner: Learner[Network]
+    target: Network
+    latent_policy: Learner[MLP] | None  # pi(z | s_0); None: uniform
+
+
+@dataclass(frozen=True)
+class Maven:
+    """Hyperparameters of MAVEN. The defaults are the authors' for StarCraft."""
+
+    learns_from: ClassVar = "episodes"
+    actions: ClassVar = frozenset({"discrete"})
+
+    latents: int = 2
+    """modes that z may be"""
+    latent_policy: Literal["uniform", "learned"] = "uniform"
+    """how z is drawn, also in evaluation: any as likely, or by a policy of the first state, learnt by REINFORCE"""
+    latent_hidden: int = 128
+    """units of the hidden layer of the policy that draws z"""
+    latent_entropy: float = 0.001
+    """weight of the entropy of that policy"""
+    mi_weight: float = 1.0
+    """weight of the discriminator's loss, and so of mutual information in what utilities learn"""
+    intrinsic: float = 0.0
+    """weight of mutual information as a reward; above 0 its gradient no longer reaches the utilities"""
+    discriminator: tuple[int, ...] = (64, 64, 64)
+    """units of the hidden layers of the discriminator (ReLU)"""
+    hidden: int = 64
+    """units of the recurrent layer"""
+    mixer_width: int = 32
+    """units of the mixer's hidden layer"""
+    hypernet: int = 0
+    """units of the hidden layer that makes the mixer's weights; 0 makes them linear in the state"""
+    gamma: float = 0.99
+    """discount"""
+    trace: float = 0.0
+    """lambda of the TD(lambda) target; 0 looks one step ahead"""
+    epsilon: tuple[float, float] = (1.0, 0.05)
+    """chance of a random action, at first and in the end"""
+    epsilon_steps: int = 50_000
+    """environment steps from the first to the last epsilon"""
+    target_period: int = 25
+    """updates between copies of the network to the target"""
+    optimiser: Optimiser = RmsProp(5e-4)
+    """optimiser of utilities, mixer and discriminator together"""
+    latent_optimiser: Adam = Adam(1e-3)
+    """optimiser of the policy that draws z"""
+    replay: EpisodeRing = EpisodeRing(5_000, 32)
+    """episodes kept and drawn; its `latent` is set to `latents`"""
+    parallel_envs: int = 8
+    """episodes played side by side in a round"""
+    updates_per_episode: float = 0.125
+    """gradient steps per episode played"""
+
+    def __post_init__(self):
+        check_range(self, 1, None, "latents", "latent_hidden", "hidden", "mixer_width", "target_period")
+        check_range(self, 1, None, "parallel_envs")
+        check_range(self, 0, 1, "gamma", "trace")
+        nonnegative = ("latent_entropy", "mi_weight", "intrinsic", "hypernet", "epsilon_steps", "updates_per_episode")
+        check_range(self, 0, None, *nonnegative)
+        object.__setattr__(self, "replay", replace(self.replay, latent=self.latents))  # one number, said once
+
+    def init(self, spec: EnvSpec, key: Key) -> State:
+        keys = jax.random.split(key, 4)
+        size: dict[str, Any] = dict(width=self.mixer_width, hypernet=self.hypernet)
+        seen = spec.state_size + spec.num_agents * spec.action_size
+        network = Network(
+            Utilities(spec, self.hidden, self.latents, key=keys[0]),
+            Mixer(spec.num_agents, spec.state_size + self.latents, **size, key=keys[1]),
+            MLP((seen, *self.discriminator, self.latents), activation=jax.nn.relu, key=keys[2]),
+        )
+        policy = None
+        if self.latent_policy == "learned":
+            sizes = (spec.state_size, self.latent_hidden, self.latents)
+            policy = Learner.create(MLP(sizes, activation=jax.nn.relu, key=keys[3]), self.latent_optimiser)
+        return State(Learner.create(network, self.optimiser), network, policy)
+
+    def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        """Draws z."""
+        policy, num_agents = state.latent_policy, timestep.obs.shape[0]
+        logits = jnp.zeros(self.latents) if policy is None else policy.value(timestep.state)
+        latent = jax.nn.one_hot(jax.random.categorical(key, logits), self.latents)
+        return Memory(jnp.zeros((num_agents, self.hidden)), jnp.full(num_agents, -1, jnp.int32), latent)
+
+    def act(
+        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+    ) -> tuple[Memory, Int[Array, " agents"]]:
+        del team
+        hidden, utilities = state.learner.value.utilities.step(memory, timestep.obs)
+        if explore:
+            epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
+            action = epsilon_greedy(utilities, timestep.available, epsilon, key)
+        else:
+            action = greedy(utilities, timestep.available)
+        return Memory(hidden, action, memory.latent), action
+
+    def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
+        del key
+
+        def loss(network: Network) -> tuple[Float[Array, ""], Metrics]:
+            q, target, log_guess = jax.vmap(lambda episode: self.values(network, state.target, episode))(batch)
+            error = masked_mean(jnp.square(q - jax.lax.stop_gradient(target)), batch.mask)
+            guess = masked_mean(log_guess, batch.mask)
+            metrics = {"value": masked_mean(q, batch.mask), "target_value": masked_mean(target, batch.mask)}
+            return error - self.mi_weight * guess, metrics | {"loss": error, "log_guess": guess}
+
+        gradient, metrics = jax.grad(loss, has_aux=True)(state.learner.value)
+        learner = state.learner.apply(gradient)
+        policy = state.latent_policy
+        if policy is not None:
+            policy, policy_metrics = self.fit_latent_policy(policy, batch)
+            metrics = metrics | policy_metrics
+        return State(
+            learner, copy_every(self.target_period, clock.updates, state.target, learner.value), policy
+        ), metrics
+
+    def values(
+        self, network: Network, target: Network, episode: Episode
+    ) -> tuple[Float[Array, " time"], Float[Array, " time"], Float[Array, " time"]]:
+        """Of one episode: Q_tot of its actions, their targets y, and log q(z | ..) of its z."""
+        utilities, later = network.utilities.unroll(episode), target.utilities.unroll(episode)
+        latent, available = episode.memory.latent, episode.timesteps.available
+        state = beside(episode.timesteps.state, latent)
+        q = network.mixer(pick(utilities[:-1], episode.action), state[:-1])
+        next_value = target.mixer(pick(later, greedy(utilities, available))[1:], state[1:])
+
+        policies = jax.nn.softmax(only_available(utilities, available))[:-1]
+        if self.intrinsic > 0:
+            policies = jax.lax.stop_gradient(policies)
+        behaviour = policies.reshape(policies.shape[0], -1)
+        guess = jax.nn.log_softmax(
+            network.discriminator(jnp.concatenate([episode.timesteps.state[:-1], behaviour], -1))
+        )
+        log_guess = (guess * latent).sum(axis=-1)
+
+        reward = episode.reward + self.intrinsic * (log_guess + math.log(self.latents))
+        discount = self.gamma * jnp.where(episode.terminated, 0.0, 1.0)
+        return q, lambda_returns(reward, discount, next_value, episode.mask, self.trace), log_guess
+
+    def fit_latent_policy(self, policy: Learner[MLP], batch: Episode) -> tuple[Learner[MLP], Metrics]:
+        """REINFORCE with the batch's mean return as a baseline."""
+        returns = batch.returns()
+
+        def loss(policy: MLP) -> tuple[Float[Array, ""], Float[Array, ""]]:
+            log_pi = jax.nn.log_softmax(policy(batch.timesteps.state[:, 0]))
+            entropy = -(jnp.exp(log_pi) * log_pi).sum(axis=-1)
+            gain = (returns - returns.mean()) * (log_pi * batch.memory.latent).sum(axis=-1)
+            return -(gain + self.latent_entropy * entropy).mean(), entropy.mean()
+
+        gradient, entropy = jax.grad(loss, has_aux=True)(policy.value)
+        return policy.apply(gradient), {"latent_entropy": entropy}
+
+    def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
+        """Q_tot of what the team did at each step of one episode, in the mode in which it played."""
+        del key
+        return self.values(state.learner.value, state.target, episode)[0]
+
+
+def beside(
+    x: Float[Array, "*batch features"], latent: Float[Array, " latents"]
+) -> Float[Array, "*batch features_and_latents"]:
+    """Each vector with z behind it."""
+    return jnp.concatenate([x, jnp.broadcast_to(latent, (*x.shape[:-1], latent.shape[-1]))], axis=-1)
+
+
+MAVEN_PYMARL2 = Maven(hypernet=64, **PYMARL2)  # type: ignore[arg-type]

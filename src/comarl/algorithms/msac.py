@@ -1,0 +1,248 @@
+"""mSAC: decomposed soft actor-critic (Pu et al., 2021).
+
+Soft actor-critic for teams. The critic is factored by a mixer that is linear in the utilities, so the expectation of
+the team's value over independent policies is the mix of the agents' own expectations: nothing has to be sampled.
+
+    pi_i     = softmax of clipped logits, among what is available
+    Q^j_tot  = sum_i |w^j_i(s)| Q^j_i(tau_i, u_i) + b^j(s)                                   j = 1, 2: twin critics
+    V^j_t    = sum_i |w^j_i(s_t)| E_{u ~ pi_i} [Q^j_i(tau_i, u) - alpha log pi_i(u)] + b^j(s_t)      the soft value
+    y_t      = r~_t + gamma ((1 - lambda) min_j V^j'_{t+1} + lambda y_{t+1})          lambda is 0; ' is a slow copy
+    r~       = 10 (r - mean r) / std r, over the steps of the batch
+    L_critic = sum_j mean over steps (Q^j_tot(s_t, u_t) - y_t)^2
+    L_actor  = -mean over steps V^1_t                                        of the live critic, which stays as it is
+    L_alpha  = log alpha * mean over steps and agents (H(pi_i) - H*_i)                alpha falls while H is above H*
+
+Teams act by drawing from their policies, and greedily when evaluated. The defaults are the authors'; `msac-pymarl2`
+has the settings of PyMARL2, `msac-single` has one critic.
+Differences from the authors' code:
+1. A step's value is taken over the actions that are available at that step; theirs takes those of the step before.
+2. H* is minus the number of actions, as theirs: no policy has so little entropy, so alpha falls at the optimiser's
+   pace whatever the policies do. `entropy_share` sets a target that can be met.
+3. The very first update has the alpha of the second; theirs has 0.2.
+4. Rewards are standardised over the steps that took place.
+5. An episode that was cut by time ends in its own value wherever it ends within a batch.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from comarl.algorithms.qmix import pick
+from comarl.nn.mlp import Linear
+from comarl.nn.recurrent import Memory, RecurrentNet
+from comarl.ops.exploration import greedy, only_available
+from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, polyak
+from comarl.ops.returns import episode_targets, masked_mean
+from comarl.training.replay import EpisodeRing
+from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
+from comarl.usage import check_range
+
+
+class LinearMixer(eqx.Module):
+    """Q_tot = sum_i |w_i(s)| Q_i + b(s), w and b linear in the state."""
+
+    weights: Linear
+    bias: Linear
+
+    def __init__(self, num_agents: int, state_size: int, *, key: Key):
+        weights_key, bias_key = jax.random.split(key)
+        self.weights = Linear(state_size, num_agents, key=weights_key)
+        self.bias = Linear(state_size, 1, key=bias_key)
+
+    def __call__(
+        self, utilities: Float[Array, "*batch agents"], state: Float[Array, "*batch state"]
+    ) -> Float[Array, "*batch"]:
+        return (jnp.abs(self.weights(state)) * utilities).sum(-1) + self.bias(state)[..., 0]
+
+
+class Critic(eqx.Module):
+    """Q_tot(s, u) by recurrent utilities and a mixer. In a state its leaves lead with `critics`."""
+
+    utilities: RecurrentNet
+    mixer: LinearMixer
+
+    def __init__(self, spec: EnvSpec, hidden: int, *, key: Key):
+        utilities_key, mixer_key = jax.random.split(key)
+        self.utilities = RecurrentNet(spec, hidden, key=utilities_key)
+        self.mixer = LinearMixer(spec.num_agents, spec.state_size, key=mixer_key)
+
+    def values(self, episode: Episode) -> Float[Array, " time"]:
+        """Q_tot of the actions of one episode."""
+        utilities = self.utilities.unroll(episode)[:-1]
+        return self.mixer(pick(utilities, episode.action), episode.timesteps.state[:-1])
+
+    def soft_values(
+        self, episode: Episode, log_pi: Float[Array, "steps agents actions"], alpha: Float[Array, ""]
+    ) -> Float[Array, " steps"]:
+        """V of every step of one episode, the one after its end included."""
+        each = jnp.exp(log_pi) * (self.utilities.unroll(episode) - alpha * log_pi)
+        return self.mixer(each.sum(-1), episode.timesteps.state)
+
+
+class State(eqx.Module):
+    """What changes while mSAC learns."""
+
+    actor: Learner[RecurrentNet]  # pi_i, shared by agents
+    critic: Learner[Critic]  # leaves lead with `critics`
+    target_critic: Critic
+    log_alpha: Learner[Array]
+
+
+@dataclass(frozen=True)
+class Msac:
+    """Hyperparameters of mSAC. The defaults are the authors'."""
+
+    learns_from: ClassVar = "episodes"
+    actions: ClassVar = frozenset({"discrete"})
+
+    critics: int = 2
+    """critics, whose least value is the target; the actor climbs the first"""
+    hidden: int = 64
+    """units of the recurrent layers of actor and critics"""
+    logit_range: tuple[float, float] = (-5.0, 2.0)
+    """bounds to which the actor's logits are clipped; beyond them they have no gradient"""
+    gamma: float = 0.99
+    """discount"""
+    trace: float = 0.0
+    """lambda of the TD(lambda) target; 0 looks one step ahead"""
+    reward_scale: float = 10.0
+    """standard deviation that the rewards of each batch are given, with mean 0; 0 leaves them as they are"""
+    alpha: float = 1.0
+    """temperature at first: the weight of entropy"""
+    entropy_share: float | None = None
+    """H* as a share of the entropy of a uniform choice among what is available; none: minus the number of actions"""
+    tau: float = 0.005
+    """step of the target critics"""
+    actor_optimiser: Optimiser = RmsProp(5e-4)
+    """optimiser of the actor"""
+    critic_optimiser: Optimiser = RmsProp(5e-4)
+    """optimiser of all critics together"""
+    alpha_optimiser: Adam = Adam(3e-4, max_grad_norm=0.0)
+    """optimiser of log alpha; with learning rate 0 the temperature is fixed"""
+    replay: EpisodeRing = EpisodeRing(5_000, 32)
+    """episodes kept and drawn"""
+    parallel_envs: int = 1
+    """episodes played side by side in a round"""
+    updates_per_episode: float = 1.0
+    """gradient steps per episode played"""
+
+    def __post_init__(self):
+        check_range(self, 1, None, "critics", "hidden", "parallel_envs")
+        check_range(self, 0, 1, "gamma", "trace", "tau")
+        check_range(self, 0, None, "reward_scale", "updates_per_episode")
+        if self.entropy_share is not None:
+            check_range(self, 0, 1, "entropy_share")
+        if self.alpha <= 0:
+            raise ValueError(f"alpha={self.alpha} of Msac must be above 0: a small one, such as 1e-6, is almost none")
+
+    def init(self, spec: EnvSpec, key: Key) -> State:
+        actor_key, critic_key = jax.random.split(key)
+        actor = RecurrentNet(spec, self.hidden, key=actor_key)
+        critic = jax.vmap(lambda k: Critic(spec, self.hidden, key=k))(jax.random.split(critic_key, self.critics))
+        return State(
+            actor=Learner.create(actor, self.actor_optimiser),
+            critic=Learner.create(critic, self.critic_optimiser),
+            target_critic=critic,
+            log_alpha=Learner.create(jnp.log(jnp.float32(self.alpha)), self.alpha_optimiser),
+        )
+
+    def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        return Memory.empty(timestep.obs.shape[0], self.hidden)
+
+    def act(
+        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+    ) -> tuple[Memory, Int[Array, " agents"]]:
+        """Drawn from the policies while exploring, else their most likely actions."""
+        del team, clock
+        hidden, logits = state.actor.value.step(memory, timestep.obs)
+        logits = only_available(jnp.clip(logits, *self.logit_range), timestep.available)
+        action = jax.random.categorical(key, logits).astype(jnp.int32) if explore else greedy(logits, None)
+        return Memory(hidden, action), action
+
+    def log_policy(self, actor: RecurrentNet, episode: Episode) -> Float[Array, "steps agents actions"]:
+        """log pi of every step of one episode, the one after its end included."""
+        logits = jnp.clip(actor.unroll(episode), *self.logit_range)
+        return jax.nn.log_softmax(only_available(logits, episode.timesteps.available))
+
+    def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
+        """The critics, then the actor by the first of them as it is now, then the temperature; targets follow."""
+        del clock, key
+        log_pi = jax.vmap(lambda episode: self.log_policy(state.actor.value, episode))(batch)
+        critic, critic_metrics = self.fit_critic(state, batch, log_pi)
+        actor, actor_metrics = self.fit_actor(state, critic.value, batch)
+        log_alpha, alpha_metrics = self.fit_alpha(state.log_alpha, batch, log_pi)
+        target = polyak(state.target_critic, critic.value, self.tau)
+        return State(actor, critic, target, log_alpha), critic_metrics | actor_metrics | alpha_metrics
+
+    def fit_critic(
+        self, state: State, batch: Episode, log_pi: Float[Array, "batch steps agents actions"]
+    ) -> tuple[Learner[Critic], Metrics]:
+        alpha = jnp.exp(state.log_alpha.value)
+        soft = lambda critic: jax.vmap(lambda e, p: critic.soft_values(e, p, alpha))(batch, log_pi)
+        next_value = jax.vmap(soft)(state.target_critic).min(axis=0)[:, 1:]
+        rewarded = replace(batch, reward=self.standardised(batch.reward, batch.mask))
+        target = episode_targets(rewarded, next_value, self.gamma, self.trace)
+
+        def loss(critics: Critic) -> Float[Array, ""]:
+            q = jax.vmap(lambda critic: jax.vmap(critic.values)(batch))(critics)
+            return jax.vmap(lambda one: masked_mean(jnp.square(one - target), batch.mask))(q).sum()
+
+        critic, critic_loss = state.critic.descend(loss)
+        return critic, {"critic_loss": critic_loss, "target_value": masked_mean(target, batch.mask)}
+
+    def standardised(
+        self, reward: Float[Array, "batch time"], mask: Bool[Array, "batch time"]
+    ) -> Float[Array, "batch time"]:
+        """r~; equal rewards all become 0."""
+        if self.reward_scale == 0:
+            return reward
+        centred = reward - masked_mean(reward, mask)
+        deviation = jnp.sqrt(masked_mean(jnp.square(centred), mask))
+        return self.reward_scale * centred / (deviation + 1e-5)
+
+    def fit_actor(self, state: State, critics: Critic, batch: Episode) -> tuple[Learner[RecurrentNet], Metrics]:
+        """All agents at once climb the soft value of the first critic."""
+        alpha, critic = jnp.exp(state.log_alpha.value), jax.tree.map(lambda leaf: leaf[0], critics)
+
+        def loss(actor: RecurrentNet) -> Float[Array, ""]:
+            value = jax.vmap(lambda e: critic.soft_values(e, self.log_policy(actor, e), alpha))(batch)
+            return -masked_mean(value[:, :-1], batch.mask)
+
+        actor, actor_loss = state.actor.descend(loss)
+        return actor, {"actor_loss": actor_loss}
+
+    def fit_alpha(
+        self, log_alpha: Learner[Array], batch: Episode, log_pi: Float[Array, "batch steps agents actions"]
+    ) -> tuple[Learner[Array], Metrics]:
+        available = batch.timesteps.available
+        assert available is not None  # discrete tasks say what is legal
+        entropy = -(jnp.exp(log_pi) * log_pi).sum(axis=-1)[:, :-1]
+        if self.entropy_share is None:
+            wanted = jnp.full_like(entropy, -available.shape[-1])
+        else:
+            wanted = self.entropy_share * jnp.log(jnp.maximum(available.sum(-1), 1).astype(jnp.float32))[:, :-1]
+        excess = masked_mean((entropy - wanted).mean(axis=-1), batch.mask)
+        log_alpha, _ = log_alpha.descend(lambda value: value * excess)
+        mean_entropy = masked_mean(entropy.mean(axis=-1), batch.mask)
+        return log_alpha, {"alpha": jnp.exp(log_alpha.value), "entropy": mean_entropy}
+
+    def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
+        """The least Q_tot of what the team did at each step of one episode."""
+        del key
+        return jax.vmap(lambda critic: critic.values(episode))(state.critic.value).min(axis=0)
+
+
+MSAC_SINGLE = Msac(critics=1)
+MSAC_PYMARL2 = Msac(
+    trace=0.6,
+    tau=0.04,  # as slow, in updates, as copying after 25
+    actor_optimiser=Adam(1e-3),
+    critic_optimiser=Adam(1e-3),
+    replay=EpisodeRing(5_000, 128),
+    parallel_envs=8,
+    updates_per_episode=0.125,
+)
