@@ -16,6 +16,7 @@ from comarl.envs.smax import MISSING
 from comarl.training.train import Run
 
 ROOT = Path(__file__).parents[1]
+TABLES = ("matrix/", "predator-prey/", "smax/", "waves/")  # families whose sizes the README has
 
 
 PAGES = {  # a preset is on the page of its algorithm
@@ -78,7 +79,7 @@ def test_every_task_is_named_in_the_readme():
 
 def test_the_sizes_of_tasks_in_the_readme_are_those_of_the_tasks():
     rows = re.findall(r"^\| `(\S+)` \|.*?" + r"\| (\d+) " * 5 + r"\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert {name for name, *_ in rows} == {x for x in TASKS if x.startswith(("matrix/", "predator-prey/", "smax/"))}
+    assert {name for name, *_ in rows} == {x for x in TASKS if x.startswith(TABLES)}
     for name, *sizes in rows:
         spec = find_task(name).spec
         expected = [spec.num_agents, spec.action_size, spec.obs_size, spec.state_size, spec.horizon]
@@ -90,7 +91,7 @@ def test_the_readme_names_every_map_that_smax_lacks():
     assert all(f"`{name}`" in text and unit in text for name, unit in MISSING.items())
 
 
-@pytest.mark.parametrize("name", ["matrix/qtran", "predator-prey/small", "smax/3m"])
+@pytest.mark.parametrize("name", ["matrix/qtran", "predator-prey/small", "smax/3m", "waves/2"])
 def test_what_a_task_counts_is_on_the_page_of_metrics(name):
     task, text = find_task(name), (ROOT / "docs/metrics.md").read_text()
     counted = jax.eval_shape(lambda: task.metrics(task.reset(jax.random.key(0))[0]))

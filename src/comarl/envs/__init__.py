@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from comarl.envs import discrete_probes, mamujoco, matrix, predator_prey, probes, smax
+from comarl.envs import discrete_probes, mamujoco, matrix, predator_prey, probes, smax, waves
 from comarl.usage import unknown
 
 TASKS: dict[str, str] = {
@@ -10,6 +10,7 @@ TASKS: dict[str, str] = {
     **{f"matrix/{name}": game.summary for name, game in matrix.GAMES.items()},
     **{f"predator-prey/{name}": preset.summary for name, preset in predator_prey.PRESETS.items()},
     **{f"smax/{name}": summary for name, summary in smax.TASKS.items()},
+    **{f"waves/{name}": preset.summary for name, preset in waves.PRESETS.items()},
     **{f"probe/{name}": probe.summary for name, probe in (probes.PROBES | discrete_probes.PROBES).items()},
 }
 """name -> what the task is, in a line"""
@@ -29,6 +30,8 @@ def find_task(name: str) -> Any:
         return matrix.GAMES[rest]
     if family == "predator-prey" and rest in predator_prey.PRESETS:
         return predator_prey.PRESETS[rest]
+    if family == "waves" and rest in waves.PRESETS:
+        return waves.PRESETS[rest]
     if family == "mamujoco" and rest.partition("-")[0] in mamujoco.PARTITIONS:
         return mamujoco.parse(rest)
     if family == "smax" and rest in (*smax.MAPS, *smax.MISSING):
