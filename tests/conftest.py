@@ -3,6 +3,9 @@
 Rank promotion stays allowed: layers add a bias to any number of leading axes on purpose.
 """
 
+import gc
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +27,21 @@ def apply_with_standard_promotion(learner, gradient, strict_apply=Learner.apply)
 
 
 Learner.apply = apply_with_standard_promotion  # type: ignore[method-assign]
+
+MAPS = Path("/proc/self/maps")  # of memory, where the system lists them
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """Forgets compiled programs in time: each maps memory of its own, and Linux allows a process 65,530 maps.
+
+    The compiler dies of a segmentation fault beyond. Only tests compile so many programs in one process.
+    """
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
+        gc.collect()
+
 
 # One step of it moves a parameter by -0.1 g / (|g| + 1): smooth in g, so that a wrong gradient shows in the parameter.
 SMOOTH = Adam(0.1, max_grad_norm=0.0, epsilon=1.0)

@@ -390,3 +390,14 @@ def test_improvement_is_said_for_each_pair_with_an_interval_only_from_five_seeds
 @pytest.mark.parametrize(("size", "places"), [(0.0, 0), (3030.0, 0), (100.0, 0), (15.3, 1), (0.853, 3), (1e-9, 6)])
 def test_a_table_shows_three_digits(size, places):
     assert decimals(size) == places
+
+
+def test_a_table_has_no_papers_column_where_no_paper_has_a_number(tmp_path):
+    lines = lines_of(0, {20_000: [1.0]})
+    ours = write_run(tmp_path / "ours", lines, name="qmix", task="predator-prey/small")
+    papers = write_run(tmp_path / "papers", lines, name="facmac", task="smax/3s5z")
+    for folders, there in (([ours], False), ([ours, papers], True)):
+        rows = table_rows(comparison(folders))
+        assert ("paper" in markdown_table(rows).splitlines()[0]) == there
+        assert ("& paper" in latex_table(rows)) == there
+        assert len(rich_table(rows).columns) == 7 + there

@@ -130,6 +130,13 @@ def cells(row: Row, metrics: Sequence[str] = (RETURN,)) -> tuple[str, ...]:
     )
 
 
+def lines_of(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """The heads of a table and its rows; without the papers' column where no paper has a number."""
+    metrics = columns(rows)
+    lines = [header(rows), *(cells(row, metrics) for row in rows)]
+    return lines if any(row.paper.text for row in rows) else [line[:-1] for line in lines]
+
+
 def _with_interval(final: Final, metric: str) -> str:
     """ "2.00 ± 2.48", or "43.8 % ± 5.1 %" for a win rate."""
     if isnan(final.half_interval):
@@ -196,8 +203,8 @@ def improvements(runs: Sequence[Curves], by: Mapping[str, str] | None = None) ->
 
 def markdown_table(rows: Sequence[Row], chances: Sequence[str] = ()) -> str:
     """A Markdown table, its notes, and what `improvements` found."""
-    heads, metrics = header(rows), columns(rows)
-    lines = [heads, ("---", "---", *("---:",) * (len(heads) - 2)), *(cells(row, metrics) for row in rows)]
+    heads, *body = lines_of(rows)
+    lines = [heads, ("---", "---", *("---:",) * (len(heads) - 2)), *body]
     table = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
     below = ["", *(f"- {note}" for note in notes(rows))]
     if chances:
@@ -212,10 +219,9 @@ def markdown_table(rows: Sequence[Row], chances: Sequence[str] = ()) -> str:
 
 def latex_table(rows: Sequence[Row]) -> str:
     """A LaTeX tabular with the rules of the package booktabs, and its notes as comments above it."""
-    heads, metrics = header(rows), columns(rows)
-    lines = [heads, *(cells(row, metrics) for row in rows)]
+    lines = lines_of(rows)
     body = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in lines]
-    begin = r"\begin{tabular}{ll" + "r" * (len(heads) - 2) + "}"
+    begin = r"\begin{tabular}{ll" + "r" * (len(lines[0]) - 2) + "}"
     rules = [begin, r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*(f"% {note}" for note in notes(rows)), *rules]) + "\n"
 
@@ -232,10 +238,11 @@ def rich_table(rows: Sequence[Row]) -> Any:
 
     table = Table(title="Final returns", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.caption, table.caption_justify = "\n".join(notes(rows)), "left"
-    for place, name in enumerate(header(rows)):
+    heads, *body = lines_of(rows)
+    for place, name in enumerate(heads):
         table.add_column(name.replace(" ", "\n"), justify="left" if place < 2 else "right", overflow="fold")
-    for row in rows:  # broken where it can be, to fit 80 columns
-        table.add_row(*(Text(cell.replace(" to ", " to\n").replace("/", "/\n")) for cell in cells(row, columns(rows))))
+    for line in body:  # broken where it can be, to fit 80 columns
+        table.add_row(*(Text(cell.replace(" to ", " to\n").replace("/", "/\n")) for cell in line))
     return table
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from comarl.training.packing import pack
@@ -90,20 +91,25 @@ class Round(NamedTuple):
 
 def seed_keys(run: Run) -> Keys:
     """One key per seed, the same whatever other seeds run beside it."""
-    return jax.vmap(jax.random.key)(run.first_seed + jnp.arange(run.seeds))
+    return jax.vmap(jax.random.key)(np.arange(run.first_seed, run.first_seed + run.seeds))
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def start(run: Run) -> RunState:
     """The state before the first round."""
+    return initial(run.algorithm, run.spec, seed_keys(run))
+
+
+@functools.partial(jax.jit, static_argnames=("algorithm", "spec"))
+def initial(algorithm: Algorithm, spec: EnvSpec, keys: Keys) -> RunState:
+    """The same, from nothing but what decides it: runs that differ in their budgets share what is compiled."""
 
     def one_seed(key: Key) -> tuple[PyTree, PyTree, Key]:
         init_key, key = jax.random.split(key)
-        return run.algorithm.init(run.spec, init_key), run.algorithm.replay.init(run.spec), key
+        return algorithm.init(spec, init_key), algorithm.replay.init(spec), key
 
     # One seed after the other: initialising is rare, and this compiles in a fraction of the time.
-    agent, replay, key = jax.lax.map(one_seed, seed_keys(run))
-    zeros = jnp.zeros(run.seeds, jnp.int32)
+    agent, replay, key = jax.lax.map(one_seed, keys)
+    zeros = jnp.zeros(keys.shape[0], jnp.int32)
     return RunState(agent, replay, Clock(zeros, zeros, jnp.int32(0)), key)
 
 
