@@ -1,6 +1,13 @@
 #!/usr/bin/env bash
-# QMIX on SMAX 3m with PyMARL's settings. About half an hour of one core; started again, it goes on.
+# QMIX, FACMAC and RACE on SMAX. Hours of a CPU; started again, it goes on.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-comarl train qmix smax/3m --seeds 3 --steps 300000 --folder runs/qmix-smax-3m
-comarl report runs/qmix-smax-3m --out results/smax
+folders=()
+for map in 3m 2s3z; do
+    for algorithm in qmix facmac race-facmac; do
+        folder=runs/$algorithm-smax-$map
+        comarl train $algorithm smax/$map --seeds 3 --steps 300000 --folder $folder
+        folders+=("$folder")
+    done
+done
+comarl report "${folders[@]}" --out results/smax
