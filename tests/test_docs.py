@@ -16,7 +16,8 @@ from comarl.envs.smax import MISSING
 from comarl.training.train import Run
 
 ROOT = Path(__file__).parents[1]
-TABLES = ("matrix/", "predator-prey/", "smax/", "waves/", "navigation/")  # families whose sizes the README has
+# Families whose sizes the README has.
+TABLES = ("matrix/", "predator-prey/", "smax/", "waves/", "treasure/", "navigation/")
 
 
 PAGES = {  # a preset is on the page of its algorithm
@@ -91,7 +92,9 @@ def test_the_readme_names_every_map_that_smax_lacks():
     assert all(f"`{name}`" in text and unit in text for name, unit in MISSING.items())
 
 
-@pytest.mark.parametrize("name", ["matrix/qtran", "predator-prey/small", "smax/3m", "waves/2", "navigation/3"])
+@pytest.mark.parametrize(
+    "name", ["matrix/qtran", "predator-prey/small", "smax/3m", "waves/2", "treasure/3", "navigation/3"]
+)
 def test_what_a_task_counts_is_on_the_page_of_metrics(name):
     task, text = find_task(name), (ROOT / "docs/metrics.md").read_text()
     counted = jax.eval_shape(lambda: task.metrics(task.reset(jax.random.key(0))[0]))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from comarl.envs import discrete_probes, mamujoco, matrix, navigation, predator_prey, probes, smax, waves
+from comarl.envs import discrete_probes, mamujoco, matrix, navigation, predator_prey, probes, smax, treasure, waves
 from comarl.usage import unknown
 
 TASKS: dict[str, str] = {
@@ -11,6 +11,7 @@ TASKS: dict[str, str] = {
     **{f"predator-prey/{name}": preset.summary for name, preset in predator_prey.PRESETS.items()},
     **{f"smax/{name}": summary for name, summary in smax.TASKS.items()},
     **{f"waves/{name}": preset.summary for name, preset in waves.PRESETS.items()},
+    **{f"treasure/{name}": preset.summary for name, preset in treasure.PRESETS.items()},
     **{f"navigation/{name}": preset.summary for name, preset in navigation.PRESETS.items()},
     **{f"probe/{name}": probe.summary for name, probe in (probes.PROBES | discrete_probes.PROBES).items()},
 }
@@ -33,6 +34,8 @@ def find_task(name: str) -> Any:
         return predator_prey.PRESETS[rest]
     if family == "waves" and rest in waves.PRESETS:
         return waves.PRESETS[rest]
+    if family == "treasure" and rest in treasure.PRESETS:
+        return treasure.PRESETS[rest]
     if family == "navigation" and rest in navigation.PRESETS:
         return navigation.PRESETS[rest]
     if family == "mamujoco" and rest.partition("-")[0] in mamujoco.PARTITIONS:
