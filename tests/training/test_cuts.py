@@ -66,7 +66,7 @@ def test_transitions_and_short_episodes_are_not_cut():
 
 @pytest.mark.parametrize(("filled", "kept"), [(1, 2), (2, 2), (3, 3), (4, 4), (5, 6), (6, 6), (7, 8), (8, 8)])
 def test_packed_episodes_are_cut_to_the_rows_that_they_fill(filled, kept):
-    """A quarter, three eighths, a half, three quarters, or all of eight."""
+    """A quarter, a third, a half, three quarters, or all of eight."""
     batch = make_episodes(LONG, (LONG.horizon,) * filled + (0,) * (8 - filled))
     index = which_cut(Qmix(), LONG, jax.tree.map(lambda x: x[None, None], batch), jnp.arange(1))
     short = cuts(Qmix(), LONG)[int(index[0, 0])](batch)

@@ -218,7 +218,7 @@ def learn(
 
 MIN_STEPS = 32  # shorter episodes are not worth compiling an update more than once
 QUARTERS = (0.25, 0.5, 0.75, 1.0)  # of the horizon, that episodes are cut to
-FILLED = (0.25, 0.375, 0.5, 0.75, 1.0)  # of a batch's rows, that packed episodes fill
+FILLED = (0.25, 1 / 3, 0.5, 0.75, 1.0)  # of a batch's rows, that packed episodes fill
 
 
 def cuts(algorithm: Algorithm, spec: EnvSpec) -> list[Callable[[PyTree], PyTree]]:
