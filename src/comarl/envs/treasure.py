@@ -184,12 +184,12 @@ class Treasure:
         touches = self.to_treasures(env_state) < COLLECTOR + TREASURE
 
         def turn(holding: Array, one: tuple) -> tuple[Array, Array]:
-            touches, kind, there = one
-            able = touches & (holding == NOTHING) & there
+            touches, kind = one
+            able = touches & (holding == NOTHING)
             taker = jnp.arange(self.collectors) == jnp.argmax(able)
             return jnp.where(taker & able, kind, holding), able.any()
 
-        holding, taken = jax.lax.scan(turn, env_state.holding, (touches.T, env_state.kind, env_state.there))
+        holding, taken = jax.lax.scan(turn, env_state.holding, (touches.T, env_state.kind))
         back = ~env_state.there
         delivered = self.at_deposit(env_state, holding)
         after = env_state._replace(
