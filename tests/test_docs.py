@@ -32,6 +32,7 @@ PAGES = {  # a preset is on the page of its algorithm
     **dict.fromkeys(("vdac-mix", "vdac-mix-pymarl2", "vdac-sum", "maa2c"), "vdac"),
     "lica-pymarl2": "lica",
     "dop-pymarl2": "dop",
+    **dict.fromkeys(("ma-ac", "ma-sac"), "vm3-ac"),
     **dict.fromkeys(("lsf-sac-fixed-temperature", "masac", "masac-double-q"), "lsf-sac"),
     "ndq-pymarl2": "ndq",
     **dict.fromkeys(("facmac-nonmonotonic", "facmac-continuous"), "facmac"),

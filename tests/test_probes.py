@@ -8,6 +8,7 @@ from rich.console import Console
 
 from comarl.algorithms.matd3 import MADDPG, Matd3
 from comarl.algorithms.race_matd3 import RaceMatd3
+from comarl.algorithms.vm3_ac import Vm3Ac, each
 from comarl.envs.probes import PROBES
 from comarl.nn.policies import choose, encode
 from comarl.ops.learner import Adam
@@ -25,13 +26,23 @@ RACE = {
     **{"encoder_optimiser": Adam(3e-3), "head_optimiser": Adam(3e-3)},
 }
 MADDPG_FAST = {**FAST, "target_noise": MADDPG.target_noise, "critics": MADDPG.critics, "policy_delay": 1}
+VM3_AC = {
+    **{name: FAST[name] for name in ("hidden", "replay", "warmup_steps", "updates_per_step", "gamma", "tau")},
+    **{"latent_size": 2, "actor_optimiser": Adam(3e-3), "critic_optimiser": Adam(3e-3)},
+}
 ALGORITHMS = {
     "matd3": Matd3(**FAST, actor_optimiser=Adam(3e-3)),
     "maddpg": Matd3(**MADDPG_FAST, actor_optimiser=Adam(3e-3)),
     "race-matd3": RaceMatd3(**FAST, **RACE),
+    "vm3-ac": Vm3Ac(**VM3_AC, beta=0.01),  # values are of the return and of beta times information
+    "ma-ac": Vm3Ac(**{**VM3_AC, "latent_size": 0}, beta=0.0),
+    "vm3-ac-modern": Vm3Ac(
+        **VM3_AC, beta=0.01, value="target-q", entropy="marginal", marginal_draws=4, share_parameters=True
+    ),
 }
 OF_PRESETS = ("signal", "together")  # a preset is its algorithm with terms removed
-PROBED = [(name, probe) for name in ALGORITHMS for probe in PROBES if name != "maddpg" or probe in OF_PRESETS]
+PRESETS = ("maddpg", "ma-ac", "vm3-ac-modern")
+PROBED = [(name, probe) for name in ALGORITHMS for probe in PROBES if name not in PRESETS or probe in OF_PRESETS]
 
 # name -> (value of the first step where the signal is x, best actions there)
 KNOWN = {
@@ -48,7 +59,19 @@ KNOWN = {
 def policy(algorithm, agent, obs):
     if isinstance(algorithm, RaceMatd3):
         return choose(agent.head.value, encode(agent.encoders.value, obs), agent.team_critic.value.spec)
+    if isinstance(algorithm, Vm3Ac):
+        policies, seen = agent.policies.value, jnp.moveaxis(obs, 1, 0)
+        return jnp.moveaxis(policies.squash(policies(seen, jnp.zeros((len(obs), algorithm.latent_size)))[0]), 0, 1)
     return agent.actors.value(obs)
+
+
+def values(algorithm, agent, obs, action):
+    """All Q of one joint action, and all V."""
+    if not isinstance(algorithm, Vm3Ac):
+        return np.asarray(agent.critic.value(obs[:, 0], action))
+    known = obs.reshape(1, -1)
+    q = each(agent.critic.value, jnp.concatenate([known, action.reshape(1, -1)], axis=1))
+    return np.concatenate([q.ravel(), agent.value.value(known).ravel() if agent.value else []])
 
 
 @pytest.mark.parametrize(("name", "probe"), PROBED)
@@ -62,11 +85,11 @@ def test_values_and_actions_of_a_probe_are_learnt(name, probe, tmp_path):
     for signal in signals:
         seen = jnp.array([[signal, 0.0]])
         value, best = KNOWN[probe](signal)
-        action = policy(algorithm, agent, jnp.stack([seen, seen], axis=1))
+        obs = jnp.stack([seen, seen], axis=1)
+        action = policy(algorithm, agent, obs)
         if best is not None:
             np.testing.assert_allclose(np.asarray(action[0, :, 0]), best, atol=0.1)
-        q = np.asarray(agent.critic.value(seen, action))[:, 0]
-        np.testing.assert_allclose(q, value, atol=0.1)
+        np.testing.assert_allclose(values(algorithm, agent, obs, action), value, atol=0.1)
         if name == "race-matd3":
             q = np.asarray(agent.team_critic.value(seen, action, agent.head.value))[:, 0]
             np.testing.assert_allclose(q, value, atol=0.1)

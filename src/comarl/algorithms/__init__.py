@@ -20,6 +20,7 @@ from comarl.algorithms.qtran import QTRAN_PYMARL2, Qtran
 from comarl.algorithms.race_facmac import RaceFacmac
 from comarl.algorithms.race_matd3 import RaceMatd3
 from comarl.algorithms.vdac import MAA2C, VDAC_MIX_PYMARL2, VDAC_SUM, Vdac
+from comarl.algorithms.vm3_ac import MA_AC, MA_SAC, Vm3Ac
 from comarl.algorithms.wqmix import CW_QMIX, CW_QMIX_PYMARL2, OW_QMIX, OW_QMIX_PYMARL2
 from comarl.usage import unknown
 
@@ -80,6 +81,9 @@ ALGORITHMS = {
     "lica-pymarl2": Entry(LICA_PYMARL2, "LICA with the settings of PyMARL2"),
     "dop": Entry(Dop(), "a linear critic of the team, learnt on-policy and off-policy (Wang et al., ICLR 2021)"),
     "dop-pymarl2": Entry(DOP_PYMARL2, "DOP with the settings of PyMARL2"),
+    "vm3-ac": Entry(Vm3Ac(), "soft actor-critics whose actions tell of each other (Kim et al., AAMAS 2023)"),
+    "ma-ac": Entry(MA_AC, "VM3-AC without latent, entropy and mutual information"),
+    "ma-sac": Entry(MA_SAC, "VM3-AC without latent and mutual information"),
 }
 
 # RACE, Table 3: alpha and beta were tuned per task, on the test metric.
