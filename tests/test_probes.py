@@ -40,9 +40,9 @@ ALGORITHMS = {
         **VM3_AC, beta=0.01, value="target-q", entropy="marginal", marginal_draws=4, share_parameters=True
     ),
 }
-OF_PRESETS = ("signal", "together")  # a preset is its algorithm with terms removed
-PRESETS = ("maddpg", "ma-ac", "vm3-ac-modern")
-PROBED = [(name, probe) for name in ALGORITHMS for probe in PROBES if name not in PRESETS or probe in OF_PRESETS]
+# A preset is its algorithm with terms removed, a variant has others in their place.
+SOME = {"maddpg": ("signal", "together"), "ma-ac": ("together",), "vm3-ac-modern": ("together",)}
+PROBED = [(name, probe) for name in ALGORITHMS for probe in SOME.get(name, PROBES)]
 
 # name -> (value of the first step where the signal is x, best actions there)
 KNOWN = {
