@@ -29,12 +29,11 @@ Figures are medians over turns, after compilation, whose time stands beside them
 cores, trust the rates by CPU time.
 """
 
-import csv
 import math
 import multiprocessing
 import os
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -43,6 +42,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rows import write
 
 # JAX is imported by the sides alone, after they have chosen how to get memory.
 from comarl.allocator import keep_freed_memory
@@ -247,11 +247,7 @@ def main(settings: Settings) -> None:
         rows += measure(sides(settings.seeds, settings.together, keeps=(better,)), settings)
     rows = with_ratios(rows)
     show(rows, settings)
-    if settings.csv:
-        with settings.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
+    write(settings.csv, rows)
 
 
 if __name__ == "__main__":

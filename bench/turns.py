@@ -6,11 +6,10 @@ beforehand. All sides take turns within one process, so that a busy machine slow
 turns. All get memory as comarl's training does (`comarl.allocator`).
 """
 
-import csv
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from rows import write
 from torch_race_facmac import Mode, Replay, to_torch
 
 from comarl.allocator import keep_freed_memory
@@ -198,8 +198,4 @@ def measure(subject: Subject, settings: Settings) -> None:
     rates = np.array([[side.play(settings.seconds, clock) for side in sides] for _ in range(settings.turns)])
     rows = to_rows(sides, rates, "processor" if settings.cpu_time else "wall")
     show(subject, rows)
-    if settings.csv:
-        with settings.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
+    write(settings.csv, rows)

@@ -9,9 +9,8 @@ filled replay. Algorithms are compiled one after the other and then take turns; 
 ratio to QMIX's turn beside it. Costs are per update: how many updates an algorithm makes per episode is its own affair.
 """
 
-import csv
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rows import write
 
 from comarl.algorithms import ALGORITHMS
 from comarl.allocator import keep_freed_memory
@@ -155,11 +155,7 @@ def main(settings: Settings) -> None:
         )
         table.add_row(row.algorithm, *numbers)
     CONSOLE.print(table)
-    if settings.csv:
-        with settings.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
+    write(settings.csv, rows)
 
 
 if __name__ == "__main__":

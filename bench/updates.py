@@ -5,12 +5,11 @@ turns within one run on the same cores, so that a busy machine slows all of them
 PyTorch has the number of threads and the Adam that suit it best, found beforehand. On a GPU both run there.
 """
 
-import csv
 import functools
 import itertools
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import tyro
 from multiply_adds import of_update
 from rich.console import Console
 from rich.table import Table
+from rows import write
 from sides import ALGORITHMS, SPEC, Comarl, Product, Side, Torch, begin_with, device, random_episodes, torch_replay
 from torch_matd3 import Replay
 
@@ -180,11 +180,7 @@ def main(settings: Settings) -> None:
     rows = [*to_rows(sides, rates), *to_shares(sides, rates)]
     show_count()
     show(rows)
-    if settings.csv:
-        with settings.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
+    write(settings.csv, rows)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from jaxtyping import Array, Bool, Float, Int
 from comarl.nn.mlp import Linear, Torso
 from comarl.nn.recurrent import Memory, RecurrentNet
 from comarl.ops.distributions import log_probability
-from comarl.ops.exploration import epsilon_softmax, greedy, linear, policy_with_epsilon
+from comarl.ops.exploration import epsilon_softmax, explore_or_greedy, linear, pick, policy_with_epsilon
 from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.training.replay import RecentAndOld
@@ -110,11 +110,6 @@ class Steps(NamedTuple):
     action: Int[Array, "*batch agents"]
     target: Float[Array, "*batch"]
     mask: Bool[Array, "*batch"]
-
-
-def pick(values: Float[Array, "*batch actions"], action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """The entry of each agent's action."""
-    return jnp.take_along_axis(values, action[..., None], axis=-1)[..., 0]
 
 
 def goes_on(mask: Bool[Array, "*batch time"]) -> Bool[Array, "*batch time"]:
@@ -206,11 +201,7 @@ class Dop:
         """Drawn from the policies with a share of random actions while exploring, else greedy."""
         del team
         hidden, logits = state.actor.value.step(memory, timestep.obs)
-        if explore:
-            epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
-            action = epsilon_softmax(logits, timestep.available, epsilon, key)
-        else:
-            action = greedy(logits, timestep.available)
+        action = explore_or_greedy(epsilon_softmax, self, logits, timestep.available, clock, key, explore=explore)
         return Memory(hidden, action), action
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:

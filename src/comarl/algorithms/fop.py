@@ -33,11 +33,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from comarl.algorithms.qmix import pick
 from comarl.nn.duplex import Importance, dueling
 from comarl.nn.mlp import MLP
 from comarl.nn.recurrent import Memory, RecurrentNet
-from comarl.ops.exploration import epsilon_softmax, greedy, linear, only_available
+from comarl.ops.distributions import draw_steps
+from comarl.ops.exploration import epsilon_softmax, explore_or_greedy, linear, only_available, pick
 from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.training.replay import EpisodeRing
@@ -104,12 +104,6 @@ def actor_loss(
 ) -> Scalar:
     """sum_u pi_i(u) (alpha log pi_i(u) - q_i(u)), the mean over steps and agents; exact, so that nothing is drawn."""
     return masked_mean((jnp.exp(log_pi) * (temperature * log_pi - q)).sum(-1).mean(-1), mask)
-
-
-def draw_steps(log_pi: LogPolicies, key: Key) -> Int[Array, "batch steps agents"]:
-    """A joint action at every step, by a key of the step's own."""
-    keys = jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(log_pi.shape[1]))
-    return jax.vmap(jax.random.categorical, in_axes=(0, 1), out_axes=1)(keys, log_pi).astype(jnp.int32)
 
 
 def soft_targets(
@@ -198,11 +192,7 @@ class Fop:
         """Drawn from the policies with a share of random actions while exploring, else greedy."""
         del team
         hidden, logits = state.actor.value.step(memory, timestep.obs)
-        if explore:
-            epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
-            action = epsilon_softmax(logits, timestep.available, epsilon, key)
-        else:
-            action = greedy(logits, timestep.available)
+        action = explore_or_greedy(epsilon_softmax, self, logits, timestep.available, clock, key, explore=explore)
         return Memory(hidden, action), action
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:

@@ -29,7 +29,7 @@ from jaxtyping import Array, Float, Int
 
 from comarl.nn.mlp import MLP, Linear
 from comarl.nn.recurrent import Memory, RecurrentNet
-from comarl.ops.distributions import entropy
+from comarl.ops.distributions import draw_steps, entropy
 from comarl.ops.exploration import epsilon_softmax, greedy, only_available
 from comarl.ops.learner import Adam, Learner, Optimiser, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
@@ -157,8 +157,7 @@ class Lica:
     def next_actions(self, actor: RecurrentNet, batch: Episode, key: Key) -> Int[Array, "batch time agents"]:
         """What the team did after each step; after the last one, where it did nothing, a draw from its policies."""
         logits = only_available(jax.vmap(actor.unroll)(batch), batch.timesteps.available)
-        keys = jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(logits.shape[1]))  # padding changes no draw
-        drawn = jax.vmap(jax.random.categorical, in_axes=(0, 1), out_axes=1)(keys, logits)[:, 1:]
+        drawn = draw_steps(logits, key)[:, 1:]
         follows = jnp.pad(batch.mask[:, 1:], ((0, 0), (0, 1)))
         return jnp.where(follows[..., None], jnp.roll(batch.action, -1, axis=1), drawn)
 

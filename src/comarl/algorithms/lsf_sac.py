@@ -33,11 +33,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from comarl.algorithms.qmix import pick
 from comarl.nn.messages import InformedNet, Messages, Messenger, noise_of_steps, with_told
 from comarl.nn.mixers import Mixer
 from comarl.nn.recurrent import Memory, RecurrentNet, agent_inputs, last_actions
-from comarl.ops.exploration import epsilon_greedy, greedy, linear, only_available
+from comarl.ops.exploration import epsilon_greedy, explore_or_greedy, greedy, only_available, pick
 from comarl.ops.learner import Adam, Learner, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.training.replay import EpisodeRing
@@ -206,12 +205,10 @@ class LsfSac:
         del team
         hidden, logits = state.actor.value.step(memory, timestep.obs)
         logits, available = self.clamp(logits), timestep.available
-        if not explore:
-            action = greedy(logits, available)
-        elif self.behaviour == "sample":
+        if explore and self.behaviour == "sample":
             action = jax.random.categorical(key, only_available(logits, available)).astype(jnp.int32)
         else:
-            action = epsilon_greedy(logits, available, linear(*self.epsilon, self.epsilon_steps, clock.env_steps), key)
+            action = explore_or_greedy(epsilon_greedy, self, logits, available, clock, key, explore=explore)
         return Memory(hidden, action), action
 
     def clamp(self, logits: Float[Array, "*batch actions"]) -> Float[Array, "*batch actions"]:

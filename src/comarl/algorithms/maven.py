@@ -36,11 +36,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from comarl.algorithms.qmix import PYMARL2, pick
+from comarl.algorithms.qmix import PYMARL2
 from comarl.nn.mixers import Mixer
 from comarl.nn.mlp import MLP, Linear
 from comarl.nn.recurrent import RecurrentEncoder, agent_inputs, input_size, unroll_episode
-from comarl.ops.exploration import epsilon_greedy, greedy, linear, only_available
+from comarl.ops.exploration import epsilon_greedy, explore_or_greedy, greedy, only_available, pick
 from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import lambda_returns, masked_mean
 from comarl.training.replay import EpisodeRing
@@ -186,11 +186,7 @@ class Maven:
     ) -> tuple[Memory, Int[Array, " agents"]]:
         del team
         hidden, utilities = state.learner.value.utilities.step(memory, timestep.obs)
-        if explore:
-            epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
-            action = epsilon_greedy(utilities, timestep.available, epsilon, key)
-        else:
-            action = greedy(utilities, timestep.available)
+        action = explore_or_greedy(epsilon_greedy, self, utilities, timestep.available, clock, key, explore=explore)
         return Memory(hidden, action, memory.latent), action
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:

@@ -31,10 +31,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from comarl.algorithms.qmix import pick
 from comarl.nn.mlp import Linear
 from comarl.nn.recurrent import Memory, RecurrentNet
-from comarl.ops.exploration import greedy, only_available
+from comarl.ops.exploration import greedy, only_available, pick
 from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, polyak
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.training.replay import EpisodeRing

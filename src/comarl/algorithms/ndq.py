@@ -30,11 +30,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from comarl.algorithms.qmix import PYMARL2, pick
+from comarl.algorithms.qmix import PYMARL2
 from comarl.nn.messages import InformedNet, Messages, Messenger, deliver, with_told
 from comarl.nn.mixers import Mixer, Mixing, Sum, make_mixer
 from comarl.nn.recurrent import Memory, agent_inputs, last_actions
-from comarl.ops.exploration import epsilon_greedy, greedy, linear
+from comarl.ops.exploration import epsilon_greedy, explore_or_greedy, greedy, pick
 from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.training.replay import EpisodeRing
@@ -138,11 +138,9 @@ class Ndq:
         messages = network.messenger(x[None], message_key, self.message_spread)
         told = messages.told if explore else deliver(self.keep_back(messages))
         hidden, utilities = network.utilities.step(memory.hidden, with_told(x, told[0]))
-        if explore:
-            epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
-            action = epsilon_greedy(utilities, timestep.available, epsilon, action_key)
-        else:
-            action = greedy(utilities, timestep.available)
+        action = explore_or_greedy(
+            epsilon_greedy, self, utilities, timestep.available, clock, action_key, explore=explore
+        )
         return Memory(hidden, action), action
 
     def keep_back(self, messages: Messages) -> Float[Array, "steps senders receivers size"]:

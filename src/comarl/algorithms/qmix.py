@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Int
 
 from comarl.nn.mixers import Mixer, Sum, make_mixer
 from comarl.nn.recurrent import Memory, RecurrentNet
-from comarl.ops.exploration import epsilon_greedy, greedy, linear
+from comarl.ops.exploration import epsilon_greedy, explore_or_greedy, greedy, pick
 from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import lambda_returns, masked_mean
 from comarl.training.replay import EpisodeRing
@@ -109,11 +109,7 @@ class Qmix:
     ) -> tuple[Memory, Int[Array, " agents"]]:
         del team
         hidden, utilities = state.learner.value.utilities.step(memory, timestep.obs)
-        if explore:
-            epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
-            action = epsilon_greedy(utilities, timestep.available, epsilon, key)
-        else:
-            action = greedy(utilities, timestep.available)
+        action = explore_or_greedy(epsilon_greedy, self, utilities, timestep.available, clock, key, explore=explore)
         return Memory(hidden, action), action
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
@@ -150,11 +146,6 @@ class Qmix:
         self, network: Network, utilities: Float[Array, "time agents"], state: Float[Array, "time state"]
     ) -> Float[Array, "time *agents"]:
         return utilities if network.mixer is None else network.mixer(utilities, state)
-
-
-def pick(values: Float[Array, "*batch actions"], action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """The value of each agent's action."""
-    return jnp.take_along_axis(values, action[..., None], axis=-1)[..., 0]
 
 
 VDN = Qmix(mixing="sum")

@@ -37,10 +37,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from comarl.algorithms.qmix import PYMARL2, pick
+from comarl.algorithms.qmix import PYMARL2
 from comarl.nn.duplex import Attention, Importance, Positive, dueling
 from comarl.nn.recurrent import Memory, RecurrentNet
-from comarl.ops.exploration import epsilon_greedy, greedy, linear, only_available
+from comarl.ops.exploration import epsilon_greedy, explore_or_greedy, greedy, only_available, pick
 from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.training.replay import EpisodeRing
@@ -166,11 +166,7 @@ class Qplex:
     ) -> tuple[Memory, Int[Array, " agents"]]:
         del team
         hidden, utilities = state.learner.value.utilities.step(memory, timestep.obs)
-        if explore:
-            epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
-            action = epsilon_greedy(utilities, timestep.available, epsilon, key)
-        else:
-            action = greedy(utilities, timestep.available)
+        action = explore_or_greedy(epsilon_greedy, self, utilities, timestep.available, clock, key, explore=explore)
         return Memory(hidden, action), action
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:

@@ -34,7 +34,7 @@ from comarl.nn.mixers import Mixer, Mixing, Sum, make_mixer
 from comarl.nn.mlp import Linear
 from comarl.nn.recurrent import Memory, RecurrentEncoder, RecurrentNet, input_size, unroll_episode
 from comarl.ops.distributions import entropy, log_probability
-from comarl.ops.exploration import epsilon_softmax, greedy, linear, policy_with_epsilon
+from comarl.ops.exploration import epsilon_softmax, explore_or_greedy, linear, pick, policy_with_epsilon
 from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.training.replay import EpisodeRing
@@ -125,12 +125,7 @@ class Vdac:
         """Drawn from the policies with a share of random actions while exploring, else greedy."""
         del team
         hidden, logits = state.actor.value.step(memory, timestep.obs)
-        available = timestep.available
-        if explore:
-            epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
-            action = epsilon_softmax(logits, available, epsilon, key)
-        else:
-            action = greedy(logits, available)
+        action = explore_or_greedy(epsilon_softmax, self, logits, timestep.available, clock, key, explore=explore)
         return Memory(hidden, action), action
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
@@ -144,7 +139,7 @@ class Vdac:
         def loss(networks: tuple[RecurrentNet, Critic]) -> tuple[Float[Array, ""], Metrics]:
             logits, value = jax.vmap(lambda episode: self.evaluate(*networks, episode))(batch)
             policy = policy_with_epsilon(logits[:, :-1], available[:, :-1], epsilon)
-            chosen = jnp.take_along_axis(policy, batch.action[..., None], axis=-1)[..., 0]
+            chosen = pick(policy, batch.action)
             target = episode_targets(batch, value[:, 1:], self.gamma, self.trace)
             advantage = jax.lax.stop_gradient(target - value[:, :-1])
             metrics = {

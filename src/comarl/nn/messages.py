@@ -17,6 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from comarl.nn.mlp import MLP, Linear, Torso
 from comarl.nn.recurrent import RecurrentEncoder, input_size
+from comarl.ops.distributions import step_keys
+from comarl.ops.exploration import pick
 from comarl.types import EnvSpec, Key
 
 Routing = Literal["pairwise", "broadcast"]
@@ -69,7 +71,7 @@ class Messenger(eqx.Module):
     ) -> Float[Array, " time"]:
         """L_m at each step, up to a constant: what is told should say which action `label` is, in few words."""
         log_q = jax.nn.log_softmax(self.posterior(with_told(x, messages.told)))
-        prediction = -jnp.take_along_axis(log_q, label[..., None], axis=-1).sum((-2, -1))
+        prediction = -pick(log_q, label).sum(-1)
         total = lambda square: 0.5 * square.sum((-3, -2, -1))
         kl, cross_entropy = total(jnp.square(messages.mean)), total(jnp.square(messages.sent) + jnp.log(2.0 * jnp.pi))
         return prediction + kl_weight * kl + entropy_weight * cross_entropy
@@ -84,8 +86,7 @@ def deliver(sent: Float[Array, "*steps senders receivers size"]) -> Float[Array,
 
 def noise_of_steps(key: Key, shape: tuple[int, ...]) -> Float[Array, "time ..."]:
     """Standard normal noise `[time ...]`, by a key of each step's own: it is the same however long the padding."""
-    keys = jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(shape[0]))
-    return jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(keys)
+    return jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(step_keys(key, shape[0]))
 
 
 def with_told(

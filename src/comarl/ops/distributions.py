@@ -2,10 +2,15 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from comarl.ops.exploration import only_available
-from comarl.types import Key
+from comarl.types import Key, Keys
+
+
+def step_keys(key: Key, steps: int) -> Keys:
+    """A key for each step of an episode, the same however long the episode is padded."""
+    return jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(steps))
 
 
 def straight_through_gumbel(
@@ -28,8 +33,14 @@ def straight_through_steps(
 
     So a draw does not depend on how long episodes are padded, which differs where seeds learn side by side.
     """
-    keys = jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(logits.shape[1]))
+    keys = step_keys(key, logits.shape[1])
     return jax.vmap(straight_through_gumbel, in_axes=(1, 1, 0), out_axes=1)(logits, available, keys)
+
+
+def draw_steps(logits: Float[Array, "batch time agents actions"], key: Key) -> Int[Array, "batch time agents"]:
+    """A joint action at every step of a batch of episodes, by a key of the step's own."""
+    keys = step_keys(key, logits.shape[1])
+    return jax.vmap(jax.random.categorical, in_axes=(0, 1), out_axes=1)(keys, logits).astype(jnp.int32)
 
 
 def log_probability(probability: Float[Array, "*batch"]) -> Float[Array, "*batch"]:

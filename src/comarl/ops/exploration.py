@@ -1,10 +1,13 @@
 """How discrete teams choose: greedily, by chance, or by a policy, and always among what is available."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from comarl.types import Key
+from comarl.types import Clock, Key
 
 NEVER = -1e10  # the logit of an action that is not available: finite, so that gradients stay numbers
 
@@ -27,6 +30,31 @@ def greedy(
 ) -> Int[Array, "*batch"]:
     """The best available action; the first of equals."""
     return jnp.argmax(only_available(scores, available), axis=-1).astype(jnp.int32)
+
+
+def pick(values: Float[Array, "*batch actions"], action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """The entry of each agent's action."""
+    return jnp.take_along_axis(values, action[..., None], axis=-1)[..., 0]
+
+
+def explore_or_greedy(
+    draw: Callable[..., Array],
+    settings: Any,
+    scores: Float[Array, "agents actions"],
+    available: Bool[Array, "agents actions"] | None,
+    clock: Clock,
+    key: Key,
+    *,
+    explore: bool,
+) -> Int[Array, " agents"]:
+    """Each agent's best action, or while exploring what `draw` makes of the scores and the epsilon of now.
+
+    `draw` is `epsilon_greedy` or `epsilon_softmax`; `settings` have the fields `epsilon` and `epsilon_steps`.
+    """
+    if not explore:
+        return greedy(scores, available)
+    first, last = settings.epsilon
+    return draw(scores, available, linear(first, last, settings.epsilon_steps, clock.env_steps), key)
 
 
 def epsilon_greedy(
