@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
 from comarl.training.packing import pack
 from comarl.training.replay import Latent
-from comarl.training.run import Options, Session, identity
 from comarl.training.train import Run, num_teams
 from comarl.types import Clock, EnvSpec, Timestep
 from tests.algorithms.tiny import TINY
 from tests.conftest import make_episodes
+from tests.runs import raw, session
 from tests.training.tasks import Stroll
 
 SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=6)
@@ -84,22 +83,13 @@ def run_of(algorithm, **more):
     return Run(algorithm, Stroll(), **{**dict(seeds=2, steps=70, evaluate_every=40, evaluation_episodes=2), **more})
 
 
-def trained(run, folder):
-    return Session(run, identity(run, "test", "test"), folder, Options(), Console(quiet=True)).train()
-
-
-def raw(tree):
-    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x), tree)
-
-
 def test_a_resumed_run_never_stopped_and_a_seed_does_not_see_its_neighbour(algorithm, tmp_path, bits):
-    whole = trained(run_of(algorithm), tmp_path / "whole")
+    whole = session(run_of(algorithm), tmp_path / "whole").train()
     assert int(whole.clock.updates.min()) > 0
     for steps in (30, 70):
-        stretches = trained(run_of(algorithm, steps=steps), tmp_path / "stretches")
+        stretches = session(run_of(algorithm, steps=steps), tmp_path / "stretches").train()
     assert bits(raw(stretches)) == bits(raw(whole))
-    shifted = raw(trained(run_of(algorithm, first_seed=1), tmp_path / "shifted").agent)
+    shifted = raw(session(run_of(algorithm, first_seed=1), tmp_path / "shifted").train().agent)
     one = lambda tree, seed: jax.tree.map(lambda x: x[seed], tree)
     assert bits(one(shifted, 0)) == bits(one(raw(whole.agent), 1))
     assert bits(one(shifted, 0)) != bits(one(shifted, 1))

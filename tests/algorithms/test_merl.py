@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
 from comarl.algorithms import ea as ea_module
 from comarl.algorithms.ea import EA_FACMAC, Ea
@@ -19,10 +18,10 @@ from comarl.envs.matrix import GAMES
 from comarl.ops.learner import Adam
 from comarl.training.records import read
 from comarl.training.replay import EpisodeRing, Ring
-from comarl.training.run import Options, Session, identity
 from comarl.training.train import Run, start
 from comarl.types import Clock, EnvSpec
 from tests.conftest import make_episodes
+from tests.runs import session
 from tests.training.tasks import SPEC as WANDER_SPEC
 from tests.training.tasks import HostWander, Stroll
 
@@ -222,10 +221,6 @@ def test_a_team_of_ea_acts_by_its_network_alone(case):
 
 
 # Whole runs
-
-
-def session(run, folder, **options):
-    return Session(run, identity(run, "test", "test"), folder, Options(**options), Console(quiet=True))
 
 
 def test_the_trained_team_is_alone_at_first_and_all_seeds_wait_for_each_other(tmp_path):

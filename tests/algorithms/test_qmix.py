@@ -8,17 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
 from comarl.algorithms.qmix import IQL, VDN, Network, Qmix, State
 from comarl.nn.recurrent import Memory
 from comarl.ops.learner import Adam
 from comarl.training import rollout, train
 from comarl.training.replay import EpisodeRing, EpisodeRingState
-from comarl.training.run import Options, Session, identity
 from comarl.training.train import Run, updates_due
 from comarl.types import Clock, EnvSpec, Episode
 from tests.conftest import SMOOTH, make_episodes
+from tests.runs import raw, session
 from tests.training.tasks import Stroll
 
 AGENTS, OBS, STATE, ACTIONS, HORIZON = 3, 2, 4, 3, 4
@@ -405,15 +404,6 @@ RUN = Run(
 )
 
 
-def session(run, folder, **options):
-    return Session(run, identity(run, "test", "test"), folder, Options(**options), Console(quiet=True))
-
-
-def raw(tree):
-    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x), tree)
-
-
 @pytest.fixture(scope="module")
 def compilations():
     """How often the run below compiled each part of the loop."""
@@ -435,13 +425,8 @@ def test_one_compilation_serves_all_rounds(finished, compilations):
     assert int(finished.replay.size.max()) > 2 * 5, "there were too few rounds to tell"
 
 
-def test_a_resumed_run_is_the_run_that_never_stopped(finished, tmp_path, bits):
-    for steps in (30, RUN.steps):
-        last = session(dataclasses.replace(RUN, steps=steps), tmp_path).train()
-    assert bits(raw(last)) == bits(raw(finished))
-
-
-def test_a_seed_does_not_depend_on_its_neighbours(finished, tmp_path):
+def test_a_seed_alone_is_that_seed_beside_others(finished, tmp_path):
+    """To rounding: arrays of another shape are added up in another order."""
     alone = session(dataclasses.replace(RUN, seeds=1, first_seed=1), tmp_path).train()
     assert int(alone.clock.env_steps[0]) == int(finished.clock.env_steps[1])
     for a, b in zip(jax.tree.leaves(raw(alone.agent)), jax.tree.leaves(raw(finished.agent)), strict=True):

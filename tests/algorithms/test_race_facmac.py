@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
 from comarl.algorithms import facmac as facmac_module
 from comarl.algorithms.facmac import Facmac
@@ -18,10 +17,10 @@ from comarl.nn.recurrent import Memory, RecurrentNet, unroll_episode
 from comarl.ops.learner import Adam, Learner
 from comarl.training import rollout, train
 from comarl.training.replay import EpisodeRing
-from comarl.training.run import Options, Session, identity
 from comarl.training.train import Run
 from comarl.types import Clock, EnvSpec
 from tests.conftest import SMOOTH, make_episodes
+from tests.runs import raw, session
 from tests.training.tasks import Stroll
 
 SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=5)
@@ -699,15 +698,6 @@ RUN = Run(
 )
 
 
-def session(run, folder, **options):
-    return Session(run, identity(run, "test", "test"), folder, Options(**options), Console(quiet=True))
-
-
-def raw(tree):
-    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x), tree)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     return session(RUN, tmp_path_factory.mktemp("race")).train()
@@ -721,14 +711,6 @@ def test_a_resumed_run_is_the_run_that_never_stopped_and_compiles_nothing_new(fi
         last = session(dataclasses.replace(RUN, steps=steps), tmp_path).train()
     assert bits(raw(last)) == bits(raw(finished))
     assert compiled() == before
-
-
-def test_a_seed_does_not_depend_on_its_neighbours(finished, tmp_path):
-    """Seed 1 beside seed 2 is seed 1 beside seed 0."""
-    other = session(dataclasses.replace(RUN, first_seed=1), tmp_path).train()
-    assert int(other.clock.env_steps[0]) == int(finished.clock.env_steps[1])
-    for a, b in zip(jax.tree.leaves(raw(other.agent)), jax.tree.leaves(raw(finished.agent)), strict=True):
-        np.testing.assert_allclose(a[0], b[1], atol=1e-5, rtol=1e-5)
 
 
 def test_the_population_joins_after_the_marl_team_was_alone(finished):

@@ -3,19 +3,19 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
 from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.race_matd3 import RaceMatd3
 from comarl.training import host_rollout, rollout, train
 from comarl.training.records import read
 from comarl.training.replay import Ring
-from comarl.training.run import Diverged, Options, Session, identity
+from comarl.training.run import Diverged, identity
 from comarl.training.train import Run
 from comarl.types import TaskDied
+from tests import runs
+from tests.runs import raw
 
 from .tasks import HostWander, Wander
 
@@ -31,13 +31,7 @@ RUNS = {
 
 
 def session(run, folder, **options):
-    options = {"checkpoint_seconds": 0.0, **options}
-    return Session(run, identity(run, "test", "test"), folder, Options(**options), Console(quiet=True))
-
-
-def raw(tree):
-    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x), tree)
+    return runs.session(run, folder, **{"checkpoint_seconds": 0.0, **options})
 
 
 def same_bits(one, other):
