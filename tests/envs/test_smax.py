@@ -166,6 +166,58 @@ def test_a_win_returns_two_and_nothing_else_does(battles):
     assert (returns[~won] <= 1.0 + 1e-6).all()
 
 
+SPARSE = {  # health after a step of three marines against three -> what it gives; all were alive before
+    "nothing": ([FULL] * 6, -0.1),
+    "a kill": ([FULL] * 5 + [0], 10 - 0.1),
+    "a loss and two kills": ([0, FULL, FULL, FULL, 0, 0], 20 - 1 - 0.1),
+    "defeat": ([0, 0, 0, FULL, FULL, FULL], -3 - 0.1),
+    "draw": ([0] * 6, 30 - 3 - 0.1),
+    "win": ([FULL, FULL, 0, 0, 0, 0], 230 - 1 - 0.1),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_the_sparse_reward_is_for_deaths_time_and_the_win(short, name):
+    health, expected = SPARSE[name]
+    env, (before, _) = Smax("3m", reward="sparse"), short
+    np.testing.assert_allclose(env.sparse_reward(before, with_health(before, health)), expected, rtol=1e-6)
+    dead_already = env.sparse_reward(with_health(before, health), with_health(before, health))
+    np.testing.assert_allclose(dead_already, -0.1 + 200 * (name == "win"), rtol=1e-6)
+
+
+def test_sparse_returns_on_3s_vs_3z_are_the_arithmetic_of_deaths_steps_and_wins():
+    """230 - 0.1 T - losses for a win; in a twentieth of it, as an option."""
+    env, episodes = Smax("3s_vs_3z", reward="sparse", reward_scale=0.05), 6
+    allies = env.spec.num_agents
+
+    def battle(key):
+        start_key, *keys = jax.random.split(key, env.spec.horizon + 1)
+
+        def one_step(carry, key):
+            env_state, timestep = carry
+            env_state, after, reward, terminated, truncated = env.step(env_state, attack(timestep, key), key)
+            alive = env_state.state.unit_alive
+            return (env_state, after), (reward, terminated | truncated, alive, env.metrics(env_state)["won"])
+
+        return jax.lax.scan(one_step, env.reset(start_key), jnp.stack(keys))[1]
+
+    outcome = jax.jit(jax.vmap(battle))(jax.random.split(jax.random.key(0), episodes))
+    rewards, over, alive, won = map(np.asarray, outcome)
+    ends = over.argmax(1)  # the last step
+    assert {bool(won[e, t]) for e, t in enumerate(ends)} == {True, False}, "choose another seed"
+    for episode, end in enumerate(ends):
+        survivors = alive[episode, end]
+        lost, killed = allies - survivors[:allies].sum(), allies - survivors[allies:].sum()
+        expected = 10 * killed - lost - 0.1 * (end + 1) + 200 * won[episode, end]
+        if won[episode, end]:
+            np.testing.assert_allclose(expected, 230 - 0.1 * (end + 1) - lost)
+        np.testing.assert_allclose(rewards[episode, : end + 1].sum(), expected / 20, rtol=1e-5)
+
+
+def test_the_sparse_reward_keeps_the_contract():
+    assert check(Smax("3m", horizon=12, reward="sparse"), steps=96).mean_return < 10
+
+
 def test_time_runs_out_after_exactly_the_limit_and_never_terminates(short):
     env_state, step = short
     flags = []

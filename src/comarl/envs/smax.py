@@ -5,7 +5,8 @@ sight, else across the map. What happens and what is seen is that of JaxMARL's `
 
 - Actions: 0 to 3 move up, right, down, left; 4 stops; 5 + j shoots enemy j. The dead can only stop. Walls kill.
 - Reward, one for the team: the share of the enemies' health that is lost, summed over them and divided by their number,
-  and 1 for the win. The most that an episode can return is 2.
+  and 1 for the win. The most that an episode can return is 2. The other one, `reward` "sparse", is that of the authors
+  of VM3-AC (Kim et al., AAMAS 2023) as far as it is known: `SPARSE`, and nothing for damage.
 - The end: a side without units terminates; both at once is a draw, which is not won. Time that runs out truncates after
   exactly `horizon` steps, and is not won either. (JaxMARL plays a step more, and counts it as an end like others.)
 - Time limits are those of SMAC and SMACv2, map by map; JaxMARL has 100 for all.
@@ -24,7 +25,7 @@ import io
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,19 @@ MISSING = {
 """the maps of SMAC that SMAX cannot play -> the unit that it lacks"""
 
 
+class Sparse(NamedTuple):
+    """What the sparse reward gives for each enemy that dies, each ally that dies, each step, and the win."""
+
+    kill: float = 10.0
+    loss: float = -1.0
+    step: float = -0.1
+    win: float = 200.0
+
+
+SPARSE = Sparse()
+"""of StarCraft in the code of Kim and Sung, ADER (ICML 2023); VM3-AC's paper describes it without numbers"""
+
+
 def summary(map_name: str) -> str:
     """The map in a line, such as "3 stalkers against 5 zealots"."""
     count = lambda army: " and ".join(f"{number} {unit}{'s' * (number > 1)}" for unit, number in army.items())
@@ -104,6 +118,10 @@ class Smax:
     """steps after which an episode is cut, by default the map's limit in SMAC"""
     scaled_state: bool = True
     """entries of the state in about [0, 1], rather than in JaxMARL's units"""
+    reward: Literal["dense", "sparse"] = "dense"
+    """for damage and the win, or for deaths, time and the win"""
+    reward_scale: float = 1.0
+    """what every reward is multiplied by"""
 
     def __post_init__(self):
         if self.map_name in MISSING:
@@ -145,7 +163,15 @@ class Smax:
         allies, enemies = self.survivors(after)
         terminated = ~allies | ~enemies
         truncated = (after.state.step >= game.max_steps) & ~terminated
-        return after, timestep, reward[game.agents[0]], terminated, truncated
+        earned = reward[game.agents[0]] if self.reward == "dense" else self.sparse_reward(env_state, after)
+        return after, timestep, self.reward_scale * earned, terminated, truncated
+
+    def sparse_reward(self, before: PyTree, after: PyTree) -> Float[Array, ""]:
+        """Of one step, by who was alive before it and is no longer."""
+        died = (before.state.unit_alive & ~after.state.unit_alive).astype(jnp.float32)
+        losses, kills = jnp.split(died, [_game(self).num_allies])
+        won = self.metrics(after)["won"]
+        return SPARSE.step + SPARSE.kill * kills.sum() + SPARSE.loss * losses.sum() + SPARSE.win * won
 
     def metrics(self, env_state: PyTree) -> dict[str, Float[Array, ""]]:
         """`won`: 1 if every enemy is dead and an ally lives. A draw and a battle cut by time are 0."""
