@@ -15,7 +15,7 @@ from torch_matd3 import tensor
 from torch_race_facmac import to_torch
 
 from comarl.algorithms.lsf_sac import LsfSac, first
-from comarl.nn.messages import noise_of_steps
+from comarl.ops.distributions import noise_of_steps
 from comarl.ops.learner import Adam
 from comarl.types import Clock, Key
 

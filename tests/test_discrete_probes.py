@@ -21,6 +21,7 @@ from comarl.algorithms.qplex import Qplex
 from comarl.algorithms.qtran import Qtran
 from comarl.algorithms.race_facmac import RaceFacmac
 from comarl.algorithms.vdac import MAA2C, VDAC_SUM, Vdac
+from comarl.algorithms.vm3_ac_discrete import Vm3AcDiscrete
 from comarl.algorithms.wqmix import Wqmix
 from comarl.envs import find_task
 from comarl.envs.check import check
@@ -73,6 +74,9 @@ ALGORITHMS = {
     "qmix": Qmix(**FAST, optimiser=Adam(5e-3)),
     "qplex": Qplex(**FAST, optimiser=Adam(5e-3)),
     "fop": Fop(**SOFT_FAST, **RATES),
+    "vm3-ac-discrete": Vm3AcDiscrete(
+        **SOFT_FAST, **RATES, latent_size=2, predictor_hidden=16, predictor_optimiser=Adam(5e-3)
+    ),
     # Telling modes apart is worth more than these rewards at MAVEN's own weight of 1: a mode may then act badly.
     "maven": Maven(**FAST, mi_weight=0.05, discriminator=(16, 16), optimiser=Adam(5e-3)),
     "msac": Msac(**SOFT, **RATES, alpha=0.03, alpha_optimiser=Adam(0.0), reward_scale=0.0, tau=0.1),
@@ -85,7 +89,8 @@ ALGORITHMS = {
 # FACMAC's utilities see neither an agent's number nor its past. With a monotonic mixer agents that see the same then
 # cannot be told to act differently, nor a value depend on what is no longer seen.
 CANNOT = {(name, f"discrete-{probe}") for name in ("facmac", "race-facmac") for probe in ("action", "memory")}
-CANNOT |= {("fop", "discrete-memory")}  # its policies climb utilities that do not see the past either
+# FOP's policies, and those of VM3-AC on it, climb utilities that do not see the past either.
+CANNOT |= {(name, "discrete-memory") for name in ("fop", "vm3-ac-discrete")}
 
 # name -> (value of each step where the signal is x, best actions of each step; None where all are equally good)
 KNOWN = {

@@ -12,8 +12,8 @@ import pytest
 from comarl.algorithms.fop import FOP_PYMARL2, Fop, actor_loss, soft_targets, soft_value
 from comarl.ops.exploration import linear
 from comarl.types import Clock, EnvSpec
+from tests.algorithms.slow_fop import Written, log
 from tests.conftest import SMOOTH, make_episodes
-from tests.nn import slow_duplex
 
 AGENTS, OBS, STATE, ACTIONS, HORIZON = 3, 2, 4, 3, 4
 SPEC = EnvSpec(AGENTS, OBS, STATE, ACTIONS, discrete=True, horizon=HORIZON)
@@ -62,39 +62,13 @@ def updated(state, batch):
 @pytest.fixture(scope="module")
 def equations(slow):
     """pi, Q_i and Q_tot of a whole batch."""
+    written = Written(slow, ALPHA, EPSILON)
 
     def policies(algorithm, actor, batch):
         logits = slow.histories(actor.encoder, SPEC, batch) @ actor.head.weight + actor.head.bias
-        available = np.asarray(batch.timesteps.available) | ~np.asarray(batch.timesteps.available).any(-1)[..., None]
-        pi = np.where(available, np.exp(logits), 0.0)
-        pi /= pi.sum(-1, keepdims=True)
-        if algorithm.epsilon_in_policy:
-            pi = (1 - EPSILON) * pi + EPSILON * available / available.sum(-1, keepdims=True)
-        return pi
+        return written.policies(algorithm, logits, batch)
 
-    def utilities(critic, obs):
-        each = [np.concatenate([obs, np.broadcast_to(np.eye(AGENTS), (*obs.shape[:-1], AGENTS))], axis=-1)]
-        return slow.mlp(critic.utility, each[0], slow.relu)
-
-    def q_tot(algorithm, critic, before, batch, steps, action):
-        """What passes no gradient comes from `before`."""
-        t, pick = batch.timesteps, lambda q: np.take_along_axis(q, np.asarray(action)[..., None], -1)[..., 0]
-        obs, state = np.float64(t.obs[:, steps]), np.float64(t.state[:, steps])
-        q, stopped = utilities(critic, obs), utilities(before, obs)
-        counts = np.ones(q.shape, bool) if algorithm.value_of_unavailable else np.asarray(t.available[:, steps])
-        sums = np.where(counts, np.exp(stopped / ALPHA), 0.0).sum(-1)
-        advantage = pick(stopped) - ALPHA * np.log(np.where(sums > 0, sums, 1.0))
-        weight = slow_duplex.importance(critic.importance, state, action)
-        total = slow.mlp(critic.value, state, slow.relu)[..., 0]
-        for i in range(AGENTS):
-            total = total + pick(q)[..., i] + (weight[..., i] - 1) * advantage[..., i]
-        return total
-
-    return policies, utilities, q_tot
-
-
-def log(pi):
-    return np.log(np.where(pi > 0, pi, 1.0))
+    return policies, written.utilities, written.q_tot
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -15,6 +15,7 @@ from comarl.algorithms.qplex import Qplex
 from comarl.algorithms.qtran import Qtran
 from comarl.algorithms.race_facmac import RaceFacmac
 from comarl.algorithms.vdac import MAA2C, Vdac
+from comarl.algorithms.vm3_ac_discrete import Vm3AcDiscrete
 from comarl.algorithms.wqmix import Wqmix
 from comarl.training.replay import EpisodeRing, RecentAndOld
 from tests.conftest import SMOOTH
@@ -47,6 +48,9 @@ TINY = {
     "qplex": Qplex(**SIZES, **PACE, optimiser=SMOOTH),
     "qplex-attention": Qplex(**SIZES, **PACE, mixing="attention", weighted_heads=True, optimiser=SMOOTH),
     "fop": Fop(hidden=4, mixer_width=3, **PACE, **BOTH),
+    "vm3-ac-discrete": Vm3AcDiscrete(
+        hidden=4, mixer_width=3, predictor_hidden=3, latent_size=2, **PACE, **BOTH, predictor_optimiser=SMOOTH
+    ),
     "qtran": Qtran(hidden=4, joint_hidden=(3, 3), **PACE, optimiser=SMOOTH),
     "wqmix": Wqmix(**SIZES, unrestricted_width=3, **PACE, optimiser=SMOOTH),
     "facmac": Facmac(**SIZES, **PACE, **BOTH),

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.nn.messages import InformedNet, Messenger, deliver, noise_of_steps, with_told
+from comarl.nn.messages import InformedNet, Messenger, deliver, with_told
 from comarl.nn.recurrent import input_size
+from comarl.ops.distributions import noise_of_steps
 from comarl.types import EnvSpec
 
 AGENTS, SIZE, TIME = 3, 2, 4

@@ -21,6 +21,7 @@ from comarl.algorithms.race_facmac import RaceFacmac
 from comarl.algorithms.race_matd3 import RaceMatd3
 from comarl.algorithms.vdac import MAA2C, VDAC_MIX_PYMARL2, VDAC_SUM, Vdac
 from comarl.algorithms.vm3_ac import MA_AC, MA_SAC, Vm3Ac
+from comarl.algorithms.vm3_ac_discrete import Vm3AcDiscrete
 from comarl.algorithms.wqmix import CW_QMIX, CW_QMIX_PYMARL2, OW_QMIX, OW_QMIX_PYMARL2
 from comarl.usage import unknown
 
@@ -82,6 +83,7 @@ ALGORITHMS = {
     "dop": Entry(Dop(), "a linear critic of the team, learnt on-policy and off-policy (Wang et al., ICLR 2021)"),
     "dop-pymarl2": Entry(DOP_PYMARL2, "DOP with the settings of PyMARL2"),
     "vm3-ac": Entry(Vm3Ac(), "soft actor-critics whose actions tell of each other (Kim et al., AAMAS 2023)"),
+    "vm3-ac-discrete": Entry(Vm3AcDiscrete(), "FOP whose agents' actions tell of each other (Kim et al., AAMAS 2023)"),
     "ma-ac": Entry(MA_AC, "VM3-AC without latent, entropy and mutual information"),
     "ma-sac": Entry(MA_SAC, "VM3-AC without latent and mutual information"),
 }

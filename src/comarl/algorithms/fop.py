@@ -25,8 +25,9 @@ The defaults are those of the authors' code. Differences from it:
 6. An episode that was cut by time ends in its own value wherever it ends within a batch; theirs relies on the longest.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -47,6 +48,7 @@ from comarl.usage import check_range
 Scalar = Float[Array, ""]
 LogPolicies = Float[Array, "batch steps agents actions"]
 Available = Bool[Array, "*batch agents actions"] | None
+Gain = Float[Array, "*batch agents actions"] | float
 
 
 class SoftCritic(eqx.Module):
@@ -69,22 +71,28 @@ class SoftCritic(eqx.Module):
         return self.utility(jnp.concatenate([obs, identity], axis=-1))
 
     def team(
-        self, steps: Timestep, action: Int[Array, "*batch agents"], temperature: Scalar, available: Available
+        self,
+        steps: Timestep,
+        action: Int[Array, "*batch agents"],
+        temperature: Scalar,
+        available: Available,
+        gain: Gain = 0.0,
     ) -> Float[Array, "*batch"]:
-        """Q_tot of an action; soft values are over what is available."""
+        """Q_tot of an action; soft values are over what is available, of Q_i and what else an action gains."""
         q = self.utilities(steps.obs)
-        joined = dueling(pick(q, action), soft_value(q, temperature, available), self.importance(steps.state, action))
-        return joined + self.value(steps.state)[..., 0]
+        soft = soft_value(q + gain, temperature, available)
+        return dueling(pick(q, action), soft, self.importance(steps.state, action)) + self.value(steps.state)[..., 0]
 
 
 Critics = tuple[SoftCritic, SoftCritic]
+CriticLearners = tuple[Learner[SoftCritic], Learner[SoftCritic]]
 
 
 class State(eqx.Module):
     """What changes while FOP learns."""
 
     actor: Learner[RecurrentNet]  # pi_i, shared by agents
-    critics: tuple[Learner[SoftCritic], Learner[SoftCritic]]
+    critics: CriticLearners
     targets: Critics
     temperature: Scalar  # alpha at the last update, on which Q_tot depends
 
@@ -94,6 +102,17 @@ def soft_value(
 ) -> Float[Array, "*batch"]:
     """alpha log sum_u exp(q(u) / alpha): what the best policy at this temperature is worth, its entropy included."""
     return temperature * jax.nn.logsumexp(only_available(q, available) / temperature, axis=-1)
+
+
+def log_policies(
+    logits: Float[Array, "*batch actions"], available: Bool[Array, "*batch actions"] | None, epsilon: Scalar | None
+) -> Float[Array, "*batch actions"]:
+    """log pi_i(u); given epsilon, of the policies with that share of random actions mixed in."""
+    log_pi = jax.nn.log_softmax(only_available(logits, available))
+    if epsilon is None:
+        return log_pi
+    anything = jax.nn.log_softmax(only_available(jnp.zeros_like(logits), available))
+    return jnp.logaddexp(jnp.log1p(-epsilon) + log_pi, jnp.log(epsilon) + anything)
 
 
 def actor_loss(
@@ -122,6 +141,88 @@ def soft_targets(
     if in_return:
         return episode_targets(batch, next_value + bonus, gamma, trace)
     return episode_targets(batch, next_value, gamma, trace) + jax.lax.stop_gradient(bonus)
+
+
+def lower_utilities(critics: CriticLearners, obs: Float[Array, "*batch agents obs"]) -> Array:
+    """min_k Q_i^k(o_i, .), as data."""
+    one, two = (critic.value.utilities(obs) for critic in critics)
+    return jnp.minimum(one, two)
+
+
+def counted(settings: Any, steps: Timestep) -> Available:
+    """The actions that soft values are over."""
+    return None if settings.value_of_unavailable else steps.available
+
+
+def lower_team(
+    settings: Any,
+    critics: Critics,
+    steps: Timestep,
+    action: Int[Array, "*batch agents"],
+    temperature: Scalar,
+    gain: Gain = 0.0,
+) -> Float[Array, "*batch"]:
+    """Q_tot by the critic that values it less."""
+    counts = counted(settings, steps)
+    one, two = (critic.team(steps, action, temperature, counts, gain) for critic in critics)
+    return jnp.minimum(one, two)
+
+
+def make_critics(settings: Any, spec: EnvSpec, keys: Sequence[Key]) -> CriticLearners:
+    """One by each of two keys."""
+    make = lambda key: SoftCritic(spec, settings.hidden, settings.mixer_width, settings.kernels, key=key)
+    one, two = (Learner.create(make(key), settings.critic_optimiser) for key in keys)
+    return one, two
+
+
+def values(critics: CriticLearners) -> Critics:
+    return critics[0].value, critics[1].value
+
+
+def fit_critics(
+    settings: Any,
+    critics: CriticLearners,
+    targets: Critics,
+    batch: Episode,
+    action: Int[Array, "batch time agents"],
+    bonus: Float[Array, "batch time"],
+    temperature: Scalar,
+    gain: tuple[Gain, Gain] = (0.0, 0.0),
+) -> tuple[CriticLearners, Metrics]:
+    """TD(lambda), for both critics the same.
+
+    `action` is drawn from the policies for what each step led to, and `bonus` is what it is worth there beside Q_tot.
+    `gain` is what soft values count beside Q_i: at each step, and at what it led to.
+    """
+    steps = batch.timesteps
+    now, later = jax.tree.map(lambda x: x[:, :-1], steps), jax.tree.map(lambda x: x[:, 1:], steps)
+    next_value = lower_team(settings, targets, later, action, temperature, gain[1])
+    in_return = settings.entropy_in_return
+    target = soft_targets(batch, next_value, bonus, settings.gamma, settings.trace, in_return=in_return)
+
+    def loss(critic: SoftCritic) -> Scalar:
+        q = critic.team(now, batch.action, temperature, counted(settings, now), gain[0])
+        return masked_mean(jnp.square(q - target), batch.mask)
+
+    (one, first), (two, second) = (critic.descend(loss) for critic in critics)
+    return (one, two), {"critic_loss": (first + second) / 2, "target_value": masked_mean(target, batch.mask)}
+
+
+def check(settings: Any) -> None:
+    """Settings that make no sense are errors."""
+    check_range(settings, 1, None, "hidden", "mixer_width", "kernels", "target_period", "parallel_envs")
+    check_range(settings, 0, 1, "gamma", "trace")
+    check_range(settings, 0, None, "temperature_steps", "epsilon_steps", "updates_per_episode")
+    if min(settings.temperature) <= 0:
+        name = type(settings).__name__
+        raise ValueError(f"temperature={settings.temperature} of {name} must be above 0: soft values divide by it")
+
+
+def schedules(settings: Any, clock: Clock) -> tuple[Scalar, Scalar | None]:
+    """alpha, and the epsilon that is in policies, if any."""
+    at = lambda ends, steps: linear(ends[0], ends[1], steps, clock.env_steps)
+    alpha = at(settings.temperature, settings.temperature_steps)
+    return alpha, at(settings.epsilon, settings.epsilon_steps) if settings.epsilon_in_policy else None
 
 
 @dataclass(frozen=True)
@@ -169,19 +270,13 @@ class Fop:
     """gradient steps per episode played"""
 
     def __post_init__(self):
-        check_range(self, 1, None, "hidden", "mixer_width", "kernels", "target_period", "parallel_envs")
-        check_range(self, 0, 1, "gamma", "trace")
-        check_range(self, 0, None, "temperature_steps", "epsilon_steps", "updates_per_episode")
-        if min(self.temperature) <= 0:
-            raise ValueError(f"temperature={self.temperature} of Fop must be above 0: soft values divide by it")
+        check(self)
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         actor_key, *critic_keys = jax.random.split(key, 3)
-        actor = RecurrentNet(spec, self.hidden, key=actor_key)
-        one, two = (SoftCritic(spec, self.hidden, self.mixer_width, self.kernels, key=k) for k in critic_keys)
-        learners = Learner.create(one, self.critic_optimiser), Learner.create(two, self.critic_optimiser)
-        alpha = jnp.float32(self.temperature[0])
-        return State(Learner.create(actor, self.actor_optimiser), learners, (one, two), alpha)
+        actor = Learner.create(RecurrentNet(spec, self.hidden, key=actor_key), self.actor_optimiser)
+        critics = make_critics(self, spec, critic_keys)
+        return State(actor, critics, values(critics), jnp.float32(self.temperature[0]))
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
@@ -197,78 +292,26 @@ class Fop:
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
         """The actor, then the critics by the actor as it is now; targets are copied when due."""
-        alpha = linear(*self.temperature, self.temperature_steps, clock.env_steps)
-        epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
-        actor, metrics = self.fit_actor(state, batch, alpha, epsilon)
-        log_pi = self.log_policies(actor.value, batch, epsilon)
-        critics, critic_metrics = self.fit_critics(state, log_pi, batch, alpha, key)
-        online = critics[0].value, critics[1].value
-        targets = copy_every(self.target_period, clock.updates, state.targets, online)
-        return State(actor, critics, targets, alpha), metrics | critic_metrics | {"temperature": alpha}
+        alpha, epsilon = schedules(self, clock)
 
-    def log_policies(self, actor: RecurrentNet, batch: Episode, epsilon: Scalar) -> LogPolicies:
-        """log pi_i(u) of every step of a batch and the step after it."""
-        logits, available = jax.vmap(actor.unroll)(batch), batch.timesteps.available
-        log_pi = jax.nn.log_softmax(only_available(logits, available))
-        if not self.epsilon_in_policy:
-            return log_pi
-        anything = jax.nn.log_softmax(only_available(jnp.zeros_like(logits), available))
-        return jnp.logaddexp(jnp.log1p(-epsilon) + log_pi, jnp.log(epsilon) + anything)
+        def policies(actor: RecurrentNet) -> LogPolicies:
+            return log_policies(jax.vmap(actor.unroll)(batch), batch.timesteps.available, epsilon)
 
-    def fit_actor(
-        self, state: State, batch: Episode, alpha: Scalar, epsilon: Scalar
-    ) -> tuple[Learner[RecurrentNet], Metrics]:
-        """Each agent climbs the lower of its two utilities, and its entropy."""
-        one, two = (critic.value.utilities(batch.timesteps.obs[:, :-1]) for critic in state.critics)
-        q = jnp.minimum(one, two)
-
-        def loss(actor: RecurrentNet) -> Scalar:
-            return actor_loss(self.log_policies(actor, batch, epsilon)[:, :-1], q, alpha, batch.mask)
-
-        actor, value = state.actor.descend(loss)
-        return actor, {"actor_loss": value}
-
-    def fit_critics(
-        self, state: State, log_pi: LogPolicies, batch: Episode, alpha: Scalar, key: Key
-    ) -> tuple[tuple[Learner[SoftCritic], Learner[SoftCritic]], Metrics]:
-        """TD(lambda) with actions drawn from the policies, for both critics the same."""
+        q = lower_utilities(state.critics, batch.timesteps.obs[:, :-1])
+        actor, loss = state.actor.descend(lambda actor: actor_loss(policies(actor)[:, :-1], q, alpha, batch.mask))
+        log_pi = policies(actor.value)
         action = draw_steps(log_pi, key)[:, 1:]
-        steps = batch.timesteps
-        now, later = jax.tree.map(lambda x: x[:, :-1], steps), jax.tree.map(lambda x: x[:, 1:], steps)
-        next_value = self.lower(state.targets, later, action, alpha)
         entropy = -pick(log_pi[:, 1:], action).mean(axis=-1)
-        bonus, in_return = alpha * entropy, self.entropy_in_return
-        target = soft_targets(batch, next_value, bonus, self.gamma, self.trace, in_return=in_return)
-
-        def loss(critic: SoftCritic) -> Scalar:
-            q = critic.team(now, batch.action, alpha, self.counted(now))
-            return masked_mean(jnp.square(q - target), batch.mask)
-
-        (one, first), (two, second) = (critic.descend(loss) for critic in state.critics)
-        mean = lambda x: masked_mean(x, batch.mask)
-        return (one, two), {
-            "critic_loss": (first + second) / 2,
-            "target_value": mean(target),
-            "entropy": mean(entropy),
-        }
-
-    def counted(self, steps: Timestep) -> Available:
-        """The actions that soft values are over."""
-        return None if self.value_of_unavailable else steps.available
-
-    def lower(
-        self, critics: Critics, steps: Timestep, action: Int[Array, "*batch agents"], alpha: Scalar
-    ) -> Float[Array, "*batch"]:
-        """Q_tot by the critic that values it less."""
-        one, two = (critic.team(steps, action, alpha, self.counted(steps)) for critic in critics)
-        return jnp.minimum(one, two)
+        critics, metrics = fit_critics(self, state.critics, state.targets, batch, action, alpha * entropy, alpha)
+        metrics |= {"actor_loss": loss, "entropy": masked_mean(entropy, batch.mask), "temperature": alpha}
+        targets = copy_every(self.target_period, clock.updates, state.targets, values(critics))
+        return State(actor, critics, targets, alpha), metrics
 
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
         """Q_tot of what the team did at each step of one episode."""
         del key
         now = jax.tree.map(lambda x: x[:-1], episode.timesteps)
-        critics = state.critics[0].value, state.critics[1].value
-        return self.lower(critics, now, episode.action, state.temperature)
+        return lower_team(self, values(state.critics), now, episode.action, state.temperature)
 
 
 FOP_PYMARL2 = Fop(

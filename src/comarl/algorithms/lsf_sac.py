@@ -33,9 +33,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from comarl.nn.messages import InformedNet, Messages, Messenger, noise_of_steps, with_told
+from comarl.nn.messages import InformedNet, Messages, Messenger, with_told
 from comarl.nn.mixers import Mixer
 from comarl.nn.recurrent import Memory, RecurrentNet, agent_inputs, last_actions
+from comarl.ops.distributions import noise_of_steps
 from comarl.ops.exploration import epsilon_greedy, explore_or_greedy, greedy, only_available, pick
 from comarl.ops.learner import Adam, Learner, copy_every
 from comarl.ops.returns import episode_targets, masked_mean

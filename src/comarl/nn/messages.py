@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from comarl.nn.mlp import MLP, Linear, Torso
 from comarl.nn.recurrent import RecurrentEncoder, input_size
-from comarl.ops.distributions import step_keys
+from comarl.ops.distributions import noise_of_steps
 from comarl.ops.exploration import pick
 from comarl.types import EnvSpec, Key
 
@@ -82,11 +82,6 @@ def deliver(sent: Float[Array, "*steps senders receivers size"]) -> Float[Array,
     *steps, senders, receivers, size = sent.shape
     told = jnp.swapaxes(sent, -3, -2).reshape(*steps, receivers, senders * size)
     return jnp.broadcast_to(told, (*steps, senders, senders * size))
-
-
-def noise_of_steps(key: Key, shape: tuple[int, ...]) -> Float[Array, "time ..."]:
-    """Standard normal noise `[time ...]`, by a key of each step's own: it is the same however long the padding."""
-    return jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(step_keys(key, shape[0]))
 
 
 def with_told(

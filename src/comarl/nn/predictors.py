@@ -8,7 +8,7 @@ from typing import Literal
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from comarl.nn.stochastic import Stack, with_identity
 from comarl.types import EnvSpec, Key
@@ -16,6 +16,11 @@ from comarl.types import EnvSpec, Key
 LOG_VARIANCE = (-10.0, 2.0)  # bounds of a learnt variance
 Sharing = Literal["pair", "agent", "all"]
 """a network for each ordered pair, for each i, or one"""
+
+
+def ordered_pairs(agents: int) -> Int[np.ndarray, "2 pairs"]:
+    """i and j of each ordered pair of agents: (0, 1), (0, 2) .. (1, 0), (1, 2) .."""
+    return np.array(np.nonzero(~np.eye(agents, dtype=bool)))
 
 
 class Predictors(eqx.Module):
@@ -47,7 +52,7 @@ class Predictors(eqx.Module):
     @property
     def pairs(self) -> np.ndarray:
         """i and j of each pair."""
-        return np.array(np.nonzero(~np.eye(self.spec.num_agents, dtype=bool)))
+        return ordered_pairs(self.spec.num_agents)
 
     @property
     def reverse(self) -> np.ndarray:

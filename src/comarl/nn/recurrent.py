@@ -202,5 +202,9 @@ class RecurrentNet(eqx.Module):
 
 def unroll_episode(encoder: RecurrentEncoder, spec: EnvSpec, episode: Episode) -> Float[Array, "steps agents hidden"]:
     """Every agent's history at each step of an episode, and after its end; so for each of several in one row."""
-    x = agent_inputs(spec, episode.timesteps.obs, last_actions(episode.action, episode.starts))
-    return encoder.unroll(x, episode.starts)
+    return encoder.unroll(episode_inputs(spec, episode), episode.starts)
+
+
+def episode_inputs(spec: EnvSpec, episode: Episode) -> Float[Array, "steps agents inputs"]:
+    """What every agent's network sees at each of them."""
+    return agent_inputs(spec, episode.timesteps.obs, last_actions(episode.action, episode.starts))

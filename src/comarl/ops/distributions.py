@@ -13,6 +13,11 @@ def step_keys(key: Key, steps: int) -> Keys:
     return jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(steps))
 
 
+def noise_of_steps(key: Key, shape: tuple[int, ...]) -> Float[Array, "time ..."]:
+    """Standard normal noise `[time ...]`, by a key of each step's own: it is the same however long the padding."""
+    return jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(step_keys(key, shape[0]))
+
+
 def straight_through_gumbel(
     logits: Float[Array, "*batch actions"], available: Bool[Array, "*batch actions"] | None, key: Key
 ) -> Float[Array, "*batch actions"]:

@@ -19,7 +19,7 @@ def linear(start: float, end: float, steps: int, now: Int[Array, ""]) -> Float[A
 
 
 def only_available(
-    scores: Float[Array, "*batch actions"], available: Bool[Array, "*batch actions"] | None
+    scores: Float[Array, "*batch actions"], available: Bool[Array, "*#batch actions"] | None
 ) -> Float[Array, "*batch actions"]:
     """Scores or logits in which nothing that is not available can win, or have a chance."""
     return scores if available is None else jnp.where(available, scores, NEVER)
