@@ -21,7 +21,7 @@ TABLES = ("matrix/", "predator-prey/", "smax/", "waves/", "treasure/", "navigati
 
 
 PAGES = {  # a preset is on the page of its algorithm
-    "maddpg": "matd3",
+    "maddpg-vm3": "maddpg",
     **dict.fromkeys(("qmix-pymarl2", "vdn", "vdn-pymarl2", "iql"), "qmix"),
     "qplex-pymarl2": "qplex",
     "fop-pymarl2": "fop",

@@ -1,16 +1,22 @@
 """Every algorithm learns the probe tasks' known values and best actions to 0.1."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
 
-from comarl.algorithms.matd3 import MADDPG, Matd3
+from comarl.algorithms.maddpg import Maddpg
+from comarl.algorithms.matd3 import Matd3
+from comarl.algorithms.maven_ac import MavenAc
 from comarl.algorithms.race_matd3 import RaceMatd3
-from comarl.algorithms.vm3_ac import Vm3Ac, each
+from comarl.algorithms.si_moa import SiMoa
+from comarl.algorithms.vm3_ac import Vm3Ac
 from comarl.envs.probes import PROBES
 from comarl.nn.policies import choose, encode
+from comarl.nn.values import Seen, each
 from comarl.ops.learner import Adam
 from comarl.training.replay import Ring
 from comarl.training.run import Options, Session, identity
@@ -25,23 +31,30 @@ RACE = {
     **{"population": 3, "embedding": 8, "mine_width": 16, "mutated_fraction": 0.5, "beta": 0.01},
     **{"encoder_optimiser": Adam(3e-3), "head_optimiser": Adam(3e-3)},
 }
-MADDPG_FAST = {**FAST, "target_noise": MADDPG.target_noise, "critics": MADDPG.critics, "policy_delay": 1}
-VM3_AC = {
+MADDPG = {
     **{name: FAST[name] for name in ("hidden", "replay", "warmup_steps", "updates_per_step", "gamma", "tau")},
-    **{"latent_size": 2, "actor_optimiser": Adam(3e-3), "critic_optimiser": Adam(3e-3)},
+    **{"actor_optimiser": Adam(3e-3), "critic_optimiser": Adam(3e-3)},
 }
+VM3_AC = {**MADDPG, "latent_size": 2}
+MA_AC = Vm3Ac(**{**VM3_AC, "latent_size": 0}, beta=0.0)
 ALGORITHMS = {
     "matd3": Matd3(**FAST, actor_optimiser=Adam(3e-3)),
-    "maddpg": Matd3(**MADDPG_FAST, actor_optimiser=Adam(3e-3)),
+    "maddpg": Maddpg(**MADDPG, parallel_envs=1),
     "race-matd3": RaceMatd3(**FAST, **RACE),
     "vm3-ac": Vm3Ac(**VM3_AC, beta=0.01),  # values are of the return and of beta times information
-    "ma-ac": Vm3Ac(**{**VM3_AC, "latent_size": 0}, beta=0.0),
+    "ma-ac": MA_AC,
+    "ma-ac-attention": dataclasses.replace(MA_AC, critic="attention"),
+    "maven-ac": MavenAc(MA_AC, latents=2, intrinsic=0.01),  # values are of what pays for being guessed, too
+    "si-moa": SiMoa(MA_AC, influence=0.001, counterfactuals=4),  # and of influence
     "vm3-ac-modern": Vm3Ac(
         **VM3_AC, beta=0.01, value="target-q", entropy="marginal", marginal_draws=4, share_parameters=True
     ),
 }
 # A preset is its algorithm with terms removed, a variant has others in their place.
-SOME = {"maddpg": ("signal", "together"), "ma-ac": ("together",), "vm3-ac-modern": ("together",)}
+SOME = {
+    **{"maddpg": ("delayed", "together"), "ma-ac": ("together",), "ma-ac-attention": ("signal-action",)},
+    **{"maven-ac": ("together",), "si-moa": ("signal-action",), "vm3-ac-modern": ("together",)},
+}
 PROBED = [(name, probe) for name in ALGORITHMS for probe in SOME.get(name, PROBES)]
 
 # name -> (value of the first step where the signal is x, best actions there)
@@ -56,22 +69,34 @@ KNOWN = {
 }
 
 
+def inner(algorithm, agent, obs):
+    """The actor-critics of what is built on VM3-AC's, and what they see: the first of modes before all else."""
+    if isinstance(algorithm, MavenAc):
+        mode = jnp.broadcast_to(jnp.eye(algorithm.latents)[0], (*obs.shape[:-1], algorithm.latents))
+        return algorithm.base, agent.base, jnp.concatenate([mode, obs], axis=-1)
+    return (algorithm.base, agent.base, obs) if isinstance(algorithm, SiMoa) else (algorithm, agent, obs)
+
+
 def policy(algorithm, agent, obs):
     if isinstance(algorithm, RaceMatd3):
         return choose(agent.head.value, encode(agent.encoders.value, obs), agent.team_critic.value.spec)
     if isinstance(algorithm, Vm3Ac):
         policies, seen = agent.policies.value, jnp.moveaxis(obs, 1, 0)
         return jnp.moveaxis(policies.squash(policies(seen, jnp.zeros((len(obs), algorithm.latent_size)))[0]), 0, 1)
+    if isinstance(algorithm, Maddpg):
+        return jnp.moveaxis(agent.actors.value(jnp.moveaxis(obs, 1, 0))[0], 0, 1)
     return agent.actors.value(obs)
 
 
 def values(algorithm, agent, obs, action):
     """All Q of one joint action, and all V."""
-    if not isinstance(algorithm, Vm3Ac):
+    if isinstance(algorithm, Matd3 | RaceMatd3):
         return np.asarray(agent.critic.value(obs[:, 0], action))
-    known = obs.reshape(1, -1)
-    q = each(agent.critic.value, jnp.concatenate([known, action.reshape(1, -1)], axis=1))
-    return np.concatenate([q.ravel(), agent.value.value(known).ravel() if agent.value else []])
+    seen, action = Seen(jnp.moveaxis(obs, 1, 0), obs.reshape(1, -1)), jnp.moveaxis(action, 1, 0)
+    if isinstance(algorithm, Maddpg):
+        return np.asarray(agent.critic.value(seen, action))
+    q = each(agent.critic.value, seen, action)
+    return np.concatenate([q.ravel(), agent.value.value(seen).ravel() if agent.value else []])
 
 
 @pytest.mark.parametrize(("name", "probe"), PROBED)
@@ -86,10 +111,11 @@ def test_values_and_actions_of_a_probe_are_learnt(name, probe, tmp_path):
         seen = jnp.array([[signal, 0.0]])
         value, best = KNOWN[probe](signal)
         obs = jnp.stack([seen, seen], axis=1)
-        action = policy(algorithm, agent, obs)
+        actor_critics = inner(algorithm, agent, obs)
+        action = policy(*actor_critics)
         if best is not None:
             np.testing.assert_allclose(np.asarray(action[0, :, 0]), best, atol=0.1)
-        np.testing.assert_allclose(values(algorithm, agent, obs, action), value, atol=0.1)
+        np.testing.assert_allclose(values(*actor_critics, action), value, atol=0.1)
         if name == "race-matd3":
             q = np.asarray(agent.team_critic.value(seen, action, agent.head.value))[:, 0]
             np.testing.assert_allclose(q, value, atol=0.1)

@@ -78,9 +78,10 @@ class Transition(eqx.Module):
 
     now: Timestep
     action: Array  # [*batch agents] int, or [*batch agents action] float
-    reward: Float[Array, "*batch"]  # the team's
+    reward: Float[Array, "*rewards"]  # [*batch], the team's; or [*batch agents], each agent's own, where that is said
     terminated: Bool[Array, "*batch"]
     next: Timestep  # the true next step, never one after a reset
+    latent: Float[Array, "*batch latent"] | None = None  # of the episode, where replay keeps it
 
 
 class Episode(eqx.Module):

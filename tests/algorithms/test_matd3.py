@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.algorithms.matd3 import MADDPG, Matd3, State
+from comarl.algorithms.matd3 import Matd3, State
 
 GAMMA = 0.99
 
@@ -193,12 +193,10 @@ def test_the_order_of_a_batch_does_not_matter(unsmoothed, updated, state, batch,
         np.testing.assert_allclose(one, two, atol=2e-5)
 
 
-def test_maddpg_has_one_critic_no_delay_and_no_smoothing(matd3, spec, batch, clock_at, slow, scramble):
-    assert dataclasses.replace(Matd3(), critics=1, policy_delay=1, target_noise=0.0) == MADDPG
-    sizes = {name: getattr(matd3, name) for name in ("hidden", "replay", "actor_optimiser", "critic_optimiser")}
-    maddpg = dataclasses.replace(MADDPG, **sizes)
-    state = apart(jax.jit(lambda k: maddpg.init(spec, k))(jax.random.key(0)), scramble)
-    after, metrics = update(maddpg, state, batch, clock_at(1), jax.random.key(0))  # the second update of a round
+def test_with_one_critic_there_is_no_delay_and_no_smoothing_left(matd3, spec, batch, clock_at, slow, scramble):
+    plain = dataclasses.replace(matd3, critics=1, policy_delay=1, target_noise=0.0)
+    state = apart(jax.jit(lambda k: plain.init(spec, k))(jax.random.key(0)), scramble)
+    after, metrics = update(plain, state, batch, clock_at(1), jax.random.key(0))  # the second update of a round
     assert np.all(after.actors.value.heads.bias[0] != state.actors.value.heads.bias[0])
     actors, critic = slow.doubles(state.target_actors), slow.doubles(state.target_critic)
     action = slow.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
@@ -206,7 +204,7 @@ def test_maddpg_has_one_critic_no_delay_and_no_smoothing(matd3, spec, batch, clo
     q = slow.critic(slow.doubles(state.critic.value), np.float64(batch.now.state), np.float64(batch.action))
     assert q.shape[0] == 1
     np.testing.assert_allclose(metrics["critic_loss"], np.mean((q[0] - target) ** 2), rtol=1e-4)
-    other, _ = update(maddpg, state, batch, clock_at(1), jax.random.key(9))
+    other, _ = update(plain, state, batch, clock_at(1), jax.random.key(9))
     np.testing.assert_array_equal(other.critic.value.members.output.bias, after.critic.value.members.output.bias)
 
 

@@ -1,22 +1,35 @@
-"""VM3-AC in the training loop."""
+"""VM3-AC and its field in the training loop."""
+
+import dataclasses
 
 import jax
-from rich.console import Console
+import pytest
 
-from comarl.algorithms.vm3_ac import Vm3Ac
+from comarl.algorithms.maddpg import Maddpg
+from comarl.algorithms.maven_ac import MavenAc
+from comarl.algorithms.si_moa import SiMoa
+from comarl.algorithms.vm3_ac import MA_AC, Vm3Ac
 from comarl.training.replay import Ring
-from comarl.training.run import Options, Session, identity
 from comarl.training.train import Run
+from tests.runs import session
 from tests.training.tasks import Wander
 
+TINY = dict(hidden=(4,), replay=Ring(100, 8), warmup_steps=20, updates_per_step=1.0)
+BASE = dataclasses.replace(MA_AC, **TINY)
+ALGORITHMS = {
+    "vm3-ac": Vm3Ac(latent_size=2, **TINY),
+    "maddpg": Maddpg(parallel_envs=2, **TINY),
+    "maven-ac": MavenAc(BASE, latents=3, discriminator=(4,)),
+    "si-moa": SiMoa(BASE, counterfactuals=2, model_hidden=(4,)),
+}
 
-def test_a_resumed_run_never_stopped_and_a_seed_does_not_see_its_neighbour(tmp_path, bits):
-    algorithm = Vm3Ac(hidden=(4,), latent_size=2, replay=Ring(100, 8), warmup_steps=20, updates_per_step=1.0)
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
+def test_a_resumed_run_never_stopped_and_a_seed_does_not_see_its_neighbour(algorithm, tmp_path, bits):
     settings = dict(seeds=2, steps=70, evaluate_every=40, evaluation_episodes=2)
 
     def trained(folder, **more):
-        run = Run(algorithm, Wander(), **{**settings, **more})
-        return Session(run, identity(run, "test", "test"), tmp_path / folder, Options(), Console(quiet=True)).train()
+        return session(Run(algorithm, Wander(), **{**settings, **more}), tmp_path / folder).train()
 
     whole = trained("whole")
     assert int(whole.clock.updates.min()) > 0

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.training.replay import Ring
+from comarl.training.replay import Latent, Ring
 from comarl.types import Episode, Timestep
 
 HORIZON = 10
@@ -235,3 +235,21 @@ def test_seeds_keep_apart_when_the_ring_is_mapped(spec, key, bits):
     keys = jax.random.split(key, 2)
     batch = jax.jit(jax.vmap(lambda s, k: ring.sample(s, spec, k)))(both, keys)
     assert batch.reward.shape == (2, 8)
+
+
+def test_each_transition_comes_back_with_the_latent_of_its_episode(spec, key):
+    """Also after the ring has wrapped; what policies without one remember is refused."""
+    ring, tape = Ring(50, 4000, latent=2), Tape(spec, 50)
+    state, of_state, count = ring.init(spec), {}, 0
+    for lengths in ([10, 0, 7, 10], [9, 1, 3, 10], [4, 4, 0, 8]):
+        latent = tape.random.normal(size=(4, 2)).astype(np.float32)
+        episodes = dataclasses.replace(tape.episodes(lengths), memory=Latent(jnp.asarray(latent)))
+        state = add(ring, state, episodes, spec)
+        for length, vector in zip(lengths, latent, strict=True):
+            of_state |= {count + 1 + t: vector for t in range(length)}
+            count += length + (length > 0)
+    batch = sample(ring, state, spec, key)
+    assert seen(batch) == tape.held()
+    np.testing.assert_array_equal(batch.latent, [of_state[int(x)] for x in batch.now.state[:, 0]])
+    with pytest.raises(ValueError, match=r"replay\.latent 2: it must be 0, because these policies have no such vector"):
+        add(ring, state, tape.episodes([1, 1, 1, 1]), spec)

@@ -9,8 +9,10 @@ from comarl.algorithms.facmac import FACMAC_NONMONOTONIC, Facmac, FacmacContinuo
 from comarl.algorithms.fop import FOP_PYMARL2, Fop
 from comarl.algorithms.lica import LICA_PYMARL2, Lica
 from comarl.algorithms.lsf_sac import LSF_SAC_FIXED_TEMPERATURE, MASAC, MASAC_DOUBLE_Q, LsfSac
-from comarl.algorithms.matd3 import MADDPG, Matd3
+from comarl.algorithms.maddpg import MADDPG_VM3, Maddpg
+from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.maven import MAVEN_PYMARL2, Maven
+from comarl.algorithms.maven_ac import MavenAc
 from comarl.algorithms.merl import MERL_FACMAC, Merl
 from comarl.algorithms.msac import MSAC_PYMARL2, MSAC_SINGLE, Msac
 from comarl.algorithms.ndq import NDQ_PYMARL2, Ndq
@@ -19,6 +21,7 @@ from comarl.algorithms.qplex import QPLEX_PYMARL2, Qplex
 from comarl.algorithms.qtran import QTRAN_PYMARL2, Qtran
 from comarl.algorithms.race_facmac import RaceFacmac
 from comarl.algorithms.race_matd3 import RaceMatd3
+from comarl.algorithms.si_moa import SiMoa
 from comarl.algorithms.vdac import MAA2C, VDAC_MIX_PYMARL2, VDAC_SUM, Vdac
 from comarl.algorithms.vm3_ac import MA_AC, MA_SAC, Vm3Ac
 from comarl.algorithms.vm3_ac_discrete import Vm3AcDiscrete
@@ -36,7 +39,8 @@ class Entry:
 
 ALGORITHMS = {
     "matd3": Entry(Matd3(), "twin delayed policy gradients with one critic for the team (Ackermann et al., 2019)"),
-    "maddpg": Entry(MADDPG, "MATD3 with one Q-function, no delay and no smoothing (Lowe et al., NeurIPS 2017)"),
+    "maddpg": Entry(Maddpg(), "an actor and a critic of the team's action for each agent (Lowe et al., NeurIPS 2017)"),
+    "maddpg-vm3": Entry(MADDPG_VM3, "MADDPG with the settings of VM3-AC"),
     "race-matd3": Entry(RaceMatd3(), "evolving teams and a learning team share their encoders (Li et al., ICML 2023)"),
     "facmac": Entry(Facmac(), "actors climb a factored critic of the team, all at once (Peng et al., NeurIPS 2021)"),
     "facmac-nonmonotonic": Entry(FACMAC_NONMONOTONIC, "FACMAC whose mixer may weigh a utility negatively"),
@@ -86,6 +90,8 @@ ALGORITHMS = {
     "vm3-ac-discrete": Entry(Vm3AcDiscrete(), "FOP whose agents' actions tell of each other (Kim et al., AAMAS 2023)"),
     "ma-ac": Entry(MA_AC, "VM3-AC without latent, entropy and mutual information"),
     "ma-sac": Entry(MA_SAC, "VM3-AC without latent and mutual information"),
+    "maven-ac": Entry(MavenAc(), "MA-AC in modes, of which a team keeps one an episode (Mahajan et al., NeurIPS 2019)"),
+    "si-moa": Entry(SiMoa(), "MA-AC whose agents are rewarded for influence on others (Jaques et al., ICML 2019)"),
 }
 
 # RACE, Table 3: alpha and beta were tuned per task, on the test metric.

@@ -8,8 +8,7 @@ Each agent acts on its own observation; one twin critic, used in training only, 
     L_phi   = -mean Q_psi_1(s, mu_phi(o))                                       all agents' actions replaced at once
     phi', psi' <- tau phi, psi + (1 - tau) phi', psi'                           every `policy_delay` updates
 
-Preset MADDPG (Lowe et al., 2017) has one Q-function, no delay and no smoothing; as the team shares one reward, one
-critic serves all agents.
+With one Q-function, no delay and no smoothing it is DDPG for a team; MADDPG, with a critic for each agent, is `maddpg`.
 
 Differences from the authors' code:
 1. One critic for the team and a joint policy gradient, as RACE's MATD3 has it; Ackermann's has a critic per agent.
@@ -66,7 +65,7 @@ class Matd3:
     layer_norm: bool = True
     """layer normalisation before each activation, as in ERL-Re2; RACE's tables do not mention it"""
     critics: int = 2
-    """independent Q-functions, of which targets take the minimum; 1 is MADDPG's"""
+    """independent Q-functions, of which targets take the minimum; 1 takes it as it is"""
     gamma: float = 0.99
     """discount"""
     tau: float = 0.005
@@ -165,6 +164,3 @@ class Matd3:
             target_actors=polyak(state.target_actors, actors.value, self.tau),
             target_critic=polyak(state.target_critic, state.critic.value, self.tau),
         )
-
-
-MADDPG = Matd3(critics=1, policy_delay=1, target_noise=0.0)

@@ -27,7 +27,7 @@ released code. What the paper leaves open is a field; the defaults:
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -36,7 +36,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from comarl.nn.predictors import Predictors, Sharing
-from comarl.nn.stochastic import Drawn, Noise, Policies, Values
+from comarl.nn.stochastic import Drawn, Noise, Policies
+from comarl.nn.values import AgentValues, Form, Seen, each, make_values, obs_mask, see, see_actions, twin
 from comarl.ops.learner import Adam, Learner, polyak
 from comarl.training.replay import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
@@ -50,16 +51,9 @@ class State(eqx.Module):
 
     policies: Learner[Policies]  # pi
     predictors: Learner[Predictors] | None  # q, where mutual information counts
-    critic: Learner[Values]  # Q
-    value: Learner[Values] | None  # V; None where the target is made of Q'
-    target: Values  # V', or Q'
-
-
-class Seen(NamedTuple):
-    """One end of transitions."""
-
-    obs: Float[Array, "agents batch obs"]  # 0 where padded
-    known: Float[Array, "batch known"]  # x
+    critic: Learner[AgentValues]  # Q
+    value: Learner[AgentValues] | None  # V; None where the target is made of Q'
+    target: AgentValues  # V', or Q'
 
 
 class Outcome(NamedTuple):
@@ -69,23 +63,6 @@ class Outcome(NamedTuple):
     information: Float[Array, "agents batch"]  # M_i
     climbed: Float[Array, "agents batch"]  # the Q that the policies climb, as a function of each agent's own action
     soft_value: Float[Array, "agents batch"]  # V^_i
-
-
-def with_actions(
-    known: Float[Array, "batch known"], action: Float[Array, "agents batch action"], spec: EnvSpec
-) -> Float[Array, "batch inputs"]:
-    """(x, a), without the padding of a."""
-    flat = jnp.moveaxis(action, 0, 1).reshape(action.shape[1], -1)
-    return jnp.concatenate([known, flat[:, np.flatnonzero(spec.action_mask)]], axis=-1)
-
-
-def each(values: Values, x: Float[Array, "*agents batch inputs"]) -> Float[Array, "twins all_agents batch"]:
-    """Of every twin."""
-    return jax.vmap(lambda one: one(x))(values)
-
-
-def twin(values: Values, number: int) -> Values:
-    return jax.tree.map(lambda leaf: leaf[number], values)
 
 
 @dataclass(frozen=True)
@@ -125,6 +102,11 @@ class Vm3Ac:
     """one policy, V and twin Q for all agents, which see whom they serve; the paper has one of each per agent"""
     critic_sees: Literal["obs", "state"] = "obs"
     """x, what V and Q see: all observations, or the task's state"""
+    critic: Form = "mlp"
+    """V and Q as a network of x for each agent, as the paper; as its first author's earlier code has it, with a first
+    layer for one's own and one for the others' observations and actions; or with attention to the others, for many"""
+    attention_heads: int = 4
+    """heads of that attention, which share the units of the first hidden layer"""
     hidden: tuple[int, ...] = (128, 128)
     """units of the hidden layers of all networks (ReLU)"""
     log_std_range: tuple[float, float] = (-20.0, 2.0)
@@ -147,22 +129,24 @@ class Vm3Ac:
     """gradient steps per environment step"""
 
     def __post_init__(self):
-        check_range(self, 1, None, "marginal_draws")
+        check_range(self, 1, None, "marginal_draws", "attention_heads")
         check_range(self, 0, 1, "gamma", "tau")
         check_range(self, 0, None, "beta", "latent_size", "warmup_steps", "updates_per_step")
         if self.predictor_variance is not None and self.predictor_variance <= 0:
             raise ValueError(f"predictor_variance={self.predictor_variance} of Vm3Ac must be above 0, or None")
+        if self.critic != "mlp" and self.critic_sees == "state":
+            raise ValueError(f"critic_sees='state' of Vm3Ac: a critic {self.critic!r} sees what each agent sees: 'obs'")
+        if self.critic == "attention" and self.hidden[0] % self.attention_heads:
+            raise ValueError(f"attention_heads={self.attention_heads} of Vm3Ac must divide hidden[0], {self.hidden[0]}")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
-        keys, agents, share = jax.random.split(key, 4), spec.num_agents, self.share_parameters
-        known = spec.state_size if self.critic_sees == "state" else int(obs_mask(spec).sum())
-        inputs = known + int(spec.action_mask.sum())
+        keys, share = jax.random.split(key, 4), self.share_parameters
         policies = Policies(spec, self.hidden, self.latent_size, self.log_std_range, share=share, key=keys[0])
-        value = Values(agents, known, self.hidden, share=share, key=keys[1])
-        make = lambda k: Values(agents, inputs, self.hidden, share=share, key=k)
-        critic = jax.vmap(make)(jax.random.split(keys[2], 2))
+        form: dict[str, Any] = dict(known=self.critic_sees, heads=self.attention_heads, share=share)
+        make = lambda k, acts: make_values(self.critic, spec, self.hidden, acts=acts, key=k, **form)
+        value, critic = make(keys[1], False), jax.vmap(lambda k: make(k, True))(jax.random.split(keys[2], 2))
         predictors, v = None, self.value == "v"
-        if self.mutual_information and self.beta > 0 and agents > 1:
+        if self.mutual_information and self.beta > 0 and spec.num_agents > 1:
             settings = (self.predictor_sharing, self.predictor_variance, self.gaussian_constant)
             predictors = Predictors(spec, self.hidden, *settings, key=keys[3])
         return State(
@@ -191,33 +175,33 @@ class Vm3Ac:
         return memory, policies.squash(u)[:, 0]
 
     def update(self, state: State, batch: Transition, clock: Clock, key: Key) -> tuple[State, Metrics]:
-        """Policies and predictors, Q and V, all at what they were before; then the target moves."""
+        """Policies and predictors, Q and V, all at what they were before; then the target moves.
+
+        Rewards may be the team's or each agent's own.
+        """
         del clock
         spec, keys = state.policies.value.spec, jax.random.split(key, 3)
         now, after = self.see(batch.now, spec), self.see(batch.next, spec)
         policies, predictors, outcome, metrics = self.fit_policies(state, now, self.noise(spec, now, keys[0]))
         if state.value is not None:
-            soft_value, next_value = outcome.soft_value, state.target(after.known)
-            v_loss = lambda v: 0.5 * jnp.square(v(now.known) - soft_value).mean(axis=-1).sum()
+            soft_value, next_value = outcome.soft_value, state.target(after)
+            v_loss = lambda v: 0.5 * jnp.square(v(now) - soft_value).mean(axis=-1).sum()
             value, value_loss = state.value.descend(v_loss)
             metrics |= {"value_loss": value_loss}
         else:
             learnt = (state.policies.value, state.predictors and state.predictors.value)
             value, noise = None, self.noise(spec, after, keys[1])
             next_value = self.outcome(learnt, state.target, after, noise).soft_value
-        target = jax.lax.stop_gradient(batch.reward + self.gamma * jnp.where(batch.terminated, 0.0, next_value))
-        replayed = with_actions(now.known, jnp.moveaxis(batch.action, 1, 0), spec)
-        q_loss = lambda q: 0.5 * jnp.square(each(q, replayed) - target).mean(axis=-1).sum()
+        target = jax.lax.stop_gradient(batch.reward.T + self.gamma * jnp.where(batch.terminated, 0.0, next_value))
+        replayed = see_actions(batch.action, spec)
+        q_loss = lambda q: 0.5 * jnp.square(each(q, now, replayed) - target).mean(axis=-1).sum()
         critic, critic_loss = state.critic.descend(q_loss)
         metrics |= {"critic_loss": critic_loss, "target_value": target.mean()} | self.diagnose(state, now, keys[2])
         online = critic.value if value is None else value.value
         return State(policies, predictors, critic, value, polyak(state.target, online, self.tau)), metrics
 
     def see(self, timestep: Timestep, spec: EnvSpec) -> Seen:
-        """What networks see of it: padding never."""
-        mask, flat = obs_mask(spec), timestep.obs.reshape(timestep.obs.shape[0], -1)
-        known = timestep.state if self.critic_sees == "state" else flat[:, np.flatnonzero(mask)]
-        return Seen(jnp.moveaxis(jnp.where(mask, timestep.obs, 0.0), 1, 0), known)
+        return see(timestep, spec, self.critic_sees)
 
     def noise(self, spec: EnvSpec, seen: Seen, key: Key) -> Noise:
         """New z for each transition, the same for all agents, and noise of each agent's own."""
@@ -242,26 +226,24 @@ class Vm3Ac:
         divisor = agents if self.mi_norm == "N" else agents - 1
         return both.reshape(agents, agents - 1, -1).sum(axis=1) / divisor
 
-    def outcome(self, learnt: tuple[Policies, Predictors | None], critic: Values, seen: Seen, noise: Noise) -> Outcome:
+    def outcome(
+        self, learnt: tuple[Policies, Predictors | None], critic: AgentValues, seen: Seen, noise: Noise
+    ) -> Outcome:
         """Draws actions and values them, with gradients to each agent's own policy and to q alone."""
         policies, predictors = learnt
         drawn = policies.draw(seen.obs, noise)
-        agents, fixed = drawn.action.shape[0], jax.lax.stop_gradient(drawn.action)
-        # Of agent i's critic the joint action in which i's own entries alone are free: [agents (i) agents (j) ..]
-        own = jnp.where(np.eye(agents, dtype=bool)[..., None, None], drawn.action, fixed)
-        climbing = jax.vmap(lambda action: with_actions(seen.known, action, policies.spec))(own)
-        first = twin(critic, 0)(climbing)
+        fixed = jax.lax.stop_gradient(drawn.action)
+        first = twin(critic, 0)(seen, fixed, own=drawn.action)
         if self.actor_q == "minimum":
-            climbed = lowest = jnp.minimum(first, twin(critic, 1)(climbing))
+            climbed = lowest = jnp.minimum(first, twin(critic, 1)(seen, fixed, own=drawn.action))
         else:
-            second = twin(critic, 1)(with_actions(seen.known, fixed, policies.spec))
-            climbed, lowest = first, jnp.minimum(first, second)
+            climbed, lowest = first, jnp.minimum(first, twin(critic, 1)(seen, fixed))
         information = jnp.zeros_like(first) if predictors is None else self.information(predictors, seen, drawn.action)
         soft_value = lowest + self.beta * (information - drawn.log_pi) if self.beta > 0 else lowest
         return Outcome(drawn, information, climbed, jax.lax.stop_gradient(soft_value))
 
     def losses(
-        self, learnt: tuple[Policies, Predictors | None], critic: Values, seen: Seen, noise: Noise
+        self, learnt: tuple[Policies, Predictors | None], critic: AgentValues, seen: Seen, noise: Noise
     ) -> tuple[Float[Array, " agents"], Outcome]:
         """Each agent's own L_pi,q (Eq. 20)."""
         outcome = self.outcome(learnt, critic, seen, noise)
@@ -309,12 +291,6 @@ class Vm3Ac:
             metrics["prediction_error"] = error(action, action).mean()
             metrics["prediction_error_unpaired"] = error(action, jnp.roll(action, 1, axis=0)).mean()
         return metrics
-
-
-def obs_mask(spec: EnvSpec) -> np.ndarray:
-    """`[agents obs]`: whether an agent really has that entry."""
-    sizes = spec.obs_sizes or (spec.obs_size,) * spec.num_agents
-    return np.arange(spec.obs_size) < np.array(sizes)[:, None]
 
 
 def squared_correlation(

@@ -39,24 +39,6 @@ def with_identity(
     return jnp.concatenate([jnp.broadcast_to(x, (rows, *x.shape[-2:])), told], axis=-1)
 
 
-class Values(eqx.Module):
-    """A number for each agent from what training knows of all: V_i(x) or Q_i(x, a)."""
-
-    networks: Stack
-    num_agents: int = eqx.field(static=True)
-    share: bool = eqx.field(static=True)
-
-    def __init__(self, num_agents: int, inputs: int, hidden: tuple[int, ...], *, share: bool, key: Key):
-        """`share` makes it one network, which sees whom it serves."""
-        inputs, stack = (inputs + num_agents, 1) if share else (inputs, num_agents)
-        self.networks = Stack(stack, (inputs, *hidden, 1), key=key)
-        self.num_agents, self.share = num_agents, share
-
-    def __call__(self, x: Float[Array, "*agents batch inputs"]) -> Float[Array, "all_agents batch"]:
-        """Of one input for all agents, or one for each."""
-        return self.networks(with_identity(x, np.eye(self.num_agents)) if self.share else x)[..., 0]
-
-
 class Noise(NamedTuple):
     """All that is random in a draw of actions."""
 

@@ -29,6 +29,7 @@ class RingState(eqx.Module):
     cursor: Int[Array, ""]  # the row that is written next
     first: Int[Array, ""]  # where in `starts` the oldest transition stands
     size: Int[Array, ""]  # transitions held
+    latent: Float[Array, "capacity latent"] | None  # of the row's episode; None where policies have no such vector
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,13 @@ class Ring:
     """rows kept: one per step and one more per episode"""
     batch_size: int = 128
     """transitions per draw"""
+    latent: int = 0
+    """length of the vector `memory.latent` that is kept with each transition; 0 for policies that have none"""
 
     def __post_init__(self):
         check_range(self, 2, None, "capacity")
         check_range(self, 1, None, "batch_size")
+        check_range(self, 0, None, "latent")
 
     def rows(self, num_episodes: int, spec: EnvSpec) -> int:
         """Rows that so many episodes may fill."""
@@ -67,6 +71,7 @@ class Ring:
             cursor=zero,
             first=zero,
             size=zero,
+            latent=jnp.zeros((rows, self.latent)) if self.latent else None,
         )
 
     def add(self, ring: RingState, episodes: Episode, spec: EnvSpec) -> RingState:
@@ -92,6 +97,10 @@ class Ring:
             x = jnp.pad(x, ((0, 0), (0, 1)) + ((0, 0),) * (x.ndim - 2))
             return jnp.where(begins.reshape(*begins.shape, *[1] * (x.ndim - 2)), x, jnp.zeros((), x.dtype))
 
+        latent = ring.latent
+        if latent is not None:
+            of_episode = remembered(self.latent, episodes.memory)
+            latent = put(latent, jnp.broadcast_to(of_episode[:, None], (*begins.shape, self.latent)))
         return RingState(
             state=put(ring.state, episodes.timesteps.state),
             obs=None if ring.obs is None else put(ring.obs, episodes.timesteps.obs),
@@ -103,6 +112,7 @@ class Ring:
             cursor=(ring.cursor + num_rows) % capacity,
             first=first,
             size=kept + num_begins,
+            latent=latent,
         )
 
     def sample(self, ring: RingState, spec: EnvSpec, key: Key) -> Transition:
@@ -115,6 +125,7 @@ class Ring:
             reward=ring.reward[row],
             terminated=ring.terminated[row],
             next=self.look(ring, spec, (row + 1) % self.capacity),
+            latent=None if ring.latent is None else ring.latent[row],
         )
 
     def look(self, ring: RingState, spec: EnvSpec, row: Int[Array, " batch"]) -> Timestep:
@@ -211,7 +222,7 @@ class EpisodeRing:
             reward=blank(episodes.reward, episodes.mask),
             terminated=episodes.terminated & episodes.mask,
             mask=episodes.mask,
-            memory=self.remembered(episodes.memory),
+            memory=Latent(remembered(self.latent, episodes.memory)) if self.latent else (),
         )
         put = lambda old, new: old.at[row].set(new, mode="drop")
         number = played.sum().astype(jnp.int32)
@@ -234,12 +245,6 @@ class EpisodeRing:
         action = drawn.action.astype(jnp.int32) if spec.discrete else drawn.action
         timesteps = Timestep(obs, state, drawn.available)
         return Episode(drawn.memory, timesteps, action, drawn.reward, drawn.terminated, drawn.mask)
-
-    def remembered(self, memory: PyTree) -> Latent | tuple[()]:
-        """What is kept of it."""
-        if self.latent and not hasattr(memory, "latent"):
-            raise ValueError(f"replay.latent {self.latent}: it must be 0, because these policies have no such vector")
-        return Latent(memory.latent) if self.latent else ()
 
     def pack(self, spec: EnvSpec, x: Float[Array, "*batch"]) -> Array:
         """Numbers as they are kept."""
@@ -282,6 +287,13 @@ class RecentAndOld(EpisodeRing):
         row = (ring.cursor - 1 - jax.lax.top_k(lots, self.recent_batch)[1]) % self.capacity
         both = self.look(ring, spec, row), super().sample(ring, spec, all_key)
         return jax.tree.map(lambda *x: jnp.concatenate(x), *both)
+
+
+def remembered(latent: int, memory: PyTree) -> Float[Array, "*batch latent"]:
+    """The vector of an episode that is to be kept, of this length."""
+    if not hasattr(memory, "latent"):
+        raise ValueError(f"replay.latent {latent}: it must be 0, because these policies have no such vector")
+    return memory.latent
 
 
 def small_int(spec: EnvSpec) -> jnp.dtype:

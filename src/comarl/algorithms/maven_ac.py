@@ -1,0 +1,140 @@
+"""MAVEN (Mahajan et al., NeurIPS 2019) on the actor-critics of VM3-AC, for continuous actions.
+
+Before an episode the team draws a mode z and keeps it to the end. Policies and values see it, so that a team explores
+by committing to one of several ways of acting. A discriminator guesses z from what the team does in what situation, and
+being guessed right is rewarded: that is a lower bound of the mutual information of z and behaviour.
+
+    z        uniform over |z| modes, one-hot: for an episode, and the same for all agents
+    a_i      ~ pi_i(. | o_i, z),  V_i(x, z),  Q_i(x, u, z)                 MA-AC (`ma-ac`) where all see z
+    r~       = r + intrinsic (log v(z | x, u) + log |z|)              computed anew when a transition is drawn
+    L_v      = -mean log v(z | x, u)                                  v: the discriminator; u: actions in the replay
+
+The paper of VM3-AC compares with MAVEN on its MA-AC, and gives no details; all settings here are choices. MAVEN itself,
+for discrete actions, is `maven`. Other settings of `base` make it any soft actor-critic of `vm3-ac`.
+
+Differences from MAVEN:
+1. Mutual information is a reward alone: the discriminator sees the actions of the replay, so that no gradient reaches
+   policies. (MAVEN's own intrinsic reward has the sign of the cross-entropy, and pays for not being recognised.)
+2. z is uniform, in evaluation, too. It cannot be learnt from the first state by REINFORCE, for which replay would have
+   to keep returns.
+3. z is one more part of each agent's observation. x, all observations, so has one of each agent.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from comarl.algorithms import vm3_ac
+from comarl.algorithms.vm3_ac import MA_AC, Vm3Ac
+from comarl.nn.mlp import MLP
+from comarl.nn.values import obs_mask, see_actions, with_actions
+from comarl.ops.learner import Adam, Learner
+from comarl.training.replay import Ring
+from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
+from comarl.usage import check_range
+
+
+class Memory(eqx.Module):
+    """What a team carries from step to step, and replay keeps."""
+
+    latent: Float[Array, "*batch latents"]  # z, one-hot: the same for all agents and steps of an episode
+
+
+class Discriminator(eqx.Module):
+    """v(z | x, u), as logits."""
+
+    network: MLP
+    spec: EnvSpec = eqx.field(static=True)  # of the task, which does not know of z
+
+    def __call__(self, known: Float[Array, "batch known"], action: Float[Array, "agents batch action"]) -> Array:
+        return self.network(with_actions(known, action, self.spec))
+
+
+class State(eqx.Module):
+    """What changes while MAVEN learns."""
+
+    base: vm3_ac.State
+    discriminator: Learner[Discriminator]
+
+
+@dataclass(frozen=True)
+class MavenAc:
+    """Hyperparameters of MAVEN on MA-AC."""
+
+    base: Vm3Ac = MA_AC
+    """the actor-critics to whom z is a part of what they see, and all of their settings"""
+    latents: int = 16
+    """modes that z may be"""
+    intrinsic: float = 0.1
+    """weight of mutual information as a reward"""
+    discriminator: tuple[int, ...] = (128, 128)
+    """units of the hidden layers of the discriminator (ReLU)"""
+    discriminator_optimiser: Adam = Adam(3e-4, max_grad_norm=0.0)
+    """optimiser of the discriminator"""
+
+    # What the loop asks of any algorithm is as the base has it, but that replay keeps z.
+    learns_from: ClassVar = "transitions"
+    actions: ClassVar = frozenset({"continuous"})
+    warmup_steps: ClassVar = property(lambda self: self.base.warmup_steps)
+    updates_per_step: ClassVar = property(lambda self: self.base.updates_per_step)
+
+    @property
+    def replay(self) -> Ring:
+        return replace(self.base.replay, latent=self.latents)
+
+    def __post_init__(self):
+        check_range(self, 1, None, "latents")
+        check_range(self, 0, None, "intrinsic")
+
+    def init(self, spec: EnvSpec, key: Key) -> State:
+        base_key, network_key = jax.random.split(key)
+        known = spec.state_size if self.base.critic_sees == "state" else int(obs_mask(spec).sum())
+        sizes = (known + int(spec.action_mask.sum()), *self.discriminator, self.latents)
+        discriminator = Discriminator(MLP(sizes, activation=jax.nn.relu, key=network_key), spec)
+        base = self.base.init(seeing_mode(spec, self.latents), base_key)
+        return State(base, Learner.create(discriminator, self.discriminator_optimiser))
+
+    def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        """Draws z."""
+        return Memory(jax.nn.one_hot(jax.random.randint(key, (), 0, self.latents), self.latents))
+
+    def act(
+        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+    ) -> tuple[Memory, Float[Array, "agents action"]]:
+        seen = with_mode(timestep, memory.latent)
+        return memory, self.base.act(state.base, team, (), seen, clock, key, explore=explore)[1]
+
+    def update(self, state: State, batch: Transition, clock: Clock, key: Key) -> tuple[State, Metrics]:
+        """The reward by the discriminator as it was, then a step of everything."""
+        spec, latent = state.discriminator.value.spec, batch.latent
+        assert latent is not None
+        known, action = self.base.see(batch.now, spec).known, see_actions(batch.action, spec)
+        log_guess = lambda v: (jax.nn.log_softmax(v(known, action)) * latent).sum(axis=-1)
+        information = log_guess(state.discriminator.value) + math.log(self.latents)
+        reward = batch.reward + self.intrinsic * information
+        discriminator, _ = state.discriminator.descend(lambda v: -log_guess(v).mean())
+        now, after = (with_mode(t, latent) for t in (batch.now, batch.next))
+        in_mode = replace(batch, now=now, next=after, reward=reward)
+        base, metrics = self.base.update(state.base, in_mode, clock, key)
+        return State(base, discriminator), metrics | {"mode_information": information.mean()}
+
+
+def seeing_mode(spec: EnvSpec, latents: int) -> EnvSpec:
+    """The sizes of a task in which z comes first in what each agent sees, and in the state."""
+    sizes = tuple(size + latents for size in spec.obs_sizes or (spec.obs_size,) * spec.num_agents)
+    obs_size, state_size = spec.obs_size + latents, spec.state_size + latents
+    more = dict(obs_size=obs_size, state_size=state_size, obs_sizes=sizes, obs_from_state=None, obs_range=None)
+    return replace(spec, **more)  # type: ignore[arg-type]
+
+
+def with_mode(timestep: Timestep, latent: Float[Array, "*batch latents"]) -> Timestep:
+    """What is seen, with z before it."""
+    agents = timestep.obs.shape[-2]
+    each = jnp.broadcast_to(latent[..., None, :], (*latent.shape[:-1], agents, latent.shape[-1]))
+    obs, state = ((each, timestep.obs), (latent, timestep.state))
+    return Timestep(jnp.concatenate(obs, axis=-1), jnp.concatenate(state, axis=-1))
