@@ -73,18 +73,18 @@ clean:
 
 .venv/.installed: .venv/.created pyproject.toml constraints.txt
 	@echo "Installing comarl and what it needs into .venv; the first time this takes a while."
-	$(PIP) --editable ".[mujoco,smax,report]"
+	$(PIP) --editable ".[mujoco,smax,pettingzoo,report]"
 	@touch $@
 
 .venv/.installed-dev: .venv/.created pyproject.toml constraints.txt
 	@echo "Installing comarl, what it needs and the tools of its tests into .venv; the first time this takes a while."
-	$(PIP) --editable ".[mujoco,smax,report,dev]"
+	$(PIP) --editable ".[mujoco,smax,pettingzoo,report,dev]"
 	@touch .venv/.installed $@
 
 # PyTorch is only what comarl is compared with; where pip can be pointed at a CPU build, that is enough.
 .venv/.installed-bench: .venv/.installed
 	$(PIP) $(TORCH)
-	$(PIP) --editable ".[mujoco,smax,report,bench]"
+	$(PIP) --editable ".[mujoco,smax,pettingzoo,report,bench]"
 	@touch $@
 
 # The first Python of 3.11 to 3.13, else the first that is newer; `make demo PYTHON=...` names another.

@@ -138,6 +138,8 @@ def train(arguments: Arguments, console: Console) -> int:
     algorithm_name, task_name = arguments[:2]
     algorithm, changes = tuned(algorithm_name, task_name)
     task = find_task(task_name)
+    if suited_to := getattr(task, "suited_to", None):  # a task that has both kinds of actions
+        task = suited_to(algorithm.actions)
     settings = tyro.cli(
         TrainSettings[type(algorithm), type(task)],  # type: ignore[misc]
         prog=f"comarl train {algorithm_name} {task_name}",
@@ -164,7 +166,7 @@ def check_pair(algorithm_name: str, algorithm: Any, task_name: str, task: Any) -
     from comarl.envs import find_task
 
     named = find_task(task_name)
-    for field in ("robot", "partition", "name"):
+    for field in ("robot", "partition", "module", "name"):
         given, right = getattr(task, field, None), getattr(named, field, None)
         if given != right:
             raise UsageError(f"--task.{field} {given!r}: the task's name already says {right!r}; give another name")
@@ -213,6 +215,8 @@ def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
         means = (mean_text(line.get(key), name) for key, name in keys)
         table.add_row(str(seed), f"{line['env_steps']:,}", f"{line['updates']:,}", *means)
     console.print(table)
+    if restarts := max((line.get("worker_restarts", 0) for line in last.values()), default=0):
+        console.print(f"{restarts} worker process(es) died and were replaced; their episodes were played again.")
     if last:
         try:
             from comarl.report import single_run_curve

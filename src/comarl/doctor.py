@@ -24,6 +24,7 @@ CORE = ("jax", "jaxlib", "equinox", "optax", "numpy", "jaxtyping", "tyro", "rich
 EXTRAS = {  # each extra in pyproject.toml that a user may want -> its modules, and what it is for
     "mujoco": (("mujoco", "mujoco.batch", "gymnasium", "gymnasium_robotics"), "the mamujoco tasks"),
     "smax": (("jaxmarl",), "the smax tasks"),
+    "pettingzoo": (("pettingzoo", "mpe2", "Box2D", "pygame"), "the pettingzoo and multiwalker tasks"),
     "report": (("matplotlib",), "learning curves"),
 }
 FRAME = """

@@ -1,6 +1,6 @@
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jax
@@ -57,6 +57,15 @@ def test_a_whole_number_in_a_float_field_is_the_same_setting():
 def test_a_setting_without_a_lasting_name_is_refused(value):
     with pytest.raises(TypeError, match="plain data"):
         to_config({"setting": value})
+
+
+def test_what_changes_no_result_is_no_setting():
+    @dataclass(frozen=True)
+    class Threaded:
+        size: int = 1
+        threads: int = field(default=2, compare=False)
+
+    assert to_config(Threaded()) == to_config(Threaded(threads=5)) == {"kind": "Threaded", "size": 1}
 
 
 def test_a_field_called_kind_is_refused():

@@ -2,7 +2,19 @@
 
 from typing import Any
 
-from comarl.envs import discrete_probes, mamujoco, matrix, navigation, predator_prey, probes, smax, treasure, waves
+from comarl.envs import (
+    discrete_probes,
+    mamujoco,
+    matrix,
+    multiwalker,
+    navigation,
+    pettingzoo,
+    predator_prey,
+    probes,
+    smax,
+    treasure,
+    waves,
+)
 from comarl.usage import unknown
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -13,6 +25,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "waves": waves.PRESETS,
     "treasure": treasure.PRESETS,
     "navigation": navigation.PRESETS,
+    "multiwalker": multiwalker.PRESETS,
+    "pettingzoo": pettingzoo.TASKS,
     "probe": {**probes.PROBES, **discrete_probes.PROBES},
 }
 """family -> name -> the task, or a line on it where a family makes tasks out of names"""
@@ -36,6 +50,8 @@ def find_task(name: str) -> Any:
         return task
     if family == "mamujoco" and rest.partition("-")[0] in mamujoco.PARTITIONS:
         return mamujoco.parse(rest)
+    if family == "pettingzoo" and rest:
+        return pettingzoo.PettingZoo(rest)
     if family == "smax" and rest in (*smax.MAPS, *smax.MISSING):
         return smax.Smax(rest)
     raise unknown("task", name, TASKS, "`comarl list` shows all; other partitions of a robot work by name, too.")

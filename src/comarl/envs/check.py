@@ -5,6 +5,7 @@ and types are looked at before anything is compiled.
 """
 
 import argparse
+import contextlib
 import sys
 from typing import Any, NamedTuple
 
@@ -14,7 +15,6 @@ import numpy as np
 
 from comarl.envs import find_task
 from comarl.types import Environment, EnvSpec, HostEnvironment, HostTimestep, Key, Task
-from comarl.usage import UnknownName
 
 FEWEST_EPISODES = 8
 
@@ -154,8 +154,14 @@ def play(env: Environment, episodes: int, seed: int) -> Played:
 
 def play_host(task: Task, episodes: int, seed: int) -> Played:
     """Episodes of a task outside JAX, one in each copy; one more copy is left out, and must ignore its actions."""
-    spec, env = task.spec, task.make(episodes + 1)
+    env = task.make(episodes + 1)
     require(isinstance(env, HostEnvironment), "make must give copies with spec, num_copies, reset, step and close")
+    with contextlib.closing(env):
+        return play_copies(task.spec, env, episodes, seed)
+
+
+def play_copies(spec: EnvSpec, env: HostEnvironment, episodes: int, seed: int) -> Played:
+    """The same, of the copies that were made."""
     act = jax.jit(jax.vmap(lambda available, key: random_action(spec, available, key)))
     keys = jax.random.split(jax.random.key(seed), (spec.horizon, env.num_copies))
     over = np.arange(env.num_copies) == episodes
@@ -174,7 +180,6 @@ def play_host(task: Task, episodes: int, seed: int) -> Played:
         over = over | results[1] | results[2]
         if over.all():
             break
-    env.close()
     stack: Any = lambda *xs: None if xs[0] is None else np.stack(xs, axis=1)[:episodes]
     return Played(HostTimestep(*map(stack, *timesteps)), *map(stack, *steps), metrics={})
 
@@ -247,7 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         report = check(find_task(options.task), options.steps, options.seed)
-    except (ContractViolation, UnknownName) as error:
+    except (ValueError, ImportError) as error:  # the first includes a ContractViolation and an UnknownName
         print(f"{options.task}: {error}", file=sys.stderr)
         return 1
     print(

@@ -5,7 +5,6 @@ partitions and observations. States, observations, rewards and ends equal those 
 """
 
 import functools
-import os
 import re
 from dataclasses import dataclass, field
 
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from comarl.envs.mamujoco_physics import ROBOTS, BatchPhysics, GymnasiumPhysics, Reference, new_reference
+from comarl.envs.pool import available_cores
 from comarl.types import EnvSpec, HostTimestep, TaskDied
 from comarl.usage import unknown
 
@@ -137,7 +137,7 @@ class MultiAgentMujocoCopies:
         low, high = reference.single_agent_env.unwrapped.model.actuator_ctrlrange.T
         self._centre, self._half_range = (high + low) / 2, (high - low) / 2
         if task.robot in ROBOTS:
-            threads = min(num_copies, task.num_threads or _available_threads())
+            threads = min(num_copies, task.num_threads or available_cores())
             self._physics = BatchPhysics(reference, ROBOTS[task.robot], num_copies, threads, dtype)
         else:
             sizes = self.spec.num_agents, self.spec.obs_size, self.spec.state_size
@@ -188,7 +188,3 @@ class MultiAgentMujocoCopies:
 def _reference(robot: str, partition: str, agent_obsk: int) -> Reference:
     """What a task's sizes and model are read from; it is never stepped."""
     return new_reference(robot, partition, agent_obsk)
-
-
-def _available_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from comarl.envs.pool import Pool, Tell, say
 from comarl.training import host_rollout, rollout
 from comarl.training.train import Run, seed_keys
 from comarl.types import Clock, Environment, Episode, Evolutionary, Keys
@@ -20,11 +21,16 @@ TEAMS = ("marl_team", "best_team")
 """what is evaluated: the team that MARL trains, and the one that did best in training, where there is a population"""
 
 
-def make_player(run: Run, num_copies: int) -> tuple[Player, Callable[[], None]]:
-    """What plays `num_copies` episodes of every seed, and what to call when it is no longer needed."""
+def make_player(run: Run, num_copies: int, on_restart: Tell = say) -> tuple[Player, Callable[[], None]]:
+    """What plays `num_copies` episodes of every seed, and what to call when it is no longer needed.
+
+    `on_restart` is told of every worker process that died and was replaced, where a task has some.
+    """
     if isinstance(run.task, Environment):
         return functools.partial(rollout.play, run.algorithm, run.task), lambda: None
     env = run.task.make(run.seeds * num_copies)
+    if isinstance(env, Pool):
+        env.on_restart = on_restart
     return functools.partial(host_rollout.play, run.algorithm, env), env.close
 
 

@@ -114,12 +114,14 @@ class Recorder:
 
     def __init__(self, spec: EnvSpec, shape: tuple[int, int]):
         copies, time = shape[0] * shape[1], spec.horizon
-        action = (spec.num_agents,) if spec.discrete else (spec.num_agents, spec.action_size)
+        actions = (spec.num_agents, spec.action_size)
+        action = actions[:1] if spec.discrete else actions
         self.spec, self.shape = spec, shape
         self.state = np.zeros((copies, time + 1, spec.state_size), np.float32)
         # Observations that are a gather of the state are left out: replay gathers them again.
         obs_time = 0 if spec.obs_from_state else time + 1
         self.obs = np.zeros((copies, obs_time, spec.num_agents, spec.obs_size), np.float32)
+        self.available = np.ones((copies, time + 1, *actions), bool) if spec.discrete else None
         self.action = np.zeros((copies, time, *action), np.int32 if spec.discrete else np.float32)
         self.reward = np.zeros((copies, time), np.float32)
         self.terminated = np.zeros((copies, time), bool)
@@ -129,6 +131,8 @@ class Recorder:
         self.state[:, time] = timestep.state
         if self.obs.shape[1]:
             self.obs[:, time] = timestep.obs
+        if self.available is not None:
+            self.available[:, time] = timestep.available
 
     def record(
         self,
@@ -148,7 +152,7 @@ class Recorder:
     def episodes(self, memory: PyTree) -> Episode:
         split = lambda x: jnp.asarray(x.reshape(*self.shape, *x.shape[1:]))
         obs = self.obs if self.obs.shape[1] else np.zeros((*self.state.shape[:2], 0, 0), np.float32)
-        timesteps = Timestep(split(obs), split(self.state))
+        timesteps = Timestep(split(obs), split(self.state), None if self.available is None else split(self.available))
         return Episode(
             memory, timesteps, split(self.action), split(self.reward), split(self.terminated), split(self.mask)
         )

@@ -7,7 +7,8 @@
 
 A line of `metrics.jsonl` holds `seed`, `env_steps`, `updates`, `round`, `wall_time`, `marl_team` (raw returns of its
 greedy episodes), `best_team` (the same of the team that did best in training, if there is a population) and
-`training` (each metric's mean since the last evaluation). What a task counts besides the return stands beside it, raw
+`training` (each metric's mean since the last evaluation); `worker_restarts` counts the worker processes of a task that
+died and were replaced, where any was. What a task counts besides the return stands beside it, raw
 as well: `marl_team_won` and `best_team_won` where it counts `won`.
 """
 
@@ -33,11 +34,26 @@ from comarl.training.checkpoint import atomically
 
 CONFIG, ENVIRONMENT, METRICS, CHECKPOINTS = "config.json", "environment.json", "metrics.jsonl", "checkpoints"
 RETURN, WON = "return", "won"
-PACKAGES = ("comarl", "jax", "jaxlib", "equinox", "optax", "numpy", "mujoco", "gymnasium", "gymnasium-robotics")
+PACKAGES = (
+    "comarl",
+    "jax",
+    "jaxlib",
+    "equinox",
+    "optax",
+    "numpy",
+    "mujoco",
+    "gymnasium",
+    "gymnasium-robotics",
+    "pettingzoo",
+    "mpe2",
+    "box2d",
+)
 
 
 def to_config(value: Any) -> Any:
     """Settings as JSON data: dataclasses become dicts with their class as "kind", tuples lists, functions their names.
+
+    Fields that do not count when dataclasses are compared, such as a number of threads, are left out.
 
     Raises TypeError for what has no lasting name, such as a lambda or an array; ValueError for a field called "kind".
     """
@@ -65,6 +81,8 @@ def to_config(value: Any) -> Any:
 def _fields(value: Any) -> dict[str, Any]:
     config = {"kind": type(value).__name__}
     for field in dataclasses.fields(value):
+        if not field.compare:
+            continue  # it changes no result
         if field.name == "kind":
             raise ValueError(f'{type(value).__name__} has a field "kind", which names the class in a configuration')
         item = getattr(value, field.name)

@@ -92,11 +92,11 @@ class Session:
         self.console.print(check_memory(run), highlight=False)
         self.checkpoints, self.records = Checkpoints(self.folder / CHECKPOINTS), Records(self.folder)
         self.means = Means([{} for _ in range(run.seeds)])
-        self.number, self.wall_time, self.began = 0, 0.0, time.monotonic()
+        self.number, self.restarts, self.wall_time, self.began = 0, 0, 0.0, time.monotonic()
         self.saved_at = self.began
         state = self.resume() or self.begin()
-        player, close_player = make_player(run, run.num_copies)
-        evaluator, close_evaluator = make_player(run, num_evaluated_teams(run))
+        player, close_player = make_player(run, run.num_copies, self.restarted)
+        evaluator, close_evaluator = make_player(run, num_evaluated_teams(run), self.restarted)
         minutes = self.options.minutes
         display = Display(self.console, run.steps, run.seeds, None if minutes is None else self.began + 60 * minutes)
         try:
@@ -126,6 +126,7 @@ class Session:
             return None
         state, header = found
         self.number, self.wall_time = header["round"], header["wall_time"]
+        self.restarts = header.get("worker_restarts", 0)
         self.means.sums = header["means"]
         self.records.truncate(header["records"])
         write_about(self.folder, {**self.config, "steps": self.run.steps})
@@ -140,6 +141,11 @@ class Session:
 
     def elapsed(self) -> float:
         return self.wall_time + time.monotonic() - self.began
+
+    def restarted(self, line: str) -> None:
+        """Counts and names a worker process of the task that died and was replaced."""
+        self.restarts += 1
+        self.console.print(f"Warning: {line}", highlight=False, soft_wrap=True)
 
     def round(self, state: RunState, player: Player, evaluator: Player, display: Display) -> RunState:
         """Play, breed, learn, inject; then evaluate, record and save what is due."""
@@ -243,6 +249,7 @@ class Session:
                     "updates": int(state.clock.updates[seed]),
                     "round": self.number,
                     "wall_time": round(self.elapsed(), 1),
+                    **({"worker_restarts": self.restarts} if self.restarts else {}),
                     **{team: values[seed].tolist() for team, values in returns.items()},
                     "training": self.means.take(seed),
                 }
@@ -256,6 +263,7 @@ class Session:
             "versions": versions(),
             "round": self.number,
             "wall_time": self.elapsed(),
+            "worker_restarts": self.restarts,
             "records": self.records.position(),
             "means": self.means.sums,
         }

@@ -1,0 +1,132 @@
+"""Any cooperative parallel environment of PettingZoo, by the name under which it is imported.
+
+`comarl train vm3-ac pettingzoo/mpe2.simple_spread_v3` plays what `parallel_env` of the module `mpe2.simple_spread_v3`
+makes (Terry et al., PettingZoo: Gym for Multi-Agent Reinforcement Learning, NeurIPS 2021), in worker processes.
+
+1. The team's reward is the mean of its agents' rewards, or their sum. Agents that are gone count, with 0: else losing
+   a costly agent would pay.
+2. Actions are Discrete, or a bounded Box, whose range is what comarl's [-1, 1] stands for. Legal actions are read from
+   `action_mask` in an observation or in an info, as PettingZoo has it.
+3. Observations are flattened as Gymnasium flattens them: dictionaries and tuples part by part, whole numbers one-hot.
+   Pictures are refused. Agents of unequal size are padded.
+4. The state is the environment's own, `state()`, where it has one that is no picture; else all observations.
+5. An agent that is gone before the others sees zeros, can only choose action 0, and does nothing. Its last observation
+   is seen once.
+6. The episode is over when all agents are. It was cut by time if any of those that ended last was truncated rather than
+   terminated; else it terminated.
+7. Time runs out at `horizon`, by default the environment's own `max_cycles`, and that is a truncation. Some
+   environments call it a termination, so where `max_cycles` is an argument they get one step more than `horizon`.
+"""
+
+import ast
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from comarl.envs.pool import Pool, Workers
+from comarl.types import EnvSpec
+from comarl.usage import check_range
+from comarl.workers.team import ParallelTeam
+
+TASKS = {
+    "mpe2.simple_spread_v3": "an example: any cooperative parallel environment of PettingZoo works by its import name",
+}
+"""those that have a line of their own"""
+
+LIMIT = "max_cycles"  # what most environments call their time limit
+
+
+@dataclass(frozen=True)
+class PettingZoo:
+    """Settings of a parallel environment of PettingZoo, and of how it is made a team's task."""
+
+    module: str
+    """the module that has the environment's parallel_env"""
+    kwargs: tuple[str, ...] = ()
+    """arguments of parallel_env, each as name=value with the value as Python writes it"""
+    reward: Literal["mean", "sum"] = "mean"
+    """what the team gets of its agents' rewards"""
+    state: Literal["environment", "observations"] = "environment"
+    """what critics see: the environment's own state if it has one, or all observations"""
+    horizon: int | None = None
+    """steps after which an episode is cut; by default the environment's own max_cycles"""
+    workers: Workers = field(default=Workers(), compare=False)
+    """the processes that step the copies"""
+
+    def __post_init__(self):
+        if self.horizon is not None:
+            check_range(self, 1, None, "horizon")
+        if LIMIT in self.arguments:
+            raise ValueError(f"kwargs {LIMIT}={self.arguments[LIMIT]}: time limits are comarl's; give --task.horizon")
+
+    def __str__(self) -> str:
+        return f"pettingzoo/{self.module}"
+
+    @functools.cached_property
+    def arguments(self) -> dict[str, Any]:
+        """What `kwargs` says."""
+        return dict(argument(text) for text in self.kwargs)
+
+    @functools.cached_property
+    def _made(self) -> tuple[EnvSpec, Callable[[], ParallelTeam]]:
+        """The sizes, read from one environment that is never played, and what makes others in a worker."""
+        make = functools.partial(ParallelTeam, self.module, reward=self.reward, state=self.state)
+        team = make(self.arguments)
+        horizon = self.horizon or team.limit
+        if horizon is None:
+            raise ValueError(f"horizon: {self.module} does not say when its time runs out; give --task.horizon")
+        make_copy = functools.partial(make, self.arguments)
+        if team.limit is not None:
+            try:
+                longer = {**self.arguments, LIMIT: horizon + 1}
+                make(longer)
+                make_copy = functools.partial(make, longer)
+            except ValueError:
+                pass  # its limit is no argument
+        ends = [sum(team.obs_sizes[: i + 1]) for i in range(len(team.agents))]
+        rows = [tuple(range(end - size, end)) for end, size in zip(ends, team.obs_sizes, strict=True)]
+        unequal = lambda sizes: sizes if len(set(sizes)) > 1 else None
+        spec = EnvSpec(
+            num_agents=len(team.agents),
+            obs_size=max(team.obs_sizes),
+            state_size=team.state_size,
+            action_size=max(team.action_sizes),
+            discrete=team.discrete,
+            horizon=horizon,
+            obs_sizes=unequal(team.obs_sizes),
+            action_sizes=unequal(team.action_sizes),
+            obs_from_state=None if team.own_state else tuple(rows),
+        )
+        return spec, make_copy
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Raises ImportError or ValueError for what is no environment for a team, with what would be right."""
+        return self._made[0]
+
+    def make(self, num_copies: int) -> Pool:
+        """`num_copies` environments in worker processes."""
+        return Pool(str(self), *self._made, num_copies, self.workers)
+
+    def suited_to(self, actions: frozenset[str]) -> "PettingZoo":
+        """The same task with actions of these kinds, where the environment lets one choose as those of mpe2 do."""
+        kind = "discrete" if self.spec.discrete else "continuous"
+        if kind in actions or "continuous_actions" in self.arguments:
+            return self
+        other = replace(self, kwargs=(*self.kwargs, f"continuous_actions={self.spec.discrete}"))
+        try:
+            return self if other.spec.discrete == self.spec.discrete else other
+        except ValueError:
+            return self
+
+
+def argument(text: str) -> tuple[str, Any]:
+    """`("N", 4)` of "N=4"; a value that is no Python is the text itself."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"kwargs {text!r}: it must be name=value, such as N=4")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value

@@ -1,0 +1,65 @@
+"""The loop of a worker process: copies of a task, which do what `comarl.envs.pool` asks and never outlive it."""
+
+import os
+import pickle
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+
+class Seen(NamedTuple):
+    """What one team sees: a `comarl.types.HostTimestep` of one copy."""
+
+    obs: np.ndarray  # [agents, obs]
+    state: np.ndarray  # [state]
+    available: np.ndarray | None = None  # [agents, actions]
+
+
+class Team(Protocol):
+    """One copy of a task. Equal seeds give equal episodes: a worker that died is replaced by playing them again."""
+
+    def reset(self, seed: int) -> Seen:
+        """Starts an episode."""
+        ...
+
+    def step(self, action: np.ndarray) -> tuple[Seen, float, bool, bool]:
+        """`(seen, team reward, terminated, truncated)`; the pool cuts episodes at the horizon by itself."""
+        ...
+
+
+def serve(descriptor: int) -> None:
+    """Answers what comes over the connection until its other end is gone."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    connection, teams = Connection(descriptor), []
+    while True:
+        try:
+            message = connection.recv_bytes()
+        except (EOFError, OSError):
+            os._exit(0)
+        answer, failure = None, None
+        try:
+            method, asked = pickle.loads(message)
+            if method == "make":
+                make, number = asked
+                teams = [make() for _ in range(number)]
+            else:
+                answer = [getattr(teams[copy], method)(argument) for copy, argument in asked.items()]
+        except Exception:
+            failure = traceback.format_exc()
+        _send(connection, (answer, failure))
+
+
+def _send(connection: Connection, answer: Any) -> None:
+    try:
+        connection.send(answer)
+    except OSError:
+        os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it does, also while a step hangs: only then is stdin at its end."""
+    os.read(0, 1)
+    os._exit(0)

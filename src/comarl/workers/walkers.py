@@ -1,0 +1,49 @@
+"""PettingZoo's multi-walker as arrays, by the rules that `comarl.envs.multiwalker` documents."""
+
+import numpy as np
+
+from comarl.workers.serve import Seen
+from comarl.workers.team import ParallelTeam
+
+MODULE = "pettingzoo.sisl.multiwalker_v9"
+FAILURE = -100.0  # what is paid when the package drops
+TERRAIN_STEP, GRASS = 14 / 30, 10  # the length of a piece of terrain, and the pieces behind the finish
+
+
+class Walkers:
+    """A team of walkers under one package."""
+
+    def __init__(self, walkers: int, terrain_length: int, horizon: int, madrl_rewards: bool):
+        # By MADRL's rules a walker that falls costs as much as a package that drops, of which this class takes care.
+        costs = {"fall_reward": FAILURE, "terminate_reward": 0.0} if madrl_rewards else {}
+        self.team = ParallelTeam(
+            MODULE,
+            {
+                "n_walkers": walkers,
+                "terrain_length": terrain_length,
+                "max_cycles": horizon + 1,  # time that runs out would be a termination there
+                "remove_on_fall": False,  # all ends with the first fall anyway
+                **costs,
+            },
+            state="observations",
+        )
+        self._madrl = madrl_rewards
+        self._finish = (terrain_length - GRASS) * TERRAIN_STEP
+        self._ids = (np.arange(walkers, dtype=np.float32) / np.float32(walkers))[:, None]
+
+    def reset(self, seed: int) -> Seen:
+        return self._see(self.team.reset(seed))
+
+    def step(self, action: np.ndarray) -> tuple[Seen, float, bool, bool]:
+        seen, reward, terminated, truncated = self.team.step(action)
+        if self._madrl:
+            world = self.team.env.unwrapped.env
+            last = world.walkers[-1].hull.position.x
+            dropped = world.game_over or last < 0
+            reward += FAILURE * dropped
+            terminated = bool(terminated or dropped or last > self._finish)
+        return self._see(seen), reward, terminated, truncated
+
+    def _see(self, seen: Seen) -> Seen:
+        obs = np.concatenate([seen.obs, self._ids], axis=1)
+        return Seen(obs, obs.reshape(-1))

@@ -1,0 +1,49 @@
+"""Small teams for the tests of worker processes. They import no JAX, as all that runs there."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from comarl.workers.serve import Seen
+
+
+class Drift:
+    """Two agents whom chance moves about; an episode ends at a time of its own. `fault` happens once, in one step."""
+
+    def __init__(self, fault: str = "", folder: str = "", step: int = 3):
+        self.fault, self.folder, self.faulty_step = fault, folder, step
+
+    def look(self):
+        return Seen(self.place.astype(np.float32), self.place.reshape(-1).astype(np.float32))
+
+    def reset(self, seed):
+        self.random = np.random.default_rng(None if self.fault == "chance" else seed)
+        self.place, self.time = self.random.normal(size=(2, 2)), 0
+        self.length = 2 + seed % 7
+        return self.look()
+
+    def step(self, action):
+        self.time += 1
+        if self.time == self.faulty_step and self.fault:
+            self.fail()
+        self.place += action + self.random.normal(size=(2, 2))
+        return self.look(), float(self.place.sum()), self.time >= self.length, False
+
+    def fail(self):
+        if self.fault != "always":
+            try:
+                (Path(self.folder) / "happened").touch(exist_ok=False)
+            except FileExistsError:
+                return
+        match self.fault:
+            case "killed" | "chance":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "exits":
+                os._exit(3)
+            case "hangs":
+                time.sleep(1000)
+            case "raises" | "always":
+                raise ArithmeticError("the walls are gone")
