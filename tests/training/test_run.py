@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from comarl.algorithms import ALGORITHMS
+from comarl.envs import find_task
 from comarl.training.run import learning_rate_option
 from comarl.training.train import Run
 
@@ -30,3 +31,10 @@ def test_a_pace_that_never_comes_to_an_update_is_refused_with_what_would():
         ValueError, match=r"updates_per_episode 0.125: .* more than 4 episodes: set --algorithm.parallel"
     ):
         Run(slow, task=None)
+
+
+def test_a_round_of_too_few_steps_for_an_update_is_refused():
+    short = dataclasses.replace(ALGORITHMS["maddpg"].algorithm, parallel_envs=2)
+    with pytest.raises(ValueError, match=r"updates_per_step 0.01: a round of 2 .* 25 steps .* more than 50 steps"):
+        Run(short, find_task("navigation/3"))
+    Run(dataclasses.replace(short, parallel_envs=3), find_task("navigation/3"))

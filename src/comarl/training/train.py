@@ -47,6 +47,12 @@ class Run:
                 f"algorithm.updates_per_episode {rate}: a round of {self.num_copies} episode(s) would never come to an "
                 f"update; with this number it takes more than {0.5 / rate:g} episodes: set --algorithm.parallel-envs"
             )
+        rate = getattr(self.algorithm, "updates_per_step", 0.0)
+        if 0 < rate <= 0.5 and rate * self.num_copies * self.spec.horizon <= 0.5:
+            raise ValueError(
+                f"algorithm.updates_per_step {rate}: a round of {self.num_copies} episode(s) of at most "
+                f"{self.spec.horizon} steps would never come to an update; it takes more than {0.5 / rate:g} steps"
+            )
 
     @property
     def num_teams(self) -> int:
