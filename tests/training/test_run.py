@@ -38,3 +38,10 @@ def test_a_round_of_too_few_steps_for_an_update_is_refused():
     with pytest.raises(ValueError, match=r"updates_per_step 0.01: a round of 2 .* 25 steps .* more than 50 steps"):
         Run(short, find_task("navigation/3"))
     Run(dataclasses.replace(short, parallel_envs=3), find_task("navigation/3"))
+
+
+def test_a_round_comes_to_no_more_updates_than_its_longest_episodes_allow():
+    most = lambda name, task: Run(ALGORITHMS[name].algorithm, find_task(task)).most_updates
+    assert most("vm3-ac", "waves/4") == 25
+    assert most("race-matd3", "waves/4") == 6 * 100
+    assert most("qmix-pymarl2", "matrix/qtran") == most("ea-matd3", "waves/4") == 1

@@ -22,7 +22,7 @@ from comarl.training.train import Phase, Round, Run, RunState, absorb, begin_rou
 from comarl.types import Evolutionary, Metrics
 
 CHUNKS = {"transitions": 64, "episodes": 1}
-"""updates per compiled call: short enough for a live display, long enough to hide the call. Batches of a chunk are
+"""most updates per compiled call: short enough for a live display, long enough to hide the call. Batches of a chunk are
 drawn at once; one of whole episodes is large, and its update long."""
 
 
@@ -190,7 +190,8 @@ class Session:
         env_steps, updates = np.asarray(state.clock.env_steps), self.updates(state)
         if display.phase != "training":
             display.update("compiling", env_steps, updates)
-        chunk = CHUNKS[self.run.algorithm.learns_from]
+        # What a chunk has beyond a round's updates is drawn for nothing and, where seeds learn together, computed, too.
+        chunk = min(CHUNKS[self.run.algorithm.learns_from], self.run.most_updates)
         for begin in range(0, int(counts.max()), chunk):
             agent, sums = learn(
                 self.run.algorithm,

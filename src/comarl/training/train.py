@@ -64,6 +64,15 @@ class Run:
         return self.num_teams * getattr(self.algorithm, "parallel_envs", 1)
 
     @property
+    def most_updates(self) -> int:
+        """Gradient steps that a seed may come to in a round, 1 at least."""
+        if self.algorithm.learns_from == "transitions":
+            of_episode = self.spec.horizon * self.algorithm.updates_per_step  # type: ignore[attr-defined]
+        else:
+            of_episode = self.algorithm.updates_per_episode  # type: ignore[attr-defined]
+        return max(1, math.ceil(self.num_copies * of_episode))
+
+    @property
     def spec(self) -> EnvSpec:
         return self.task.spec
 
