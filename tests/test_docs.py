@@ -17,7 +17,7 @@ from comarl.training.train import Run
 
 ROOT = Path(__file__).parents[1]
 # Families whose sizes the README has.
-TABLES = ("matrix/", "predator-prey/", "smax/", "waves/", "treasure/", "navigation/")
+TABLES = ("matrix/", "predator-prey/", "smax/", "waves/", "treasure/", "navigation/", "multiwalker/")
 
 
 PAGES = {  # a preset is on the page of its algorithm
