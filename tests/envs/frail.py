@@ -11,7 +11,10 @@ from comarl.workers.serve import Seen
 
 
 class Drift:
-    """Two agents whom chance moves about; an episode ends at a time of its own. `fault` happens once, in one step."""
+    """Two agents whom chance moves about; an episode ends at a time of its own, and is cut there if its seed is odd.
+
+    `fault` happens once, in one step.
+    """
 
     def __init__(self, fault: str = "", folder: str = "", step: int = 3):
         self.fault, self.folder, self.faulty_step = fault, folder, step
@@ -22,7 +25,7 @@ class Drift:
     def reset(self, seed):
         self.random = np.random.default_rng(None if self.fault == "chance" else seed)
         self.place, self.time = self.random.normal(size=(2, 2)), 0
-        self.length = 2 + seed % 7
+        self.length, self.cut = 2 + seed % 7, bool(seed % 2)
         return self.look()
 
     def step(self, action):
@@ -30,7 +33,8 @@ class Drift:
         if self.time == self.faulty_step and self.fault:
             self.fail()
         self.place += action + self.random.normal(size=(2, 2))
-        return self.look(), float(self.place.sum()), self.time >= self.length, False
+        over = self.time >= self.length
+        return self.look(), float(self.place.sum()), over and not self.cut, over and self.cut
 
     def fail(self):
         if self.fault != "always":

@@ -104,6 +104,12 @@ def test_an_episode_ends_without_a_fall_when_the_finish_is_reached(madrl_rewards
         assert reward == pytest.approx(130 / 30 * shift, abs=2.0), "reaching it pays nothing of its own"
 
 
+def test_time_that_runs_out_is_left_to_the_pool():
+    team = Walkers(3, 75, 2, False)
+    team.reset(0)
+    assert [team.step(np.zeros((3, 4), np.float32))[2:] for _ in range(2)] == [(False, False)] * 2
+
+
 def test_a_state_that_is_gone_with_the_agents_ends_no_run():
     team = ParallelTeam("pettingzoo.sisl.multiwalker_v9", {"n_walkers": 2})
     for seed in range(3):

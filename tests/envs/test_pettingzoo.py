@@ -188,9 +188,16 @@ def test_an_agent_that_is_gone_sees_nothing_does_nothing_and_counts_as_nothing(t
     assert summed.step(np.zeros((2, 2)))[1] == 3.0
 
 
-@pytest.mark.parametrize(("cut", "ended"), [((False, True), (False, True)), ((True, False), (True, False))])
-def test_an_episode_is_cut_if_one_of_the_last_agents_was(cut, ended, toy):
-    team = ParallelTeam(toy(cut=cut, actions=(spaces.Discrete(2),) * 2), {})
+@pytest.mark.parametrize(
+    ("lives", "cut", "ended"),
+    [
+        ((2, 4), (False, True), (False, True)),
+        ((2, 4), (True, False), (True, False)),
+        ((4, 4), (False, True), (False, True)),
+    ],
+)
+def test_an_episode_is_cut_if_one_of_the_last_agents_was(lives, cut, ended, toy):
+    team = ParallelTeam(toy(lives=lives, cut=cut, actions=(spaces.Discrete(2),) * 2), {})
     team.reset(0)
     seen, _, terminated, truncated = [team.step(np.zeros(2, int)) for _ in range(4)][-1]
     assert (terminated, truncated) == ended

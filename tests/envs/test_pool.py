@@ -80,8 +80,8 @@ def test_a_pool_says_what_its_teams_say_one_by_one(undisturbed):
         for time_, (obs, state, reward, terminated, truncated) in enumerate(undisturbed[1:]):
             expected = 0.0, False, False
             if not over:
-                seen, *outcome, _ = team.step(actions[time_, copy])
-                expected = (*outcome, time_ == 5 and not outcome[1])
+                seen, *outcome, cut = team.step(actions[time_, copy])
+                expected = (*outcome, cut or (time_ == 5 and not outcome[1]))
                 over = expected[1] or expected[2]
             assert (reward[copy], terminated[copy], truncated[copy]) == pytest.approx(expected)
             np.testing.assert_array_equal(obs[copy], seen.obs)
@@ -111,8 +111,10 @@ def test_a_worker_that_fails_is_named_and_replaced_and_nothing_else_changes(faul
     assert "replaces it and plays the" in line
 
 
-def test_a_worker_that_died_between_two_episodes_is_replaced(undisturbed):
+def test_a_worker_that_died_between_two_episodes_is_replaced_and_plays_only_the_second(undisturbed):
     pool = pool_of(number=2)
+    pool.reset(SEEDS + 1, PLAYING)
+    pool.step(np.zeros((5, 2, 2), np.float32))
     os.kill(pool._workers[0]._process.pid, signal.SIGKILL)
     said, told = play(pool)
     assert_same(said, undisturbed)
