@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import tyro
 from rich.console import Console
@@ -82,6 +82,8 @@ class ReportSettings:
     """the folder for pictures, tables and the CSV"""
     metric: str | None = None
     """what to compare by: won, return, captures, or what else the tasks count; by default won where there is one"""
+    middle: Literal["mean", "median"] = "mean"
+    """the line of a curve: the seeds' mean with its interval, or their median with their range"""
 
 
 def main(arguments: Arguments | None = None) -> int:
@@ -254,7 +256,7 @@ def report(arguments: Arguments, console: Console) -> int:
     settings = tyro.cli(ReportSettings, prog="comarl report", args=list(arguments))
     from comarl.report import report as write_report
 
-    for path in write_report(list(settings.runs), settings.out, settings.metric):
+    for path in write_report(list(settings.runs), settings.out, settings.metric, settings.middle):
         console.print(str(path), highlight=False, soft_wrap=True)
     return 0
 

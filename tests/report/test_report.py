@@ -218,6 +218,17 @@ def test_the_curve_drawn_is_the_mean_and_the_band_the_range(runs):
     np.testing.assert_allclose([low, high], [values.min(), values.max()])
 
 
+def test_the_middle_of_the_seeds_may_be_their_median_within_the_range_of_all(runs):
+    """Of six seeds, whose mean would have an interval around it."""
+    run = comparison(runs)[1]
+    (axis,) = drawing.draw([run], middle="median").axes
+    _, values = run.on_grid("marl_team")
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), np.median(values, axis=0))
+    low, high = axis.collections[0].get_datalim(axis.transData).intervaly
+    np.testing.assert_allclose([low, high], [values.min(), values.max()])
+    assert drawing.captions([run], "median") == "median and min-max range of 6 seeds"
+
+
 def test_the_best_team_is_drawn_dashed_only_where_there_is_a_population(runs):
     for run, dashed in zip(comparison(runs[:2]), (1, 0), strict=True):
         (axis,) = drawing.draw([run]).axes

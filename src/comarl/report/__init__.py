@@ -14,27 +14,28 @@ from comarl.report.runs import Curves as Curves
 from comarl.report.runs import ReportError as ReportError
 from comarl.report.runs import SeedCurve as SeedCurve
 from comarl.report.runs import compared_by, read_run
+from comarl.report.statistics import Middle
 from comarl.report.tables import improvements, latex_table, markdown_table, per_seed_csv, table_rows
 from comarl.report.tables import rich_table as rich_table
 from comarl.training.records import RETURN
 
 
-def report(runs: list[Path], out: Path, metric: str | None = None) -> list[Path]:
+def report(runs: list[Path], out: Path, metric: str | None = None, middle: Middle = "mean") -> list[Path]:
     """Writes curves.png, curves.svg, table.md, table.tex and per_seed.csv of these run folders into `out`.
 
     `metric` is what the runs are compared by: by default the win rate on tasks that have it, else the return. For
-    tasks that are compared by another metric the returns are drawn, too, in curves_return.png and .svg. Of matrix games
-    payoff.md and payoff.csv say what was learnt of them.
+    tasks that are compared by another metric the returns are drawn, too, in curves_return.png and .svg. The `middle` of
+    the seeds is the line of a curve; tables show means. Of matrix games payoff.md and payoff.csv say what was learnt.
 
     Raises ReportError for a folder without evaluations, or without `metric`, before anything is written.
     """
     curves = comparison(runs)
     by = compared_by(curves, metric)
     rows = table_rows(curves, by)
-    figures = {"curves": draw(curves, by)}
+    figures = {"curves": draw(curves, by, middle=middle)}
     besides = [task for task, name in by.items() if name != RETURN]
     if besides:
-        figures["curves_return"] = draw(curves, dict.fromkeys(by, RETURN), tasks=besides)
+        figures["curves_return"] = draw(curves, dict.fromkeys(by, RETURN), tasks=besides, middle=middle)
     games = [learnt(run.folder, run.label) for run in curves if run.task.startswith("matrix/")]
     out.mkdir(parents=True, exist_ok=True)
     texts = {

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from comarl.report.runs import Curves, Team, compared_by, read_run, shown_scale
-from comarl.report.statistics import SEEDS_FOR_AN_INTERVAL, band
+from comarl.report.statistics import SEEDS_FOR_AN_INTERVAL, Middle, summarise
 from comarl.training.records import RETURN, WON, in_words
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow, which is faint on white.
@@ -37,12 +37,14 @@ def draw(
     *,
     tasks: Sequence[str] | None = None,
     best_team: bool = True,
+    middle: Middle = "mean",
 ) -> Any:
     """A matplotlib figure with one panel per task and one colour per algorithm; `by` says each task's metric.
 
     The line is the mean over seeds. Around it is the 95 % t interval, or for fewer than five seeds their range, with
-    each seed as a thin line where few runs share the panel; the text above it says which. Dashed is the best team,
-    where there is a population. Of the runs only those on `tasks` are drawn, in the colours that they have among all.
+    each seed as a thin line where few runs share the panel; the text above it says which. Around a `middle` of "median"
+    is the range of all seeds. Dashed is the best team, where there is a population. Of the runs only those on `tasks`
+    are drawn, in the colours that they have among all.
     """
     by = by or compared_by(runs)
     tasks = tasks or list(by)
@@ -53,11 +55,11 @@ def draw(
     for axis, task in zip(axes, tasks, strict=False):
         here = [run for run in shown if run.task == task]
         for run in here:
-            thin = shows_seeds(run, here)
-            _draw_team(axis, run, "marl_team", by[task], every[run.label], shaded=True, thin=thin)
+            style, thin = every[run.label], shows_seeds(run, here)
+            _draw_team(axis, run, "marl_team", by[task], style, middle, shaded=True, thin=thin)
             if best_team and run.has_population:
-                _draw_team(axis, run, "best_team", by[task], every[run.label], shaded=False, thin=False)
-        _describe(axis, task, captions(here), y_label(here, best_team, by[task]))
+                _draw_team(axis, run, "best_team", by[task], style, middle, shaded=False, thin=False)
+        _describe(axis, task, captions(here, middle), y_label(here, best_team, by[task]))
         _limit(axis, by[task])
     for axis in axes[len(tasks) :]:
         axis.remove()
@@ -79,7 +81,7 @@ def draw_single(run: Curves) -> Any:
     styles = [(LINES[team][1], {"color": colour, "linestyle": LINES[team][0]}) for team, colour in teams]
     for axis, metric in zip(axes, metrics, strict=True):
         for (team, _), (_, style) in zip(teams, styles, strict=True):
-            _draw_team(axis, run, team, metric, style, shaded=False, thin=True)
+            _draw_team(axis, run, team, metric, style, "mean", shaded=False, thin=True)
         _describe(axis, f"{run.label} on {run.task}", _caption(run, "mean", thin=True), y_label([run], True, metric))
         _limit(axis, metric)
     _legend(figure, styles)
@@ -125,11 +127,11 @@ def shows_seeds(run: Curves, here: Sequence[Curves]) -> bool:
     return len(run.seeds) < SEEDS_FOR_AN_INTERVAL and len(here) <= FEW_RUNS
 
 
-def captions(runs: Sequence[Curves]) -> str:
-    """What is drawn around the means, and of how many seeds; in one phrase if it is the same for all runs."""
+def captions(runs: Sequence[Curves], middle: Middle = "mean") -> str:
+    """What is drawn, with what around it, and of how many seeds; in one phrase if it is the same for all runs."""
     phrases = {}
     for run in runs:
-        drawn = f"mean and {band(np.zeros((len(run.seeds), 1)))[2]}"
+        drawn = summarise(np.zeros((len(run.seeds), 1)), middle)[-1]
         phrases[run.label] = _caption(run, drawn, thin=shows_seeds(run, runs))
     if len(set(phrases.values())) == 1:
         return next(iter(phrases.values()))
@@ -183,9 +185,9 @@ def _panels(columns: int, rows: int) -> tuple[Any, list[Any]]:
 
 
 def _draw_team(
-    axis: Any, run: Curves, team: Team, metric: str, style: dict[str, Any], *, shaded: bool, thin: bool
+    axis: Any, run: Curves, team: Team, metric: str, style: dict[str, Any], middle: Middle, *, shaded: bool, thin: bool
 ) -> None:
-    """The mean over seeds as a line; a band around it; the seeds as thin lines, up to where the mean ends."""
+    """The middle of the seeds as a line; a band around it; the seeds as thin lines, up to where the line ends."""
     style = {"linestyle": LINES[team][0], "linewidth": 1.8, **style}
     if team == "best_team":  # the same colour, and quieter
         style |= {"linewidth": 1.3, "marker": None}
@@ -195,10 +197,11 @@ def _draw_team(
     if thin and len(run.seeds) > 1:
         for value in values:
             axis.plot(grid, value, color=style["color"], linewidth=0.6, alpha=0.6)
+    line, low, high, _ = summarise(values, middle)
     if shaded and len(run.seeds) > 1:
-        axis.fill_between(grid, *band(values)[:2], color=style["color"], alpha=0.18, linewidth=0)
+        axis.fill_between(grid, low, high, color=style["color"], alpha=0.18, linewidth=0)
     if len(grid) > 1:
-        axis.plot(grid, values.mean(axis=0), **style)
+        axis.plot(grid, line, **style)
     else:  # too early for lines: a dot per evaluation
         for seed in run.seeds:
             axis.plot(seed.env_steps, scale * seed.means(team, metric), "o", color=style["color"], markersize=4)

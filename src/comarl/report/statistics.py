@@ -6,12 +6,14 @@ Seeds are the unit of replication. The episodes of one evaluation share one trai
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
 
 Scores = Float[np.ndarray, "seeds tasks"]
+Middle = Literal["mean", "median"]
 
 SEEDS_FOR_AN_INTERVAL = 5
 """with fewer, a curve shows the range of its seeds: for 2 the 95 % t interval reaches 12.7 standard errors"""
@@ -98,6 +100,16 @@ def band(
     if len(values) > 1:
         return values.min(axis=0), values.max(axis=0), "min-max range"
     return *t_interval(values), "no interval"
+
+
+def summarise(
+    values: Float[np.ndarray, "seeds time"], middle: Middle
+) -> tuple[Float[np.ndarray, " time"], Float[np.ndarray, " time"], Float[np.ndarray, " time"], str]:
+    """The line of a curve, what to shade around it, from below and above, and the name of both."""
+    if middle == "median":
+        return np.median(values, axis=0), values.min(axis=0), values.max(axis=0), "median and min-max range"
+    low, high, name = band(values)
+    return values.mean(axis=0), low, high, f"mean and {name}"
 
 
 def on_common_grid(
