@@ -68,6 +68,8 @@ class Row:
 
 def with_batch(algorithm: Any) -> Any:
     """The algorithm with a small replay and batches of 32, however its replay draws them."""
+    if hasattr(algorithm, "base"):  # whose replay it is
+        return replace(algorithm, base=with_batch(algorithm.base))
     replay = replace(algorithm.replay, capacity=64, batch_size=BATCH)
     if isinstance(replay, RecentAndOld):
         replay = replace(replay, batch_size=BATCH // 2, recent_batch=BATCH // 2)
