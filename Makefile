@@ -49,6 +49,7 @@ bench: .venv/.installed-bench
 	$(BIN)/python bench/updates.py $(ARGS)
 	$(BIN)/python bench/race_facmac.py $(ARGS)
 	$(BIN)/python bench/lsf_sac.py $(ARGS)
+	$(BIN)/python bench/update_costs.py $(ARGS)
 	$(BIN)/python bench/vm3_ac.py $(ARGS)
 	$(if $(JAXMARL),$(BIN)/python bench/qmix_smax.py --jaxmarl $(JAXMARL) $(ARGS))
 
