@@ -107,7 +107,7 @@ class Side:
         """Takes a turn: seconds per update."""
         clock = time.process_time if settings.cpu_time else time.perf_counter
         done, begin = 0, clock()
-        while clock() - begin < settings.seconds:
+        while done == 0 or clock() - begin < settings.seconds:
             self.agent, sums = self.learn(self.agent, *self.rest, np.int32(self.updates))
             jax.device_get(sums)
             self.updates, done = self.updates + 1, done + 1
