@@ -22,6 +22,7 @@ from rows import write
 from torch_vm3_ac import Training
 
 from comarl.algorithms.vm3_ac import Vm3Ac
+from comarl.allocator import keep_freed_memory
 from comarl.envs.waves import PRESETS
 from comarl.training.evaluate import Player
 from comarl.training.progress import Display
@@ -143,6 +144,7 @@ def show(settings: Settings, rates: np.ndarray, theirs: PyTorch) -> None:
 
 def main(settings: Settings) -> None:
     """Measures, prints and writes."""
+    keep_freed_memory()  # as `comarl train` does
     clock = time.process_time if settings.cpu_time else time.perf_counter
     run = Run(ALGORITHM, TASK, settings.seeds, steps=LONG, evaluate_every=LONG)
     options = Options(checkpoint_seconds=float("inf"), seeds_together=settings.seeds_together)

@@ -45,6 +45,7 @@ SOFT = {name: FAST[name] for name in ("hidden", "gamma", "replay", "parallel_env
 # At so low a temperature FOP's soft values are the values of the tasks to 0.1.
 SOFT_FAST = dict(FAST, temperature=(0.5, 0.01), temperature_steps=500)
 SOFT_FAST.pop("hypernet")
+FOP = Fop(**SOFT_FAST, **RATES)
 # What values its own behaviour must end without random actions to reach the values of the best one.
 SURE = dict(epsilon=(0.3, 0.0), epsilon_steps=300)
 ROUND = dict(replay=EpisodeRing(16, 16), parallel_envs=16, updates_per_episode=0.5)
@@ -73,10 +74,8 @@ ALGORITHMS = {
     "ndq": Ndq(**FAST, message_size=1, message_width=16, optimiser=Adam(5e-3)),
     "qmix": Qmix(**FAST, optimiser=Adam(5e-3)),
     "qplex": Qplex(**FAST, optimiser=Adam(5e-3)),
-    "fop": Fop(**SOFT_FAST, **RATES),
-    "vm3-ac-discrete": Vm3AcDiscrete(
-        **SOFT_FAST, **RATES, latent_size=2, predictor_hidden=16, predictor_optimiser=Adam(5e-3)
-    ),
+    "fop": FOP,
+    "vm3-ac-discrete": Vm3AcDiscrete(FOP, latent_size=2, predictor_hidden=16, predictor_optimiser=Adam(5e-3)),
     # Telling modes apart is worth more than these rewards at MAVEN's own weight of 1: a mode may then act badly.
     "maven": Maven(**FAST, mi_weight=0.05, discriminator=(16, 16), optimiser=Adam(5e-3)),
     "msac": Msac(**SOFT, **RATES, alpha=0.03, alpha_optimiser=Adam(0.0), reward_scale=0.0, tau=0.1),

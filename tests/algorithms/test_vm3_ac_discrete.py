@@ -25,19 +25,16 @@ LENGTHS, GAMMA, TRACE = (2, HORIZON, 3), 0.9, 0.6  # terminated, cut at the hori
 SIZES = dict(hidden=4, mixer_width=3, kernels=2, gamma=GAMMA, trace=TRACE, target_period=3)
 SCHEDULES = dict(temperature=(0.8, 0.2), temperature_steps=2000, epsilon=(1.0, 0.2), epsilon_steps=2000)
 FOP = Fop(**SIZES, **SCHEDULES, actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
-FIELDS = {field.name: getattr(FOP, field.name) for field in dataclasses.fields(FOP)}
-VM3_AC = Vm3AcDiscrete(**FIELDS, latent_size=LATENT, predictor_hidden=3, predictor_optimiser=SMOOTH)
+VM3_AC = Vm3AcDiscrete(FOP, latent_size=LATENT, predictor_hidden=3, predictor_optimiser=SMOOTH)
 VARIANTS = {
     "defaults": VM3_AC,
     "other choices": dataclasses.replace(
         VM3_AC,
+        base=dataclasses.replace(FOP, entropy_in_return=False, value_of_unavailable=True, epsilon_in_policy=True),
         information=0.5,
         latent_at="input",
         mi_norm="N-1",
         information_in_value=True,
-        entropy_in_return=False,
-        value_of_unavailable=True,
-        epsilon_in_policy=True,
     ),
 }
 ALPHA, EPSILON = 0.5, 0.6  # after 1000 steps
@@ -99,7 +96,7 @@ class Equations(Written):
         for i in range(AGENTS):
             x = np.concatenate([histories[:, :, i], late], axis=-1)
             logits[:, :, i] = x @ actor.head.weight + actor.head.bias
-        return super().policies(algorithm, logits, batch)
+        return super().policies(algorithm.base, logits, batch)
 
     def log_q(self, predictor, timesteps, i, j, u):
         """Of each of j's actions, given i's action `u` at each step."""
@@ -187,10 +184,13 @@ def test_critics_descend_to_values_with_information_and_q_to_what_was_played(
     if algorithm.information_in_value:
         gains = [equations.gain(algorithm, predictor, *x) for x in ((now, pi[:, NOW]), (later, pi[:, LATER]))]
     value = np.minimum(
-        *(equations.q_tot(algorithm, x, x, batch, LATER, action, gains[1]) for x in map(slow.doubles, state.targets))
+        *(
+            equations.q_tot(algorithm.base, x, x, batch, LATER, action, gains[1])
+            for x in map(slow.doubles, state.targets)
+        )
     )
     bonus = ALPHA * (entropy + algorithm.information * information)
-    if algorithm.entropy_in_return:
+    if algorithm.base.entropy_in_return:
         y = slow.lambda_targets(batch, value + bonus, GAMMA, TRACE)
     else:
         y = slow.lambda_targets(batch, value, GAMMA, TRACE) + bonus
@@ -199,7 +199,7 @@ def test_critics_descend_to_values_with_information_and_q_to_what_was_played(
         before = slow.doubles(old.value)
 
         def loss(critic, before=before):
-            q = equations.q_tot(algorithm, critic, before, batch, NOW, batch.action, gains[0])
+            q = equations.q_tot(algorithm.base, critic, before, batch, NOW, batch.action, gains[0])
             return slow.masked_mean((q - y) ** 2, mask)
 
         errors.append(loss(before))
@@ -225,12 +225,13 @@ def test_team_values_are_those_of_the_critics_at_the_latent_of_execution(updated
         after, gain = updated[name][0], 0.0
         values = jax.jit(jax.vmap(lambda e, x=algorithm, s=after: x.team_values(s, e, jax.random.key(0))))(batch)
         if algorithm.information_in_value:
-            without_epsilon = dataclasses.replace(algorithm, epsilon_in_policy=False)
+            base = dataclasses.replace(algorithm.base, epsilon_in_policy=False)
+            without_epsilon = dataclasses.replace(algorithm, base=base)
             z = np.zeros((len(LENGTHS), HORIZON + 1, LATENT))
             pi = equations.policies(without_epsilon, slow.doubles(after.actor.value), batch, z)[:, NOW]
             gain = equations.gain(algorithm, slow.doubles(after.predictor.value), at(batch.timesteps, NOW), pi)
         critics = [slow.doubles(critic.value) for critic in after.critics]
-        expected = np.minimum(*(equations.q_tot(algorithm, c, c, batch, NOW, batch.action, gain) for c in critics))
+        expected = np.minimum(*(equations.q_tot(algorithm.base, c, c, batch, NOW, batch.action, gain) for c in critics))
         np.testing.assert_allclose(np.where(batch.mask, values, 0), np.where(batch.mask, expected, 0), atol=1e-4)
 
 
@@ -327,8 +328,8 @@ def test_a_predictor_that_knows_nothing_pays_every_action_the_same(predictor):
 
 
 def test_impossible_settings_are_errors():
-    with pytest.raises(ValueError, match=r"temperature=\(0.5, 0.0\) of Vm3AcDiscrete must be above 0"):
-        Vm3AcDiscrete(temperature=(0.5, 0.0))
+    with pytest.raises(ValueError, match=r"temperature=\(0.5, 0.0\) of Fop must be above 0"):
+        Vm3AcDiscrete(Fop(temperature=(0.5, 0.0)))
     with pytest.raises(ValueError, match=r"information=-1\.0 of Vm3AcDiscrete must be 0 or more"):
         Vm3AcDiscrete(information=-1.0)
 

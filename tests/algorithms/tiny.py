@@ -25,6 +25,7 @@ PACE = dict(replay=EpisodeRing(100, 5), parallel_envs=2, updates_per_episode=1.5
 BOTH = dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
 
 ON_POLICY = dict(replay=EpisodeRing(2, 2), parallel_envs=2, updates_per_episode=0.5)
+FOP = Fop(hidden=4, mixer_width=3, **PACE, **BOTH)
 
 TINY = {
     "vdac": Vdac(**SIZES, **ON_POLICY, **BOTH),
@@ -47,10 +48,8 @@ TINY = {
     "qmix": Qmix(**SIZES, **PACE, optimiser=SMOOTH),
     "qplex": Qplex(**SIZES, **PACE, optimiser=SMOOTH),
     "qplex-attention": Qplex(**SIZES, **PACE, mixing="attention", weighted_heads=True, optimiser=SMOOTH),
-    "fop": Fop(hidden=4, mixer_width=3, **PACE, **BOTH),
-    "vm3-ac-discrete": Vm3AcDiscrete(
-        hidden=4, mixer_width=3, predictor_hidden=3, latent_size=2, **PACE, **BOTH, predictor_optimiser=SMOOTH
-    ),
+    "fop": FOP,
+    "vm3-ac-discrete": Vm3AcDiscrete(FOP, predictor_hidden=3, latent_size=2, predictor_optimiser=SMOOTH),
     "qtran": Qtran(hidden=4, joint_hidden=(3, 3), **PACE, optimiser=SMOOTH),
     "wqmix": Wqmix(**SIZES, unrestricted_width=3, **PACE, optimiser=SMOOTH),
     "facmac": Facmac(**SIZES, **PACE, **BOTH),

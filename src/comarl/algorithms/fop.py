@@ -27,7 +27,7 @@ The defaults are those of the authors' code. Differences from it:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -149,80 +149,8 @@ def lower_utilities(critics: CriticLearners, obs: Float[Array, "*batch agents ob
     return jnp.minimum(one, two)
 
 
-def counted(settings: Any, steps: Timestep) -> Available:
-    """The actions that soft values are over."""
-    return None if settings.value_of_unavailable else steps.available
-
-
-def lower_team(
-    settings: Any,
-    critics: Critics,
-    steps: Timestep,
-    action: Int[Array, "*batch agents"],
-    temperature: Scalar,
-    gain: Gain = 0.0,
-) -> Float[Array, "*batch"]:
-    """Q_tot by the critic that values it less."""
-    counts = counted(settings, steps)
-    one, two = (critic.team(steps, action, temperature, counts, gain) for critic in critics)
-    return jnp.minimum(one, two)
-
-
-def make_critics(settings: Any, spec: EnvSpec, keys: Sequence[Key]) -> CriticLearners:
-    """One by each of two keys."""
-    make = lambda key: SoftCritic(spec, settings.hidden, settings.mixer_width, settings.kernels, key=key)
-    one, two = (Learner.create(make(key), settings.critic_optimiser) for key in keys)
-    return one, two
-
-
 def values(critics: CriticLearners) -> Critics:
     return critics[0].value, critics[1].value
-
-
-def fit_critics(
-    settings: Any,
-    critics: CriticLearners,
-    targets: Critics,
-    batch: Episode,
-    action: Int[Array, "batch time agents"],
-    bonus: Float[Array, "batch time"],
-    temperature: Scalar,
-    gain: tuple[Gain, Gain] = (0.0, 0.0),
-) -> tuple[CriticLearners, Metrics]:
-    """TD(lambda), for both critics the same.
-
-    `action` is drawn from the policies for what each step led to, and `bonus` is what it is worth there beside Q_tot.
-    `gain` is what soft values count beside Q_i: at each step, and at what it led to.
-    """
-    steps = batch.timesteps
-    now, later = jax.tree.map(lambda x: x[:, :-1], steps), jax.tree.map(lambda x: x[:, 1:], steps)
-    next_value = lower_team(settings, targets, later, action, temperature, gain[1])
-    in_return = settings.entropy_in_return
-    target = soft_targets(batch, next_value, bonus, settings.gamma, settings.trace, in_return=in_return)
-
-    def loss(critic: SoftCritic) -> Scalar:
-        q = critic.team(now, batch.action, temperature, counted(settings, now), gain[0])
-        return masked_mean(jnp.square(q - target), batch.mask)
-
-    (one, first), (two, second) = (critic.descend(loss) for critic in critics)
-    return (one, two), {"critic_loss": (first + second) / 2, "target_value": masked_mean(target, batch.mask)}
-
-
-def check(settings: Any) -> None:
-    """Settings that make no sense are errors."""
-    check_range(settings, 1, None, "hidden", "mixer_width", "kernels", "target_period", "parallel_envs")
-    check_range(settings, 0, 1, "gamma", "trace")
-    check_range(settings, 0, None, "temperature_steps", "epsilon_steps", "updates_per_episode")
-    if min(settings.temperature) <= 0:
-        name = type(settings).__name__
-        raise ValueError(f"temperature={settings.temperature} of {name} must be above 0: soft values divide by it")
-
-
-def schedules(settings: Any, clock: Clock) -> tuple[Scalar, Scalar | None]:
-    """alpha, and the epsilon that is in policies, if any."""
-    at = lambda ends, steps: linear(ends[0], ends[1], steps, clock.env_steps)
-    alpha = at(settings.temperature, settings.temperature_steps)
-    return alpha, at(settings.epsilon, settings.epsilon_steps) if settings.epsilon_in_policy else None
 
 
 @dataclass(frozen=True)
@@ -270,12 +198,16 @@ class Fop:
     """gradient steps per episode played"""
 
     def __post_init__(self):
-        check(self)
+        check_range(self, 1, None, "hidden", "mixer_width", "kernels", "target_period", "parallel_envs")
+        check_range(self, 0, 1, "gamma", "trace")
+        check_range(self, 0, None, "temperature_steps", "epsilon_steps", "updates_per_episode")
+        if min(self.temperature) <= 0:
+            raise ValueError(f"temperature={self.temperature} of Fop must be above 0: soft values divide by it")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         actor_key, *critic_keys = jax.random.split(key, 3)
         actor = Learner.create(RecurrentNet(spec, self.hidden, key=actor_key), self.actor_optimiser)
-        critics = make_critics(self, spec, critic_keys)
+        critics = self.make_critics(spec, critic_keys)
         return State(actor, critics, values(critics), jnp.float32(self.temperature[0]))
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
@@ -292,7 +224,7 @@ class Fop:
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
         """The actor, then the critics by the actor as it is now; targets are copied when due."""
-        alpha, epsilon = schedules(self, clock)
+        alpha, epsilon = self.schedules(clock)
 
         def policies(actor: RecurrentNet) -> LogPolicies:
             return log_policies(jax.vmap(actor.unroll)(batch), batch.timesteps.available, epsilon)
@@ -302,7 +234,7 @@ class Fop:
         log_pi = policies(actor.value)
         action = draw_steps(log_pi, key)[:, 1:]
         entropy = -pick(log_pi[:, 1:], action).mean(axis=-1)
-        critics, metrics = fit_critics(self, state.critics, state.targets, batch, action, alpha * entropy, alpha)
+        critics, metrics = self.fit_critics(state.critics, state.targets, batch, action, alpha * entropy, alpha)
         metrics |= {"actor_loss": loss, "entropy": masked_mean(entropy, batch.mask), "temperature": alpha}
         targets = copy_every(self.target_period, clock.updates, state.targets, values(critics))
         return State(actor, critics, targets, alpha), metrics
@@ -311,7 +243,66 @@ class Fop:
         """Q_tot of what the team did at each step of one episode."""
         del key
         now = jax.tree.map(lambda x: x[:-1], episode.timesteps)
-        return lower_team(self, values(state.critics), now, episode.action, state.temperature)
+        return self.lower_team(values(state.critics), now, episode.action, state.temperature)
+
+    # What the discrete VM3-AC does as FOP does.
+
+    def make_critics(self, spec: EnvSpec, keys: Sequence[Key]) -> CriticLearners:
+        """One by each of two keys."""
+        make = lambda key: SoftCritic(spec, self.hidden, self.mixer_width, self.kernels, key=key)
+        one, two = (Learner.create(make(key), self.critic_optimiser) for key in keys)
+        return one, two
+
+    def schedules(self, clock: Clock) -> tuple[Scalar, Scalar | None]:
+        """alpha, and the epsilon that is in policies, if any."""
+        at = lambda ends, steps: linear(ends[0], ends[1], steps, clock.env_steps)
+        alpha = at(self.temperature, self.temperature_steps)
+        return alpha, at(self.epsilon, self.epsilon_steps) if self.epsilon_in_policy else None
+
+    def fit_critics(
+        self,
+        critics: CriticLearners,
+        targets: Critics,
+        batch: Episode,
+        action: Int[Array, "batch time agents"],
+        bonus: Float[Array, "batch time"],
+        temperature: Scalar,
+        gain: tuple[Gain, Gain] = (0.0, 0.0),
+    ) -> tuple[CriticLearners, Metrics]:
+        """TD(lambda), for both critics the same.
+
+        `action` is drawn from the policies for what each step led to, and `bonus` is what it is worth there beside
+        Q_tot. `gain` is what soft values count beside Q_i: at each step, and at what it led to.
+        """
+        steps = batch.timesteps
+        now, later = jax.tree.map(lambda x: x[:, :-1], steps), jax.tree.map(lambda x: x[:, 1:], steps)
+        next_value = self.lower_team(targets, later, action, temperature, gain[1])
+        in_return = self.entropy_in_return
+        target = soft_targets(batch, next_value, bonus, self.gamma, self.trace, in_return=in_return)
+
+        def loss(critic: SoftCritic) -> Scalar:
+            q = critic.team(now, batch.action, temperature, self.counted(now), gain[0])
+            return masked_mean(jnp.square(q - target), batch.mask)
+
+        (one, first), (two, second) = (critic.descend(loss) for critic in critics)
+        return (one, two), {"critic_loss": (first + second) / 2, "target_value": masked_mean(target, batch.mask)}
+
+    def counted(self, steps: Timestep) -> Available:
+        """The actions that soft values are over."""
+        return None if self.value_of_unavailable else steps.available
+
+    def lower_team(
+        self,
+        critics: Critics,
+        steps: Timestep,
+        action: Int[Array, "*batch agents"],
+        temperature: Scalar,
+        gain: Gain = 0.0,
+    ) -> Float[Array, "*batch"]:
+        """Q_tot by the critic that values it less."""
+        counted = self.counted(steps)
+        one, two = (critic.team(steps, action, temperature, counted, gain) for critic in critics)
+        return jnp.minimum(one, two)
 
 
 FOP_PYMARL2 = Fop(

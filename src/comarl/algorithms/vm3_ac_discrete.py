@@ -34,17 +34,13 @@ from jaxtyping import Array, Float, Int
 from comarl.algorithms.fop import (
     CriticLearners,
     Critics,
+    Fop,
     Gain,
     LogPolicies,
     Scalar,
     actor_loss,
-    check,
-    fit_critics,
     log_policies,
-    lower_team,
     lower_utilities,
-    make_critics,
-    schedules,
     values,
 )
 from comarl.nn.action_predictor import ActionPredictor
@@ -54,7 +50,6 @@ from comarl.ops.distributions import draw_steps, noise_of_steps
 from comarl.ops.exploration import epsilon_softmax, explore_or_greedy, pick
 from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import masked_mean
-from comarl.training.replay import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
 from comarl.usage import check_range
 
@@ -108,11 +103,10 @@ class State(eqx.Module):
 
 @dataclass(frozen=True)
 class Vm3AcDiscrete:
-    """Hyperparameters of the discrete VM3-AC. The defaults are those of FOP's authors, but for what FOP has not."""
+    """Hyperparameters of the discrete VM3-AC: those of FOP, and what FOP has not."""
 
-    learns_from: ClassVar = "episodes"
-    actions: ClassVar = frozenset({"discrete"})
-
+    base: Fop = Fop()
+    """FOP, and all of its settings; alpha weighs information, too, which `entropy_in_return` counts with entropy"""
     information: float = 1.0
     """weight of actions' predicting each other, in that of their entropy, alpha; 0 leaves entropy alone"""
     latent_size: int = 8
@@ -127,64 +121,34 @@ class Vm3AcDiscrete:
     """soft values of agents are those of Q_i + alpha m_i, which policies climb, rather than of Q_i"""
     predictor_hidden: int = 64
     """units of both hidden layers of q"""
-    hidden: int = 64
-    """units of the actor's recurrent layer and of the two hidden layers of the utilities"""
-    mixer_width: int = 32
-    """units of the hidden layer of V(s)"""
-    kernels: int = 4
-    """terms of the sum that makes lambda"""
-    temperature: tuple[float, float] = (0.5, 0.05)
-    """alpha, the weight of entropy and information, at first and in the end"""
-    temperature_steps: int = 90_000
-    """environment steps from the first to the last alpha"""
-    entropy_in_return: bool = True
-    """entropy and M_i are part of values in the return; off, those of the next step are added to finished returns"""
-    value_of_unavailable: bool = False
-    """soft values count actions that are not available, too"""
-    epsilon_in_policy: bool = False
-    """losses and targets take the policies with the share of random actions that explores"""
-    gamma: float = 0.99
-    """discount"""
-    trace: float = 0.8
-    """lambda of the TD(lambda) target; 0 looks one step ahead"""
-    epsilon: tuple[float, float] = (1.0, 0.05)
-    """share of random actions while exploring, at first and in the end"""
-    epsilon_steps: int = 50_000
-    """environment steps from the first to the last epsilon"""
-    target_period: int = 200
-    """updates between copies of the critics to their targets"""
-    actor_optimiser: Optimiser = RmsProp(5e-4)
-    """optimiser of the actor"""
-    critic_optimiser: Optimiser = RmsProp(5e-4)
-    """optimiser of each critic"""
     predictor_optimiser: Optimiser = RmsProp(5e-4)
     """optimiser of q"""
-    replay: EpisodeRing = EpisodeRing(5_000, 32)
-    """episodes kept and drawn; z is not among what is kept"""
-    parallel_envs: int = 1
-    """episodes played side by side in a round"""
-    updates_per_episode: float = 1.0
-    """gradient steps per episode played"""
+
+    # What the loop asks of any algorithm is as the base has it; z is not among what replay keeps.
+    learns_from: ClassVar = "episodes"
+    actions: ClassVar = frozenset({"discrete"})
+    replay: ClassVar = property(lambda self: self.base.replay)
+    parallel_envs: ClassVar = property(lambda self: self.base.parallel_envs)
+    updates_per_episode: ClassVar = property(lambda self: self.base.updates_per_episode)
 
     def __post_init__(self):
-        check(self)
         check_range(self, 0, None, "information", "latent_size")
         check_range(self, 1, None, "predictor_hidden")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         actor_key, *critic_keys, predictor_key = jax.random.split(key, 4)
         early = self.latent_size if self.latent_at == "input" else 0
-        actor = LatentNet(spec, self.hidden, early, self.latent_size - early, key=actor_key)
+        actor = LatentNet(spec, self.base.hidden, early, self.latent_size - early, key=actor_key)
         predictor = None
         if self.information > 0 and spec.num_agents > 1:
             made = ActionPredictor(spec, self.predictor_hidden, key=predictor_key)
             predictor = Learner.create(made, self.predictor_optimiser)
-        critics = make_critics(self, spec, critic_keys)
-        learner = Learner.create(actor, self.actor_optimiser)
-        return State(learner, predictor, critics, values(critics), jnp.float32(self.temperature[0]))
+        critics = self.base.make_critics(spec, critic_keys)
+        learner = Learner.create(actor, self.base.actor_optimiser)
+        return State(learner, predictor, critics, values(critics), jnp.float32(self.base.temperature[0]))
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
-        return Memory.empty(timestep.obs.shape[0], self.hidden)
+        return Memory.empty(timestep.obs.shape[0], self.base.hidden)
 
     def act(
         self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
@@ -196,12 +160,14 @@ class Vm3AcDiscrete:
         if explore or self.execution_latent == "shared":
             z = jax.random.normal(z_key, z.shape)
         hidden, logits = state.actor.value.step(memory, timestep.obs, z)
-        action = explore_or_greedy(epsilon_softmax, self, logits, timestep.available, clock, draw_key, explore=explore)
+        action = explore_or_greedy(
+            epsilon_softmax, self.base, logits, timestep.available, clock, draw_key, explore=explore
+        )
         return Memory(hidden, action), action
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
         """The actor, then the critics by the actor as it is now, and q; targets are copied when due."""
-        alpha, epsilon = schedules(self, clock)
+        alpha, epsilon = self.base.schedules(clock)
         (draw_key, z_key), steps = jax.random.split(key), batch.timesteps
         now, later = jax.tree.map(lambda x: x[:, :-1], steps), jax.tree.map(lambda x: x[:, 1:], steps)
         z = noise_of_steps(z_key, (steps.obs.shape[1], steps.obs.shape[0], self.latent_size))
@@ -233,9 +199,9 @@ class Vm3AcDiscrete:
             few, other = batch.rows(PROBED), jnp.roll(z, 1, axis=1)[:, :PROBED]
             moved = jnp.abs(jnp.exp(policies(actor.value, other, few)) - jnp.exp(log_pi[:PROBED]))[:, :-1]
             metrics["latent_sensitivity"] = masked_mean(0.5 * moved.sum(axis=-1).mean(axis=-1), few.mask)
-        critics, losses = fit_critics(self, state.critics, state.targets, batch, action, alpha * bonus, alpha, gain)
+        critics, losses = self.base.fit_critics(state.critics, state.targets, batch, action, alpha * bonus, alpha, gain)
         metrics |= losses | {"actor_loss": actor_loss_value, "temperature": alpha}
-        targets = copy_every(self.target_period, clock.updates, state.targets, values(critics))
+        targets = copy_every(self.base.target_period, clock.updates, state.targets, values(critics))
         return State(actor, predictor, critics, targets, alpha), metrics
 
     def gain(
@@ -286,4 +252,4 @@ class Vm3AcDiscrete:
             logits = state.actor.value.unroll(episode, jnp.zeros((episode.timesteps.obs.shape[0], self.latent_size)))
             log_pi = log_policies(logits[:-1], now.available, None)
             gain = self.gain(state.predictor, now, log_pi, state.temperature)
-        return lower_team(self, values(state.critics), now, episode.action, state.temperature, gain)
+        return self.base.lower_team(values(state.critics), now, episode.action, state.temperature, gain)
