@@ -20,12 +20,14 @@ QTRAN = np.array(GAMES["qtran"].payoff)
 
 @pytest.fixture(scope="module", params=["qtran", "two-states"])
 def reported(request, tmp_path_factory):
-    """The report of a run of three seeds on a game, and the game."""
+    """The report of two runs of one game, seeds 0 and 1 in one and seed 2 in the other, and the game."""
     folder, name = tmp_path_factory.mktemp("payoff"), request.param
-    sizes = dict(hidden=4, mixer_width=3, hypernet=3, replay=EpisodeRing(20, 4), parallel_envs=4)
-    run = Run(Qmix(**sizes), GAMES[name], 3, steps=40, evaluate_every=20, evaluation_episodes=2)
-    Session(run, identity(run, "qmix", f"matrix/{name}"), folder / "run", Options(), Console(quiet=True)).train()
-    report([folder / "run"], folder / "out")
+    algorithm = Qmix(hidden=4, mixer_width=3, hypernet=3, replay=EpisodeRing(20, 4), parallel_envs=4)
+    for seeds, first in (2, 0), (1, 2):
+        run = Run(algorithm, GAMES[name], seeds, first, steps=40, evaluate_every=20, evaluation_episodes=2)
+        identified = identity(run, "qmix", f"matrix/{name}")
+        Session(run, identified, folder / str(first), Options(), Console(quiet=True)).train()
+    report([folder / "0", folder / "2"], folder / "out")
     return folder / "out", GAMES[name]
 
 

@@ -36,7 +36,7 @@ def report(runs: list[Path], out: Path, metric: str | None = None, middle: Middl
     besides = [task for task, name in by.items() if name != RETURN]
     if besides:
         figures["curves_return"] = draw(curves, dict.fromkeys(by, RETURN), tasks=besides, middle=middle)
-    games = [learnt(run.folder, run.label) for run in curves if run.task.startswith("matrix/")]
+    games = [learnt(run.folders, run.label) for run in curves if run.task.startswith("matrix/")]
     out.mkdir(parents=True, exist_ok=True)
     texts = {
         "table.md": markdown_table(rows, improvements(curves, by)),
@@ -78,7 +78,7 @@ def _warn_of_equal_curves(runs: Sequence[Curves]) -> None:
         varied = len({value for returns in one.marl_team for value in returns}) > 1  # equal constants prove nothing
         if one.seed == two.seed or (run is other and varied):
             warnings.warn(
-                f"{run.folder} seed {one.seed} and {other.folder} seed {two.seed} have identical curves: "
+                f"{run.folders[0]} seed {one.seed} and {other.folders[0]} seed {two.seed} have identical curves: "
                 "seed not varied?",
                 stacklevel=4,
             )
@@ -101,7 +101,7 @@ def _label(place: int, runs: Sequence[Curves], settings: Sequence[dict[str, Any]
     if not names:
         return run.algorithm
     short = ", ".join(f"{name.rpartition('.')[2]}={mine.get(name)}" for name in names)
-    return f"{run.algorithm} ({short if len(names) <= 3 else run.folder.resolve().name})"
+    return f"{run.algorithm} ({short if len(names) <= 3 else run.folders[0].resolve().name})"
 
 
 def _pool(runs: Sequence[Curves]) -> Curves:
@@ -110,7 +110,8 @@ def _pool(runs: Sequence[Curves]) -> Curves:
     for run in runs:
         for seed in run.seeds:
             if seed.seed in seeds:
-                again = f"{run.folder}: seed {seed.seed} of {run.label} is in another folder too; counted once"
+                again = f"{run.folders[0]}: seed {seed.seed} of {run.label} is in another folder too; counted once"
                 warnings.warn(again, stacklevel=4)
             seeds.setdefault(seed.seed, seed)
-    return dataclasses.replace(runs[0], seeds=tuple(seeds[number] for number in sorted(seeds)))
+    folders = tuple(folder for run in runs for folder in run.folders)
+    return dataclasses.replace(runs[0], folders=folders, seeds=tuple(seeds[number] for number in sorted(seeds)))

@@ -7,7 +7,7 @@ import csv
 import io
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -31,7 +31,7 @@ PAPER = {  # LSF-SAC (arXiv 2201.01247), Table I; its row C, and LSF-SAC's own t
 
 @dataclass(frozen=True)
 class Learnt:
-    """What the seeds of one run have learnt of a game, for each state that it may be in."""
+    """What the seeds of one algorithm have learnt of a game, for each state that it may be in."""
 
     label: str
     algorithm: str
@@ -54,8 +54,18 @@ class Learnt:
         return (self.rewards == self.payoff.max(axis=(1, 2))).all(axis=1)
 
 
-def learnt(folder: Path, label: str) -> Learnt:
-    """What the run in `folder` has learnt. Raises as `load_run` does."""
+def learnt(folders: Sequence[Path], label: str) -> Learnt:
+    """What runs that differ in nothing but seeds have learnt, a seed of two folders the first time it is met.
+
+    Raises as `load_run` does.
+    """
+    runs = [_learnt(folder, label) for folder in folders]
+    seeds, first = np.unique(np.concatenate([run.seeds for run in runs]), return_index=True)
+    pooled = {name: np.concatenate([getattr(run, name) for run in runs])[first] for name in ("values", "greedy")}
+    return replace(runs[0], seeds=tuple(seeds.tolist()), **pooled)
+
+
+def _learnt(folder: Path, label: str) -> Learnt:
     run, config, state = load_run(folder)
     game, algorithm = run.task, run.algorithm
     assert isinstance(game, MatrixGame)

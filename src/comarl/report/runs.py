@@ -54,7 +54,7 @@ class SeedCurve:
 class Curves:
     """The seeds of one algorithm on one task."""
 
-    folder: Path
+    folders: tuple[Path, ...]
     algorithm: str
     label: str
     """the algorithm's name, and whatever tells this run from others of that name"""
@@ -112,7 +112,7 @@ def read_run(folder: Path) -> Curves:
     except ValueError as error:
         raise ReportError(f"{folder}: its {records.CONFIG} is not JSON ({error}); restore it or delete it") from error
     name, task = (str(config.get(key) or folder.resolve().name) for key in ("algorithm_name", "task_name"))
-    return Curves(folder, name, name, task, curves, config)
+    return Curves((folder,), name, name, task, curves, config)
 
 
 def _seed_curve(seed: int, lines: list[dict[str, Any]]) -> SeedCurve:
