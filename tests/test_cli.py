@@ -19,6 +19,7 @@ from comarl.training.load import rebuild
 from comarl.training.records import to_config
 from comarl.training.run import identity
 from comarl.training.train import Run
+from tests.report.folders import noisy_run
 
 HOPPER = ("train", "race-matd3", "mamujoco/Hopper-3x1")
 
@@ -134,6 +135,14 @@ def test_train_evaluate_and_report_work_one_after_the_other(tmp_path, capsys, mo
     assert main(("report", str(folder))) == 0
     for name in ("curves.png", "curves.svg", "table.md", "per_seed.csv"):
         assert (Path("report") / name).stat().st_size > 0
+
+
+@pytest.mark.filterwarnings("always")  # elsewhere in the tests a warning is an error
+def test_what_a_report_warns_of_is_a_line_of_its_own(tmp_path, capsys):
+    folders = [noisy_run(tmp_path / name, [0], rng=i, name="qmix") for i, name in enumerate(("one", "two"))]
+    assert main(("report", *map(str, folders), "--out", str(tmp_path / "out"))) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"comarl: {folders[1]}: seed 0 of qmix is in another folder too; counted once"]
 
 
 def test_what_a_task_counts_is_in_the_summary_in_evaluate_and_in_the_report(tmp_path, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,7 +257,11 @@ def report(arguments: Arguments, console: Console) -> int:
     settings = tyro.cli(ReportSettings, prog="comarl report", args=list(arguments))
     from comarl.report import report as write_report
 
-    for path in write_report(list(settings.runs), settings.out, settings.metric, settings.middle):
+    with warnings.catch_warnings():
+        # What is warned of is for who reads the report, so not with the line of our code that warned.
+        warnings.showwarning = lambda message, *_, **__: print(f"comarl: {message}", file=sys.stderr)
+        written = write_report(list(settings.runs), settings.out, settings.metric, settings.middle)
+    for path in written:
         console.print(str(path), highlight=False, soft_wrap=True)
     return 0
 

@@ -122,10 +122,11 @@ def test_two_seeds_of_one_run_with_one_curve_are_warned_of(tmp_path):
 
 
 def test_seeds_that_all_reach_the_same_constant_are_not_warned_of(tmp_path):
-    run = write_run(tmp_path / "x", lines_of(0, {10: [22.0], 20: [22.0]}) + lines_of(1, {10: [22.0], 20: [22.0]}))
+    lines = lines_of(0, {10: [22.0], 20: [22.0]}) + lines_of(1, {10: [22.0], 20: [22.0]})
+    one, other = write_run(tmp_path / "one", lines, name="qmix"), write_run(tmp_path / "other", lines, name="vdn")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        comparison([run])
+        comparison([one, other])
 
 
 def test_a_seed_that_was_run_twice_counts_once(tmp_path):
@@ -396,6 +397,15 @@ def test_improvement_is_said_for_each_pair_with_an_interval_only_from_five_seeds
     lines = improvements(comparison([*runs, other]))
     assert len(lines) == 3  # three algorithms on Hopper; the other task has one
     assert [bool(re.search(r"\[0\.\d\d, [01]\.\d\d\]", line)) for line in lines] == [False, False, True]
+
+
+def test_of_many_algorithms_the_first_alone_is_compared_with_the_others(tmp_path):
+    names = ["qmix", "vdn", "iql", "qtran", "lica"]
+    five = [noisy_run(tmp_path / name, [0, 1], rng=i, name=name) for i, name in enumerate(names)]
+    assert [line.split("(")[1].split(")")[0] for line in improvements(comparison(five))] == [
+        f"qmix > {name}" for name in names[1:]
+    ]
+    assert len(improvements(comparison(five[:4]))) == 6
 
 
 @pytest.mark.parametrize(("size", "places"), [(0.0, 0), (3030.0, 0), (100.0, 0), (15.3, 1), (0.853, 3), (1e-9, 6)])

@@ -70,13 +70,16 @@ def comparison(folders: Sequence[Path]) -> list[Curves]:
 
 
 def _warn_of_equal_curves(runs: Sequence[Curves]) -> None:
-    """Two seeds of one number and one curve, or two of one run: then something that should vary did not."""
+    """Two seeds of one number and one curve, or two of one run: then something that should vary did not.
+
+    A return that never changes proves nothing: all who never catch anything get 0.
+    """
     seeds = [(run, seed) for run in runs for seed in run.seeds]
     for (run, one), (other, two) in combinations(seeds, 2):
         if run.task != other.task or (one.env_steps, one.marl_team) != (two.env_steps, two.marl_team):
             continue
-        varied = len({value for returns in one.marl_team for value in returns}) > 1  # equal constants prove nothing
-        if one.seed == two.seed or (run is other and varied):
+        varied = len({value for returns in one.marl_team for value in returns}) > 1
+        if varied and (one.seed == two.seed or run is other):
             warnings.warn(
                 f"{run.folders[0]} seed {one.seed} and {other.folders[0]} seed {two.seed} have identical curves: "
                 "seed not varied?",

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -19,6 +20,8 @@ CSV_HEADER = (  # after which come the same four columns of every metric besides
     *("algorithm", "task", "seed", "env_steps", "updates"),
     *("marl_team_mean", "best_team_mean", "marl_team_returns", "best_team_returns"),
 )
+EACH_WITH_EACH = 4
+"""more algorithms on a task than this are not compared each with each: there would be too many lines"""
 TEAMS: tuple[Team, ...] = ("marl_team", "best_team")
 LATEX = {
     **{character: "\\" + character for character in "&%$#_{}"},
@@ -187,10 +190,16 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 
 def improvements(runs: Sequence[Curves], by: Mapping[str, str] | None = None) -> list[str]:
-    """For each two algorithms on one task, the probability that a seed of the first beats one of the second."""
+    """For each two algorithms on one task, the probability that a seed of the first beats one of the second.
+
+    Of more than four algorithms on a task only the first is compared, with each of the others.
+    """
     lines, by = [], by or compared_by(runs)
+    first, number = {run.task: run for run in reversed(runs)}, Counter(run.task for run in runs)
     for one, other in combinations(runs, 2):
         if one.task != other.task or min(len(one.seeds), len(other.seeds)) < 2:
+            continue
+        if number[one.task] > EACH_WITH_EACH and one is not first[one.task]:
             continue
         scores = [final_scores(run, metric=by[run.task])[:, None] for run in (one, other)]
         counts = len(one.seeds), len(other.seeds)
