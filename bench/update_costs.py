@@ -5,8 +5,9 @@
 
 A batch is 32 whole episodes at the time limit, whatever batch an algorithm has by default: so nothing gains from what
 comes after an end. What is timed is training's own compiled call, `comarl.training.train.learn`, with the draw from a
-filled replay. Algorithms are compiled one after the other and then take turns; a figure is the median over turns of the
-ratio to QMIX's turn beside it. Costs are per update: how many updates an algorithm makes per episode is its own affair.
+filled replay. Each algorithm takes turns with QMIX and is then forgotten, because a process cannot keep the programs of
+all; a figure is the median over turns of the ratio to QMIX's turn beside it. Costs are per update: how many updates an
+algorithm makes per episode is its own affair.
 """
 
 import time
@@ -62,7 +63,6 @@ class Row:
     cost: float
     updates_per_second: float
     parameters: int
-    compile_seconds: float
     hardware: str
 
 
@@ -93,11 +93,9 @@ class Side:
         ring = algorithm.replay
         ring = jax.vmap(lambda e: ring.add(ring.init(task.spec), e, task.spec))(episodes)
         self.rest, self.updates = (ring, clock, key, jnp.full(1, 2**30)), 0
-        begin = time.perf_counter()
         arguments = (algorithm, task.spec, self.agent, *self.rest, np.int32(0), 1, jax.default_backend() != "cpu")
         self.learn = learn.lower(*arguments).compile()
-        self.compile_seconds = time.perf_counter() - begin
-        CONSOLE.print(f"{name}: compiled in {self.compile_seconds:.0f} s")
+        self.play(replace(settings, seconds=0.0))  # the first call is slower than those after it
 
     def whole(self, episodes: Episode) -> Episode:
         """The same episodes as if none had ended before the time limit."""
@@ -124,38 +122,28 @@ def chosen(settings: Settings) -> list[str]:
     return list(dict.fromkeys(["qmix", *names]))
 
 
+def measure(name: str, qmix: Side, settings: Settings) -> Row:
+    """An algorithm beside QMIX."""
+    side = qmix if name == qmix.name else Side(name, settings)
+    seconds = np.array([(side.play(settings), qmix.play(settings)) for _ in range(settings.turns)])
+    cost, own = np.median(seconds[:, 0] / seconds[:, 1]), np.median(seconds[:, 0])
+    CONSOLE.print(f"{name}: {cost:.2f}")
+    jax.clear_caches()
+    machine = f"{cpu_model()}, {usable_cores()} core(s)"
+    return Row(name, settings.task, round(float(cost), 2), round(1 / float(own), 2), side.parameters, machine)
+
+
 def main(settings: Settings) -> None:
     """Measures, prints and writes."""
     keep_freed_memory()
-    sides = [Side(name, settings) for name in chosen(settings)]
-    for side in sides:
-        side.play(replace(settings, seconds=0.0))
-    seconds = np.array([[side.play(settings) for side in sides] for _ in range(settings.turns)])
-    costs = np.median(seconds / seconds[:, :1], axis=0)
-    machine = f"{cpu_model()}, {usable_cores()} core(s)"
-    rows = [
-        Row(
-            algorithm=side.name,
-            task=settings.task,
-            cost=round(float(cost), 2),
-            updates_per_second=round(1 / float(np.median(seconds[:, i])), 2),
-            parameters=side.parameters,
-            compile_seconds=round(side.compile_seconds, 1),
-            hardware=machine,
-        )
-        for i, (side, cost) in enumerate(zip(sides, costs, strict=True))
-    ]
-    table = Table(title=f"One update on 32 episodes of {settings.task}, on {machine}", title_justify="left")
-    for column in ("algorithm", "cost, QMIX 1", "updates/s", "numbers kept", "compiled in"):
+    qmix, *others = chosen(settings)
+    one = Side(qmix, settings)
+    rows = [measure(name, one, settings) for name in (qmix, *others)]
+    table = Table(title=f"One update on 32 episodes of {settings.task}, on {rows[0].hardware}", title_justify="left")
+    for column in ("algorithm", "cost, QMIX 1", "updates/s", "numbers kept"):
         table.add_column(column, justify="left" if column == "algorithm" else "right")
     for row in sorted(rows, key=lambda row: row.cost):
-        numbers = (
-            f"{row.cost:.2f}",
-            f"{row.updates_per_second:.1f}",
-            f"{row.parameters:,}",
-            f"{row.compile_seconds:.0f} s",
-        )
-        table.add_row(row.algorithm, *numbers)
+        table.add_row(row.algorithm, f"{row.cost:.2f}", f"{row.updates_per_second:.1f}", f"{row.parameters:,}")
     CONSOLE.print(table)
     write(settings.csv, rows)
 
