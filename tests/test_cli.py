@@ -16,7 +16,7 @@ from comarl.cli import UsageError, check_pair, main, summarise
 from comarl.envs import TASKS, find_task
 from comarl.envs.probes import PROBES
 from comarl.training.load import rebuild
-from comarl.training.records import to_config
+from comarl.training.records import read, read_config, to_config
 from comarl.training.run import identity
 from comarl.training.train import Run
 from tests.report.folders import noisy_run
@@ -137,6 +137,31 @@ def test_train_evaluate_and_report_work_one_after_the_other(tmp_path, capsys, mo
         assert (Path("report") / name).stat().st_size > 0
 
 
+def test_a_team_is_evaluated_otherwise_than_it_was_trained_and_its_record_is_reported_beside_it(tmp_path, capsys):
+    small = ("--algorithm.hidden", "8", "8", "--algorithm.warmup-steps", "20", "--algorithm.replay.capacity", "100")
+    wide = ("--algorithm.log-std-range", "-2", "0")
+    train, shared = ("train", "vm3-ac", "waves/2", "--task.horizon", "10", *small, *wide), tmp_path / "shared"
+    assert main((*train, "--steps", "60", "--evaluate-every", "30", "--folder", str(tmp_path / "run"))) == 0
+    evaluate = ("evaluate", str(tmp_path / "run"), "--episodes", "4")
+    assert main((*evaluate, "--folder", str(tmp_path / "zero"))) == 0
+    assert main((*evaluate, "--algorithm.execution-latent", "shared", "--folder", str(shared))) == 0
+    capsys.readouterr()
+    (zero_line,), (shared_line,) = (read(tmp_path / name) for name in ("zero", "shared"))
+    assert zero_line["env_steps"] == shared_line["env_steps"] == 60 and len(zero_line["marl_team"]) == 4
+    assert read_config(shared)["algorithm"]["execution_latent"] == "shared"
+    assert main(("report", str(tmp_path / "zero"), str(shared), "--out", str(tmp_path / "out"))) == 0
+    assert "vm3-ac (execution_latent=shared)" in (tmp_path / "out" / "table.md").read_text()
+
+    capsys.readouterr()
+    assert main((*evaluate, "--folder", str(shared))) == 2
+    assert "it exists" in said(capsys)
+    assert main((*evaluate, "--algorithm.hidden", "8", "16", "--folder", str(tmp_path / "new"))) == 2
+    assert "--algorithm.hidden" in (text := said(capsys)) and "trained with 8" in text and "with 16" in text
+    assert not (tmp_path / "new").exists()
+    assert main(("evaluate",)) == 2
+    assert "needs the folder of a run" in said(capsys)
+
+
 @pytest.mark.filterwarnings("always")  # elsewhere in the tests a warning is an error
 def test_what_a_report_warns_of_is_a_line_of_its_own(tmp_path, capsys):
     folders = [noisy_run(tmp_path / name, [0], rng=i, name="qmix") for i, name in enumerate(("one", "two"))]
@@ -177,8 +202,9 @@ def test_the_summary_and_evaluate_show_win_rates_in_percent(tmp_path, capsys, mo
 
     played = {name: np.array([values]) for name, values in scores.items()}
     run = Run(find_algorithm("matd3").algorithm, find_task("probe/action"), first_seed=4)
-    names = {"algorithm_name": "qmix", "task_name": "smax/3m"}
-    monkeypatch.setattr("comarl.training.load.load_run", lambda folder: (run, names, None))
+    names = {"algorithm_name": "matd3", "task_name": "probe/action"}
+    monkeypatch.setattr("comarl.training.load.load_settings", lambda folder: (run, names))
+    monkeypatch.setattr("comarl.training.load.load_state", lambda folder, run, config: None)
     monkeypatch.setattr("comarl.training.run.evaluate_once", lambda run, state: played)
     assert main(("evaluate", str(tmp_path), "--episodes", "3")) == 0
     rows = [row.split() for row in capsys.readouterr().out.replace("│", " ").splitlines() if " team " in row]

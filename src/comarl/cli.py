@@ -18,7 +18,7 @@ USAGE = """\
 usage: comarl COMMAND ...
 
   train ALGORITHM TASK   train, or continue a run that was started; --help after both names shows every option
-  evaluate RUN           greedy episodes of a trained team
+  evaluate RUN           greedy episodes of a trained team; --help after the run shows every option
   report RUN...          learning curves, a table of final returns, and the CSV of every seed
   list                   algorithms and tasks, a line each
   doctor                 versions, devices, extras, rendering, disk and memory
@@ -64,13 +64,15 @@ class TrainSettings(Generic[AlgorithmT, TaskT]):
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
-    """Play greedy episodes of the teams that a run has trained so far."""
+class EvaluateSettings(Generic[AlgorithmT, TaskT]):
+    """Play greedy episodes of the teams that a run has trained so far, as they were trained or otherwise."""
 
-    run: tyro.conf.Positional[Path]
-    """the run's folder"""
+    algorithm: AlgorithmT
+    task: TaskT
     episodes: int = 32
     """episodes per seed and team"""
+    folder: Path | None = None
+    """a new folder to record the returns in, which `comarl report` takes as a run's; by default they are only shown"""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class ReportSettings:
     """what to compare by: won, return, captures, or what else the tasks count; by default won where there is one"""
     middle: Literal["mean", "median"] = "mean"
     """the line of a curve: the seeds' mean with its interval, or their median with their range"""
+    training: tuple[str, ...] = ()
+    """what was measured in training to draw as well, such as critic_loss; the pages of the algorithms name it"""
 
 
 def main(arguments: Arguments | None = None) -> int:
@@ -232,14 +236,36 @@ def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
 
 
 def evaluate(arguments: Arguments, console: Console) -> int:
-    settings = tyro.cli(EvaluateSettings, prog="comarl evaluate", args=list(arguments))
-    from comarl.training.load import load_run
+    if not arguments or arguments[0].startswith("-"):
+        print(USAGE, end="")
+        if arguments and arguments[0] in ("-h", "--help"):
+            return 0
+        raise UsageError("evaluate needs the folder of a run, before any option")
+    from comarl.training.evaluate import record_once
+    from comarl.training.load import load_settings, load_state
     from comarl.training.progress import mean_text, number_text
     from comarl.training.records import counted, in_words
-    from comarl.training.run import evaluate_once
+    from comarl.training.run import evaluate_once, identity
 
-    run, config, state = load_run(settings.run)
-    scores = evaluate_once(dataclasses.replace(run, evaluation_episodes=settings.episodes), state)
+    folder = Path(arguments[0])
+    trained, config = load_settings(folder)
+    settings = tyro.cli(
+        EvaluateSettings[type(trained.algorithm), type(trained.task)],  # type: ignore[misc]
+        prog=f"comarl evaluate {folder}",
+        args=list(arguments[1:]),
+        default=EvaluateSettings(trained.algorithm, trained.task),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    algorithm_name, task_name = config["algorithm_name"], config["task_name"]
+    check_pair(algorithm_name, settings.algorithm, task_name, settings.task)
+    if settings.folder is not None and settings.folder.exists():
+        raise UsageError(f"--folder {settings.folder}: it exists, and an evaluation is recorded in a new folder only")
+    chosen = {"algorithm": settings.algorithm, "task": settings.task, "evaluation_episodes": settings.episodes}
+    run = dataclasses.replace(trained, **chosen)
+    state = load_state(folder, run, config)
+    scores = evaluate_once(run, state)
+    if settings.folder is not None:
+        record_once(settings.folder, identity(run, algorithm_name, task_name), run, state.clock, scores)
     metrics = counted(scores)
     heads = ("seed", "team", "mean", "least", "greatest", *map(in_words, metrics))
     table = Table(*heads, title=f"{settings.episodes} greedy episodes: return")
@@ -248,7 +274,7 @@ def evaluate(arguments: Arguments, console: Console) -> int:
             numbers = (number_text(float(x)) for x in (row.mean(), row.min(), row.max()))
             besides = (mean_text(scores[f"{team}_{name}"][seed].tolist(), name) for name in metrics)
             table.add_row(str(run.first_seed + seed), team.replace("_", " "), *numbers, *besides)
-    console.print(f"{config['algorithm_name']} on {config['task_name']}: {settings.run}", highlight=False)
+    console.print(f"{algorithm_name} on {task_name}: {folder}", highlight=False)
     console.print(table)
     return 0
 
@@ -260,7 +286,7 @@ def report(arguments: Arguments, console: Console) -> int:
     with warnings.catch_warnings():
         # What is warned of is for who reads the report, so not with the line of our code that warned.
         warnings.showwarning = lambda message, *_, **__: print(f"comarl: {message}", file=sys.stderr)
-        written = write_report(list(settings.runs), settings.out, settings.metric, settings.middle)
+        written = write_report(list(settings.runs), settings.out, settings.metric, settings.middle, settings.training)
     for path in written:
         console.print(str(path), highlight=False, soft_wrap=True)
     return 0

@@ -40,6 +40,53 @@ def runs(tmp_path):
     ]
 
 
+# What was measured in training
+
+
+def trained(folder, losses, **about):
+    """A run of seeds whose critic's loss was each row of `losses`, None where no update came yet."""
+    lines = []
+    for seed, row in enumerate(losses):
+        for place, loss in enumerate(row, start=1):
+            (line,) = lines_of(seed, {100 * place: [float(seed)]})
+            lines.append(line | {"training": {} if loss is None else {"critic_loss": loss}})
+    return write_run(folder, lines, **about)
+
+
+def test_what_was_measured_in_training_is_drawn_from_the_first_update_and_written(tmp_path):
+    ours = trained(tmp_path / "ours", [[None, 4.0, 2.0], [None, 6.0, 1.0]], name="qmix")
+    (run,) = comparison([ours])
+    grid, values = run.training_on_grid("critic_loss")
+    assert grid.tolist() == [200, 300] and values.tolist() == [[4.0, 2.0], [6.0, 1.0]]
+    (axis,) = drawing.draw_training([run], ["critic_loss"]).axes
+    middle = axis.lines[-1]
+    assert middle.get_xdata().tolist() == [200, 300] and middle.get_ydata().tolist() == [5.0, 1.5]
+    assert axis.get_ylabel() == "critic loss in training"
+    written = report([ours], tmp_path / "out", training=["critic_loss"])
+    assert {"training.png", "training.svg", "training.csv"} <= {path.name for path in written}
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "training.csv").read_text())))
+    assert [(row["seed"], row["env_steps"], row["critic_loss"]) for row in rows[:3]] == [
+        ("0", "100", ""),
+        ("0", "200", "4.0"),
+        ("0", "300", "2.0"),
+    ]
+
+
+def test_a_task_or_run_without_the_measurement_is_said_to_have_none(tmp_path):
+    ours = trained(tmp_path / "ours", [[1.0, 2.0]], name="qmix")
+    other = trained(tmp_path / "other", [[None, None]], name="vdn", task="a/b")
+    first, second = drawing.draw_training(comparison([ours, other]), ["critic_loss"]).axes
+    assert len(first.lines) == 1 and not second.lines
+    assert "not measured here" in [text.get_text() for text in second.texts]
+
+
+def test_a_measurement_that_no_run_has_is_one_clear_line_and_nothing_is_written(tmp_path):
+    ours = trained(tmp_path / "ours", [[1.0, 2.0]], name="qmix")
+    with pytest.raises(ReportError, match=r"--training entropy: .* it can be critic_loss"):
+        report([ours], tmp_path / "out", training=["critic_loss", "entropy"])
+    assert not (tmp_path / "out").exists()
+
+
 # What a run is
 
 

@@ -7,27 +7,37 @@ from itertools import chain, combinations, compress
 from pathlib import Path
 from typing import Any
 
-from comarl.report.curves import draw, save
+from comarl.report.curves import draw, draw_training, save
 from comarl.report.curves import single_run_curve as single_run_curve
 from comarl.report.payoff import learnt, payoff_csv, payoff_markdown
 from comarl.report.runs import Curves as Curves
 from comarl.report.runs import ReportError as ReportError
 from comarl.report.runs import SeedCurve as SeedCurve
-from comarl.report.runs import compared_by, read_run
+from comarl.report.runs import check_measured, compared_by, read_run
 from comarl.report.statistics import Middle
-from comarl.report.tables import improvements, latex_table, markdown_table, per_seed_csv, table_rows
+from comarl.report.tables import improvements, latex_table, markdown_table, per_seed_csv, table_rows, training_csv
 from comarl.report.tables import rich_table as rich_table
 from comarl.training.records import RETURN
 
 
-def report(runs: list[Path], out: Path, metric: str | None = None, middle: Middle = "mean") -> list[Path]:
+def report(
+    runs: list[Path],
+    out: Path,
+    metric: str | None = None,
+    middle: Middle = "mean",
+    training: Sequence[str] = (),
+) -> list[Path]:
     """Writes curves.png, curves.svg, table.md, table.tex and per_seed.csv of these run folders into `out`.
 
     `metric` is what the runs are compared by: by default the win rate on tasks that have it, else the return. For
     tasks that are compared by another metric the returns are drawn, too, in curves_return.png and .svg. The `middle` of
     the seeds is the line of a curve; tables show means. Of matrix games payoff.md and payoff.csv say what was learnt.
 
-    Raises ReportError for a folder without evaluations, or without `metric`, before anything is written.
+    What `training` names, such as "critic_loss", is drawn over training, too, in training.png and .svg, with the
+    numbers in training.csv.
+
+    Raises ReportError for a folder without evaluations, or without `metric`, or if no run has measured what `training`
+    names, before anything is written.
     """
     curves = comparison(runs)
     by = compared_by(curves, metric)
@@ -36,6 +46,9 @@ def report(runs: list[Path], out: Path, metric: str | None = None, middle: Middl
     besides = [task for task, name in by.items() if name != RETURN]
     if besides:
         figures["curves_return"] = draw(curves, dict.fromkeys(by, RETURN), tasks=besides, middle=middle)
+    if training:
+        check_measured(curves, training)
+        figures["training"] = draw_training(curves, training, middle=middle)
     games = [learnt(run.folders, run.label) for run in curves if run.task.startswith("matrix/")]
     out.mkdir(parents=True, exist_ok=True)
     texts = {
@@ -43,6 +56,8 @@ def report(runs: list[Path], out: Path, metric: str | None = None, middle: Middl
         "table.tex": latex_table(rows),
         "per_seed.csv": per_seed_csv(curves),
     }
+    if training:
+        texts["training.csv"] = training_csv(curves, training)
     if games:
         texts |= {"payoff.md": payoff_markdown(games), "payoff.csv": payoff_csv(games)}
     for name, text in texts.items():

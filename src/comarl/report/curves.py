@@ -50,9 +50,8 @@ def draw(
     tasks = tasks or list(by)
     every = line_styles({run.label: run.algorithm for run in runs})
     shown = [run for run in runs if run.task in tasks]
-    columns = 2 if len(tasks) == 4 else min(3, len(tasks))
-    figure, axes = _panels(columns, -(-len(tasks) // columns))
-    for axis, task in zip(axes, tasks, strict=False):
+    figure, axes = _panels(len(tasks))
+    for axis, task in zip(axes, tasks, strict=True):
         here = [run for run in shown if run.task == task]
         for run in here:
             style, thin = every[run.label], shows_seeds(run, here)
@@ -61,12 +60,28 @@ def draw(
                 _draw_team(axis, run, "best_team", by[task], style, middle, shaded=False, thin=False)
         _describe(axis, task, captions(here, middle), y_label(here, best_team, by[task]))
         _limit(axis, by[task])
-    for axis in axes[len(tasks) :]:
-        axis.remove()
     both = best_team and any(run.has_population for run in shown)
     kinds = [(name, {"color": "0.4", "linestyle": style}) for style, name in LINES.values()]
     labels = dict.fromkeys(run.label for run in shown)
     _legend(figure, [*((label, every[label]) for label in labels), *(kinds if both else [])])
+    return figure
+
+
+def draw_training(runs: Sequence[Curves], names: Sequence[str], *, middle: Middle = "mean") -> Any:
+    """A matplotlib figure of what was measured in training: a panel for each task and name, of the runs that have it.
+
+    The colours are those of `draw`. A point is a seed's mean since its last evaluation.
+    """
+    every = line_styles({run.label: run.algorithm for run in runs})
+    panels = [(task, name) for task in dict.fromkeys(run.task for run in runs) for name in names]
+    figure, axes = _panels(len(panels))
+    for axis, (task, name) in zip(axes, panels, strict=True):
+        here = [run for run in runs if run.task == task and name in run.measured]
+        for run in here:
+            grid, values = run.training_on_grid(name)
+            _draw_line(axis, grid, values, every[run.label], middle, shaded=True, thin=shows_seeds(run, here))
+        _describe(axis, task, captions(here, middle) if here else "not measured here", f"{in_words(name)} in training")
+    _legend(figure, list(every.items()))
     return figure
 
 
@@ -76,7 +91,7 @@ def draw_single(run: Curves) -> Any:
     Beside the return's panel is one of the win rate, where the task has it.
     """
     metrics = [*([WON] if WON in run.metrics else []), RETURN]
-    figure, axes = _panels(len(metrics), 1)
+    figure, axes = _panels(len(metrics))
     teams: list[tuple[Team, str]] = [("marl_team", BLUE), *([("best_team", VERMILLION)] if run.has_population else [])]
     styles = [(LINES[team][1], {"color": colour, "linestyle": LINES[team][0]}) for team, colour in teams]
     for axis, metric in zip(axes, metrics, strict=True):
@@ -165,46 +180,56 @@ def save(figure: Any, path: Path) -> Path:
     return path
 
 
-def _panels(columns: int, rows: int) -> tuple[Any, list[Any]]:
-    """An empty figure and its axes, row by row."""
+def _panels(number: int) -> tuple[Any, list[Any]]:
+    """An empty figure and its axes, row by row, at most three in each."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.ticker import EngFormatter
     except ImportError as error:
         raise ImportError('drawing curves needs matplotlib: pip install "comarl[report]"') from error
+    columns = 2 if number == 4 else min(3, number)
+    rows = -(-number // columns)
     figure = Figure(figsize=(max(6.4, 4.4 * columns), 3.4 * rows + 1.0), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes:
+    for axis in axes[number:]:
+        axis.remove()
+    for axis in axes[:number]:
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(color="0.92", linewidth=0.8)
         axis.set_axisbelow(True)
-    return figure, axes
+    return figure, axes[:number]
 
 
 def _draw_team(
     axis: Any, run: Curves, team: Team, metric: str, style: dict[str, Any], middle: Middle, *, shaded: bool, thin: bool
 ) -> None:
     """The middle of the seeds as a line; a band around it; the seeds as thin lines, up to where the line ends."""
-    style = {"linestyle": LINES[team][0], "linewidth": 1.8, **style}
+    style = {"linestyle": LINES[team][0], **style}
     if team == "best_team":  # the same colour, and quieter
         style |= {"linewidth": 1.3, "marker": None}
     scale = shown_scale(metric)
     grid, values = run.on_grid(team, metric)
-    values = scale * values
-    if thin and len(run.seeds) > 1:
+    _draw_line(axis, grid, scale * values, style, middle, shaded=shaded, thin=thin)
+    if len(grid) < 2:  # too early for lines: a dot per evaluation
+        for seed in run.seeds:
+            axis.plot(seed.env_steps, scale * seed.means(team, metric), "o", color=style["color"], markersize=4)
+
+
+def _draw_line(
+    axis: Any, grid: Any, values: Any, style: dict[str, Any], middle: Middle, *, shaded: bool, thin: bool
+) -> None:
+    """The middle of `values` `[seeds time]` as a line; a band around it; the seeds as thin lines."""
+    if thin and len(values) > 1:
         for value in values:
             axis.plot(grid, value, color=style["color"], linewidth=0.6, alpha=0.6)
     line, low, high, _ = summarise(values, middle)
-    if shaded and len(run.seeds) > 1:
+    if shaded and len(values) > 1:
         axis.fill_between(grid, low, high, color=style["color"], alpha=0.18, linewidth=0)
     if len(grid) > 1:
-        axis.plot(grid, line, **style)
-    else:  # too early for lines: a dot per evaluation
-        for seed in run.seeds:
-            axis.plot(seed.env_steps, scale * seed.means(team, metric), "o", color=style["color"], markersize=4)
+        axis.plot(grid, line, **{"linewidth": 1.8, **style})
 
 
 def _describe(axis: Any, title: str, caption: str, y_label: str) -> None:

@@ -38,6 +38,8 @@ class SeedCurve:
     """returns; empty tuples where there is no population"""
     metrics: dict[str, Values] = field(default_factory=dict)
     """what the task counts besides, by its name in the record, such as "marl_team_won"; empty tuples where missing"""
+    training: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """what was measured in training, such as "critic_loss": the mean since the last evaluation; nan where missing"""
 
     def values(self, team: Team, metric: str = RETURN) -> Values:
         """The raw numbers of a team's episodes."""
@@ -77,6 +79,22 @@ class Curves:
         env_steps = [np.array(seed.env_steps, float) for seed in self.seeds]
         return on_common_grid(env_steps, [seed.means(team, metric) for seed in self.seeds])
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """What training has measured of every seed, such as "critic_loss"."""
+        names = dict.fromkeys(name for seed in self.seeds for name in seed.training)
+        return tuple(
+            name for name in names if all(np.isfinite(seed.training.get(name, ())).any() for seed in self.seeds)
+        )
+
+    def training_on_grid(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """As `on_grid`, of what training has measured, from where each seed has a number."""
+        values = [np.array(seed.training[name]) for seed in self.seeds]
+        env_steps = [np.array(seed.env_steps, float) for seed in self.seeds]
+        known = [np.isfinite(value) for value in values]
+        pairs = list(zip(env_steps, values, known, strict=True))
+        return on_common_grid([steps[has] for steps, _, has in pairs], [value[has] for _, value, has in pairs])
+
 
 def compared_by(runs: Sequence[Curves], metric: str | None = None) -> dict[str, str]:
     """The metric by which the runs of each task are compared: by default the win rate where all have it, else returns.
@@ -93,6 +111,15 @@ def compared_by(runs: Sequence[Curves], metric: str | None = None) -> dict[str, 
             )
         chosen[task] = metric or (WON if WON in common else RETURN)
     return chosen
+
+
+def check_measured(runs: Sequence[Curves], names: Sequence[str]) -> None:
+    """Raises ReportError if no run has measured one of `names` in training."""
+    known = sorted({name for run in runs for name in run.measured})
+    for name in names:
+        if name not in known:
+            what = f"it can be {', '.join(known)}" if known else "nor anything else"
+            raise ReportError(f"--training {name}: no run has measured it in training; {what}")
 
 
 def read_run(folder: Path) -> Curves:
@@ -122,4 +149,9 @@ def _seed_curve(seed: int, lines: list[dict[str, Any]]) -> SeedCurve:
     env_steps, updates = (tuple(int(line[name]) for line in lines) for name in ("env_steps", "updates"))
     names = dict.fromkeys(name for line in lines for name in line if name.startswith(("marl_team_", "best_team_")))
     metrics = {name: values(name) for name in names}
-    return SeedCurve(seed, env_steps, updates, values("marl_team"), values("best_team"), metrics)
+    measured = [line.get("training") or {} for line in lines]
+    training = {
+        name: tuple(float("nan" if (x := means.get(name)) is None else x) for means in measured)
+        for name in dict.fromkeys(name for means in measured for name in means)
+    }
+    return SeedCurve(seed, env_steps, updates, values("marl_team"), values("best_team"), metrics, training)

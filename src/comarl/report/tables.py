@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -268,6 +269,20 @@ def per_seed_csv(runs: Sequence[Curves]) -> str:
             of_metrics = zip(*(_texts(seed, name) for name in (RETURN, *names)), strict=True)
             for env_steps, updates, texts in zip(seed.env_steps, seed.updates, of_metrics, strict=True):
                 writer.writerow([run.label, run.task, seed.seed, env_steps, updates, *chain(*texts)])
+    return file.getvalue()
+
+
+def training_csv(runs: Sequence[Curves], names: Sequence[str]) -> str:
+    """What was measured in training of every seed, up to each evaluation; empty where it was not."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["algorithm", "task", "seed", "env_steps", "updates", *names])
+    for run in runs:
+        for seed in run.seeds:
+            columns = [seed.training.get(name, (math.nan,) * len(seed.env_steps)) for name in names]
+            for env_steps, updates, *values in zip(seed.env_steps, seed.updates, *columns, strict=True):
+                texts = (exact(value) if math.isfinite(value) else "" for value in values)
+                writer.writerow([run.label, run.task, seed.seed, env_steps, updates, *texts])
     return file.getvalue()
 
 

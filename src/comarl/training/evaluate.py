@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from comarl.envs.pool import Pool, Tell, say
 from comarl.training import host_rollout, rollout
+from comarl.training.records import Records, write_about
 from comarl.training.train import Run, seed_keys
 from comarl.types import Clock, Environment, Episode, Evolutionary, Keys
 
@@ -56,6 +58,24 @@ def evaluate(
     scores = {"": returns, **{f"_{name}": np.asarray(values) for name, values in episodes.metrics.items()}}
     split = {suffix: np.split(values, len(names), axis=1) for suffix, values in scores.items()}
     return {team + suffix: parts[i] for i, team in enumerate(names) for suffix, parts in split.items()}
+
+
+def evaluation_line(run: Run, clock: Clock, seed: int, scores: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What the record of an evaluation says of the seed at this place: which, after how much training, its scores."""
+    return {
+        "seed": run.first_seed + seed,
+        "env_steps": int(clock.env_steps[seed]),
+        "updates": int(clock.updates[seed]),
+        **{team: values[seed].tolist() for team, values in scores.items()},
+    }
+
+
+def record_once(
+    folder: Path, config: dict[str, Any], run: Run, clock: Clock, scores: dict[str, Float[np.ndarray, "seeds episodes"]]
+) -> None:
+    """Writes one evaluation of all seeds into a new folder, with the settings it was played with, as a run has it."""
+    write_about(folder, config)
+    Records(folder).append([evaluation_line(run, clock, seed, scores) for seed in range(run.seeds)])
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -7,25 +7,53 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from comarl.training.checkpoint import Checkpoints
-from comarl.training.records import CHECKPOINTS, CONFIG, read_config
+from comarl.training.checkpoint import Checkpoints, first_difference
+from comarl.training.records import CHECKPOINTS, CONFIG, read_config, to_config
 from comarl.training.train import Run, RunState, start
 
 
 def load_run(folder: Path) -> tuple[Run, dict[str, Any], RunState]:
     """The run in `folder`, its configuration, and the state of its newest good checkpoint.
 
-    Raises FileNotFoundError if the folder holds no run or no checkpoint, DamagedCheckpoint if none can be read.
+    Raises as `load_settings` and `load_state` do.
     """
+    run, config = load_settings(folder)
+    return run, config, load_state(folder, run, config)
+
+
+def load_settings(folder: Path) -> tuple[Run, dict[str, Any]]:
+    """The run in `folder`, and its configuration. Raises FileNotFoundError if the folder holds none."""
     if not (folder / CONFIG).exists():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {CONFIG}")
     config = read_config(folder)
-    run = rebuild(config)
+    return rebuild(config), config
+
+
+def load_state(folder: Path, run: Run, config: dict[str, Any]) -> RunState:
+    """The state of the newest good checkpoint in `folder`, for `run`: the one of `config`, or one with other settings.
+
+    Raises FileNotFoundError if there is no checkpoint, DamagedCheckpoint if none can be read, ValueError if with the
+    settings of `run` the state would have another form.
+    """
+    like = jax.eval_shape(lambda: start(run))
+    if _form(like) != _form(jax.eval_shape(lambda: start(rebuild(config)))):
+        changed = first_difference(config, {**config, **to_config(run), "steps": config.get("steps")})
+        field, theirs, ours = changed or ("a setting", "one value", "another")
+        raise ValueError(
+            f"--{field.partition('[')[0].replace('_', '-')}: this run was trained with {theirs}, and with {ours} its "
+            "networks or what it remembers would have another form. Leave out what changes that."
+        )
     identity = {name: value for name, value in config.items() if name != "steps"}
-    found = Checkpoints(folder / CHECKPOINTS).newest(jax.eval_shape(lambda: start(run)), identity)
+    found = Checkpoints(folder / CHECKPOINTS).newest(like, identity)
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint yet")
-    return run, config, jax.tree.map(jnp.asarray, found[0])
+    return jax.tree.map(jnp.asarray, found[0])
+
+
+def _form(state: Any) -> list[Any]:
+    """The shapes and types of a state's arrays, by their paths."""
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return [(path, getattr(leaf, "shape", None), getattr(leaf, "dtype", None)) for path, leaf in leaves]
 
 
 def rebuild(config: dict[str, Any]) -> Run:

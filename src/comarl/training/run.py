@@ -14,7 +14,7 @@ from rich.console import Console
 
 from comarl.training.checkpoint import Checkpoints
 from comarl.training.compile_time import compile_seconds
-from comarl.training.evaluate import Player, due, evaluate, make_player, num_evaluated_teams
+from comarl.training.evaluate import Player, due, evaluate, evaluation_line, make_player, num_evaluated_teams
 from comarl.training.memory import check_memory
 from comarl.training.progress import Display
 from comarl.training.records import CHECKPOINTS, Records, fingerprint, to_config, versions, write_about
@@ -245,13 +245,10 @@ class Session:
         for seed in np.flatnonzero(seeds).tolist():
             lines.append(
                 {
-                    "seed": self.run.first_seed + seed,
-                    "env_steps": int(state.clock.env_steps[seed]),
-                    "updates": int(state.clock.updates[seed]),
+                    **evaluation_line(self.run, state.clock, seed, returns),
                     "round": self.number,
                     "wall_time": round(self.elapsed(), 1),
                     **({"worker_restarts": self.restarts} if self.restarts else {}),
-                    **{team: values[seed].tolist() for team, values in returns.items()},
                     "training": self.means.take(seed),
                 }
             )
