@@ -25,10 +25,10 @@ from rich.console import Console
 from comarl.algorithms.qmix import Qmix
 from comarl.envs.smax import MAPS, Smax, silence
 from comarl.ops.learner import Adam
+from comarl.training.episode_replay import EpisodeRing
 from comarl.training.evaluate import Player
 from comarl.training.progress import Display
 from comarl.training.records import cpu_model, usable_cores
-from comarl.training.replay import EpisodeRing
 from comarl.training.run import Options, Session
 from comarl.training.train import Phase, Round, Run, RunState
 

@@ -26,8 +26,8 @@ from rows import write
 from comarl.algorithms import ALGORITHMS
 from comarl.allocator import keep_freed_memory
 from comarl.envs import find_task
+from comarl.training.episode_replay import RecentAndOld
 from comarl.training.records import cpu_model, usable_cores
-from comarl.training.replay import RecentAndOld
 from comarl.training.rollout import play
 from comarl.training.train import learn, num_teams
 from comarl.types import Clock, Episode

@@ -27,7 +27,7 @@ from comarl.envs import find_task
 from comarl.envs.check import check
 from comarl.envs.discrete_probes import PROBES
 from comarl.ops.learner import Adam
-from comarl.training.replay import EpisodeRing, RecentAndOld
+from comarl.training.episode_replay import EpisodeRing, RecentAndOld
 from comarl.training.rollout import play
 from comarl.training.train import Run, absorb, begin_round, finish_round, learn, num_teams, start
 

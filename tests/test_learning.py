@@ -8,8 +8,8 @@ from comarl.algorithms.facmac import Facmac
 from comarl.algorithms.qmix import Qmix
 from comarl.envs.predator_prey import PredatorPrey
 from comarl.ops.learner import Adam
+from comarl.training.episode_replay import EpisodeRing
 from comarl.training.records import read
-from comarl.training.replay import EpisodeRing
 from comarl.training.run import Options, Session, identity
 from comarl.training.train import Run
 

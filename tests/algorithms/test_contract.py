@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from comarl.training.episode_replay import Latent
 from comarl.training.packing import pack
-from comarl.training.replay import Latent
 from comarl.training.train import Run, num_teams
 from comarl.types import Clock, EnvSpec, Timestep
 from tests.algorithms.tiny import TINY

@@ -12,7 +12,7 @@ import pytest
 
 from comarl.algorithms.dop import DOP_PYMARL2, Dop, State, tree_backup
 from comarl.ops.learner import Adam
-from comarl.training.replay import RecentAndOld
+from comarl.training.episode_replay import RecentAndOld
 from comarl.types import Clock, EnvSpec
 from tests.conftest import SMOOTH, make_episodes
 

@@ -12,7 +12,7 @@ import pytest
 from comarl.algorithms.maven import Maven, Memory, State
 from comarl.algorithms.qmix import Qmix
 from comarl.ops.exploration import greedy
-from comarl.training.replay import EpisodeRing, Latent
+from comarl.training.episode_replay import EpisodeRing, Latent
 from comarl.training.rollout import play
 from comarl.types import Clock, EnvSpec, Timestep
 from tests.conftest import SMOOTH, make_episodes

@@ -16,8 +16,9 @@ from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.merl import MERL_FACMAC, Merl
 from comarl.envs.matrix import GAMES
 from comarl.ops.learner import Adam
+from comarl.training.episode_replay import EpisodeRing
 from comarl.training.records import read
-from comarl.training.replay import EpisodeRing, Ring
+from comarl.training.replay import Ring
 from comarl.training.train import Run, start
 from comarl.types import Clock, EnvSpec
 from tests.conftest import make_episodes

@@ -13,7 +13,7 @@ from comarl.algorithms.qmix import IQL, VDN, Network, Qmix, State
 from comarl.nn.recurrent import Memory
 from comarl.ops.learner import Adam
 from comarl.training import rollout, train
-from comarl.training.replay import EpisodeRing, EpisodeRingState
+from comarl.training.episode_replay import EpisodeRing, EpisodeRingState
 from comarl.training.train import Run, updates_due
 from comarl.types import Clock, EnvSpec, Episode
 from tests.conftest import SMOOTH, make_episodes

@@ -16,7 +16,7 @@ from comarl.algorithms.race_facmac import RaceFacmac, State
 from comarl.nn.recurrent import Memory, RecurrentNet, unroll_episode
 from comarl.ops.learner import Adam, Learner
 from comarl.training import rollout, train
-from comarl.training.replay import EpisodeRing
+from comarl.training.episode_replay import EpisodeRing
 from comarl.training.train import Run
 from comarl.types import Clock, EnvSpec
 from tests.conftest import SMOOTH, make_episodes

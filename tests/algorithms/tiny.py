@@ -17,7 +17,7 @@ from comarl.algorithms.race_facmac import RaceFacmac
 from comarl.algorithms.vdac import MAA2C, Vdac
 from comarl.algorithms.vm3_ac_discrete import Vm3AcDiscrete
 from comarl.algorithms.wqmix import Wqmix
-from comarl.training.replay import EpisodeRing, RecentAndOld
+from comarl.training.episode_replay import EpisodeRing, RecentAndOld
 from tests.conftest import SMOOTH
 
 SIZES = dict(hidden=4, mixer_width=3, hypernet=3)

@@ -11,7 +11,7 @@ from comarl.algorithms.qmix import Qmix
 from comarl.envs.matrix import GAMES
 from comarl.report import report
 from comarl.report.payoff import Learnt, payoff_csv, payoff_markdown
-from comarl.training.replay import EpisodeRing
+from comarl.training.episode_replay import EpisodeRing
 from comarl.training.run import Options, Session, identity
 from comarl.training.train import Run
 

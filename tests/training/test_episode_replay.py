@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from comarl.algorithms.qmix import Qmix
+from comarl.training.episode_replay import EpisodeRing, Latent, RecentAndOld
 from comarl.training.memory import check_memory, num_bytes
-from comarl.training.replay import EpisodeRing, Latent, RecentAndOld
 from comarl.training.train import Run
 from comarl.types import EnvSpec, Episode, Timestep
 

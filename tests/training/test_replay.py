@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.training.replay import Latent, Ring
+from comarl.training.episode_replay import Latent
+from comarl.training.replay import Ring
 from comarl.types import Episode, Timestep
 
 HORIZON = 10

@@ -38,7 +38,8 @@ from comarl.ops.distributions import straight_through_steps
 from comarl.ops.exploration import epsilon_softmax, greedy, linear
 from comarl.ops.learner import Adam, Learner, copy_every, polyak
 from comarl.ops.returns import episode_targets, masked_mean
-from comarl.training.replay import EpisodeRing, Ring
+from comarl.training.episode_replay import EpisodeRing
+from comarl.training.replay import Ring
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep, Transition
 from comarl.usage import check_range
 

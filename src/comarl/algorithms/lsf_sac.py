@@ -40,7 +40,7 @@ from comarl.ops.distributions import noise_of_steps
 from comarl.ops.exploration import epsilon_greedy, explore_or_greedy, greedy, only_available, pick
 from comarl.ops.learner import Adam, Learner, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
-from comarl.training.replay import EpisodeRing
+from comarl.training.episode_replay import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
 from comarl.usage import check_range
 

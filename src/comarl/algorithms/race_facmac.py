@@ -55,7 +55,7 @@ from comarl.ops.exploration import epsilon_softmax, greedy, linear
 from comarl.ops.information import team_gaps, value_weights
 from comarl.ops.learner import Adam, Learner, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
-from comarl.training.replay import EpisodeRing
+from comarl.training.episode_replay import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
 from comarl.usage import check_range
 
