@@ -1,8 +1,9 @@
 """Answers to wrong input: each names the field, the value, and what would be right."""
 
+import dataclasses
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 
 class UnknownName(ValueError):
@@ -18,9 +19,42 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str) -> UnknownNam
 
 
 def check_range(settings: Any, least: int, most: int | None, *names: str) -> None:
-    """Raises ValueError for the first of the named fields that is below `least` or above `most`."""
+    """Raises ValueError for the first of the named fields that is, or has an entry, below `least` or above `most`."""
     for name in names:
         value = getattr(settings, name)
-        if not (value >= least and (most is None or value <= most)):
+        entries = value if isinstance(value, tuple) else (value,)
+        if not all(entry >= least and (most is None or entry <= most) for entry in entries):
             side = f"{least} or more" if most is None else f"between {least} and {most}"
             raise ValueError(f"{name}={value} of {type(settings).__name__} must be {side}")
+
+
+def check_layers(settings: Any, *names: str) -> None:
+    """Raises ValueError for the first of the named fields that is not one or more widths of hidden layers."""
+    check_range(settings, 1, None, *names)
+    for name in names:
+        if not getattr(settings, name):
+            raise ValueError(
+                f"{name}=() of {type(settings).__name__} must name one hidden layer at least, such as (64,)"
+            )
+
+
+def check_interval(settings: Any, *names: str) -> None:
+    """Raises ValueError for the first of the named fields whose lower end is not below its upper one; None is none."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value[0] < value[1]:
+            raise ValueError(f"{name}={value} of {type(settings).__name__} must begin below where it ends")
+
+
+def check_choices(settings: Any) -> None:
+    """Raises ValueError for the first field that is none of the values its type, a Literal, allows.
+
+    The command line knows them itself. In Python a misspelt choice would else be taken for another.
+    """
+    for field in dataclasses.fields(settings):
+        allowed = get_args(field.type) if get_origin(field.type) is Literal else ()
+        value = getattr(settings, field.name)
+        if allowed and value not in allowed:
+            near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.5)
+            meant = f"did you mean {near[0]!r}?" if near else f"it can be {' or '.join(map(repr, allowed))}."
+            raise ValueError(f"{field.name}={value!r} of {type(settings).__name__} is no choice; {meant}")

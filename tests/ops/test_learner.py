@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from comarl.ops.learner import Adam, Learner, polyak
+from comarl.ops.learner import Adam, Learner, RmsProp, polyak
 
 
 def adam_in_numpy(gradients, learning_rate, epsilon):
@@ -24,6 +24,18 @@ def test_descending_takes_the_steps_of_adam():
     np.testing.assert_allclose(learner.value, expected, rtol=1e-5)
     second = np.array([1.0, -2.0]) + adam_in_numpy(gradients[:1], 0.1, 1e-3)
     np.testing.assert_allclose(loss, (gradients[1] * second).sum(), rtol=1e-5)  # the loss before the step
+
+
+def test_rmsprop_takes_the_steps_of_pytorchs():
+    """The second moment starts at 0 and is not corrected for that; epsilon is added outside the root."""
+    learner = Learner.create(jnp.array([1.0, -2.0]), RmsProp(0.1, max_grad_norm=0.0, decay=0.9, epsilon=1e-2))
+    descend = jax.jit(lambda learner, w: learner.descend(lambda x: (w * x).sum()))
+    expected, v = np.array([1.0, -2.0]), 0.0
+    for gradient in (np.array([3.0, -0.005]), np.array([1.0, 0.02])):
+        learner, _ = descend(learner, jnp.asarray(gradient, jnp.float32))
+        v = 0.9 * v + 0.1 * gradient**2
+        expected = expected - 0.1 * gradient / (np.sqrt(v) + 1e-2)
+        np.testing.assert_allclose(learner.value, expected, rtol=1e-5)
 
 
 def test_a_long_gradient_is_scaled_down_to_the_largest_norm():

@@ -41,7 +41,7 @@ from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.training.episode_replay import RecentAndOld
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep, tree_where
-from comarl.usage import check_range
+from comarl.usage import check_layers, check_range
 
 
 class Critic(eqx.Module):
@@ -178,8 +178,9 @@ class Dop:
     """updates per episode played: one per round"""
 
     def __post_init__(self):
+        check_layers(self, "critic_hidden")
         check_range(self, 1, None, "hidden", "mixer_width", "tree_steps", "target_period", "parallel_envs")
-        check_range(self, 0, 1, "gamma", "trace", "tree_trace")
+        check_range(self, 0, 1, "epsilon", "gamma", "trace", "tree_trace")
         check_range(self, 0, None, "epsilon_steps", "updates_per_episode")
 
     def init(self, spec: EnvSpec, key: Key) -> State:

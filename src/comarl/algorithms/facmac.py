@@ -41,7 +41,7 @@ from comarl.ops.returns import episode_targets, masked_mean
 from comarl.training.episode_replay import EpisodeRing
 from comarl.training.replay import Ring
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep, Transition
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_range
 
 
 class State(eqx.Module):
@@ -100,8 +100,9 @@ class Facmac:
     """gradient steps per episode played"""
 
     def __post_init__(self):
+        check_choices(self)
         check_range(self, 1, None, "hidden", "mixer_width", "target_period", "parallel_envs")
-        check_range(self, 0, 1, "gamma", "trace")
+        check_range(self, 0, 1, "epsilon", "gamma", "trace")
         check_range(self, 0, None, "hypernet", "epsilon_steps", "updates_per_episode")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
@@ -230,7 +231,8 @@ class FacmacContinuous:
     """gradient steps per environment step"""
 
     def __post_init__(self):
-        check_range(self, 1, None, "mixer_width")
+        check_choices(self)
+        check_range(self, 1, None, "hidden", "mixer_width")
         check_range(self, 0, 1, "gamma", "tau")
         nonnegative = ("hypernet", "exploration_noise", "action_penalty", "warmup_steps", "updates_per_step")
         check_range(self, 0, None, *nonnegative)

@@ -199,7 +199,7 @@ class Fop:
 
     def __post_init__(self):
         check_range(self, 1, None, "hidden", "mixer_width", "kernels", "target_period", "parallel_envs")
-        check_range(self, 0, 1, "gamma", "trace")
+        check_range(self, 0, 1, "epsilon", "gamma", "trace")
         check_range(self, 0, None, "temperature_steps", "epsilon_steps", "updates_per_episode")
         if min(self.temperature) <= 0:
             raise ValueError(f"temperature={self.temperature} of Fop must be above 0: soft values divide by it")

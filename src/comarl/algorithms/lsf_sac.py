@@ -42,7 +42,7 @@ from comarl.ops.learner import Adam, Learner, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.training.episode_replay import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_interval, check_range
 
 
 class Critic(eqx.Module):
@@ -94,7 +94,7 @@ class LsfSac:
     actions: ClassVar = frozenset({"discrete"})
 
     messages: Literal["pairwise", "broadcast", "none", "noise"] = "pairwise"
-    """what utilities hear: a message from each agent to each, the same to all, nothing (MASAC), or noise as large"""
+    """what utilities hear: a message from each agent to each, the same to all, nothing (MASAC), or N(0, 1)"""
     encoder: Literal["mlp", "gru"] = "mlp"
     """whether a message tells of what its sender sees now, or of its history"""
     message_size: int = 3
@@ -165,12 +165,18 @@ class LsfSac:
     """gradient steps per episode played"""
 
     def __post_init__(self):
+        check_choices(self)
         check_range(self, 1, None, "hidden", "mixer_width", "target_period", "parallel_envs")
         check_range(self, 1, None, "message_size", "message_width")
-        check_range(self, 0, 1, "gamma", "trace", "entropy_share")
+        check_range(self, 0, 1, "epsilon", "gamma", "trace", "entropy_share")
         check_range(self, 0, None, "hypernet", "epsilon_steps", "updates_per_episode", "alpha_floor_after")
         check_range(self, 0, None, "message_spread", "message_weight", "kl_weight", "message_entropy_weight")
         check_range(self, 0, None, "alpha", "log_alpha_fall", "alpha_floor")
+        check_interval(self, "logit_clamp")
+        if self.alpha != 1.0 and self.temperature != "fixed":
+            raise ValueError(
+                f"alpha={self.alpha} of LsfSac counts only with temperature='fixed', not {self.temperature!r}"
+            )
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         actor_key, critic_key = jax.random.split(key)

@@ -95,7 +95,7 @@ class Maddpg:
     """gradient steps per environment step"""
 
     def __post_init__(self):
-        check_range(self, 1, None, "parallel_envs")
+        check_range(self, 1, None, "hidden", "parallel_envs")
         check_range(self, 0, 1, "gamma", "tau")
         check_range(self, 0, None, "exploration_noise", "output_penalty", "warmup_steps", "updates_per_step")
 

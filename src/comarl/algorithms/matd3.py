@@ -30,7 +30,7 @@ from comarl.nn.policies import choose, encode, explore_with_noise, make_encoders
 from comarl.ops.learner import Adam, Learner, polyak
 from comarl.training.replay import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
-from comarl.usage import check_range
+from comarl.usage import check_layers, check_range
 
 
 class Actors(eqx.Module):
@@ -90,6 +90,7 @@ class Matd3:
     """gradient steps per environment step"""
 
     def __post_init__(self):
+        check_layers(self, "hidden")
         check_range(self, 1, None, "critics", "policy_delay")
         check_range(self, 0, 1, "gamma", "tau")
         check_range(self, 0, None, "exploration_noise", "target_noise", "warmup_steps", "updates_per_step")

@@ -45,7 +45,7 @@ from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import lambda_returns, masked_mean
 from comarl.training.episode_replay import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_range
 
 
 class Memory(eqx.Module):
@@ -152,9 +152,10 @@ class Maven:
     """gradient steps per episode played"""
 
     def __post_init__(self):
+        check_choices(self)
         check_range(self, 1, None, "latents", "latent_hidden", "hidden", "mixer_width", "target_period")
-        check_range(self, 1, None, "parallel_envs")
-        check_range(self, 0, 1, "gamma", "trace")
+        check_range(self, 1, None, "discriminator", "parallel_envs")
+        check_range(self, 0, 1, "epsilon", "gamma", "trace")
         nonnegative = ("latent_entropy", "mi_weight", "intrinsic", "hypernet", "epsilon_steps", "updates_per_episode")
         check_range(self, 0, None, *nonnegative)
         object.__setattr__(self, "replay", replace(self.replay, latent=self.latents))  # one number, said once

@@ -88,7 +88,7 @@ class MavenAc:
         return replace(self.base.replay, latent=self.latents)
 
     def __post_init__(self):
-        check_range(self, 1, None, "latents")
+        check_range(self, 1, None, "latents", "discriminator")
         check_range(self, 0, None, "intrinsic")
 
     def init(self, spec: EnvSpec, key: Key) -> State:

@@ -38,7 +38,7 @@ from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, polyak
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.training.episode_replay import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_range
+from comarl.usage import check_interval, check_range
 
 
 class LinearMixer(eqx.Module):
@@ -133,6 +133,7 @@ class Msac:
         check_range(self, 1, None, "critics", "hidden", "parallel_envs")
         check_range(self, 0, 1, "gamma", "trace", "tau")
         check_range(self, 0, None, "reward_scale", "updates_per_episode")
+        check_interval(self, "logit_range")
         if self.entropy_share is not None:
             check_range(self, 0, 1, "entropy_share")
         if self.alpha <= 0:

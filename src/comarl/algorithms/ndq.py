@@ -39,7 +39,7 @@ from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.training.episode_replay import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_range
 
 
 class Network(eqx.Module):
@@ -109,9 +109,10 @@ class Ndq:
     """gradient steps per episode played"""
 
     def __post_init__(self):
+        check_choices(self)
         check_range(self, 1, None, "hidden", "mixer_width", "target_period", "parallel_envs")
         check_range(self, 1, None, "message_size", "message_width")
-        check_range(self, 0, 1, "gamma", "trace", "drop_share")
+        check_range(self, 0, 1, "epsilon", "gamma", "trace", "drop_share")
         check_range(self, 0, None, "hypernet", "epsilon_steps", "updates_per_episode", "drop_below")
         check_range(self, 0, None, "message_spread", "message_weight", "kl_weight", "message_entropy_weight")
 

@@ -33,7 +33,7 @@ from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import lambda_returns, masked_mean
 from comarl.training.episode_replay import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_range
 
 
 class Network(eqx.Module):
@@ -88,8 +88,9 @@ class Qmix:
     """gradient steps per episode played"""
 
     def __post_init__(self):
+        check_choices(self)
         check_range(self, 1, None, "hidden", "mixer_width", "target_period", "parallel_envs")
-        check_range(self, 0, 1, "gamma", "trace")
+        check_range(self, 0, 1, "epsilon", "gamma", "trace")
         check_range(self, 0, None, "hypernet", "epsilon_steps", "updates_per_episode")
 
     def init(self, spec: EnvSpec, key: Key) -> State:

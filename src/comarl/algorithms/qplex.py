@@ -45,7 +45,7 @@ from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.training.episode_replay import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_range
 
 
 class DuplexMixer(eqx.Module):
@@ -140,9 +140,10 @@ class Qplex:
     """gradient steps per episode played"""
 
     def __post_init__(self):
+        check_choices(self)
         sizes = ("kernels", "hypernet", "mixer_width", "attention_heads", "hidden", "target_period", "parallel_envs")
-        check_range(self, 1, None, *sizes)
-        check_range(self, 0, 1, "gamma", "trace")
+        check_range(self, 1, None, "importance_hidden", *sizes)
+        check_range(self, 0, 1, "epsilon", "gamma", "trace")
         check_range(self, 0, None, "unit_size", "logit_penalty", "epsilon_steps", "updates_per_episode")
 
     def init(self, spec: EnvSpec, key: Key) -> State:

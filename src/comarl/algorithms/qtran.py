@@ -130,8 +130,8 @@ class Qtran:
     """gradient steps per episode played"""
 
     def __post_init__(self):
-        check_range(self, 1, None, "hidden", "target_period", "parallel_envs")
-        check_range(self, 0, 1, "gamma", "trace")
+        check_range(self, 1, None, "hidden", "joint_hidden", "target_period", "parallel_envs")
+        check_range(self, 0, 1, "epsilon", "gamma", "trace")
         check_range(self, 0, None, "opt_weight", "nopt_weight", "epsilon_steps", "updates_per_episode")
 
     def init(self, spec: EnvSpec, key: Key) -> State:

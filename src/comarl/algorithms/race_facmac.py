@@ -57,7 +57,7 @@ from comarl.ops.learner import Adam, Learner, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.training.episode_replay import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_range
 
 Histories = Float[Array, "batch steps agents hidden"]  # z of every step, and of the one after the end
 
@@ -157,9 +157,10 @@ class RaceFacmac:
     """gradient steps per episode played, of any team"""
 
     def __post_init__(self):
+        check_choices(self)
         check_range(self, 2, None, "population")
         check_range(self, 1, None, "hidden", "mixer_width", "target_period", "parallel_envs", "tournament_size")
-        check_range(self, 0, 1, "gamma", "trace", "mutated_fraction", "mutation_probability")
+        check_range(self, 0, 1, "epsilon", "gamma", "trace", "mutated_fraction", "mutation_probability")
         check_range(self, 0, None, "beta", "hypernet", "epsilon_steps", "updates_per_episode", "population_after")
 
     @property

@@ -51,7 +51,7 @@ from comarl.ops.information import jensen_shannon_gap, value_weights
 from comarl.ops.learner import Adam, Learner, polyak
 from comarl.training.replay import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_layers, check_range
 
 
 class State(eqx.Module):
@@ -141,6 +141,8 @@ class RaceMatd3:
     """gradient steps per environment step of all teams"""
 
     def __post_init__(self):
+        check_choices(self)
+        check_layers(self, "hidden")
         check_range(self, 2, None, "population")
         check_range(self, 1, None, "policy_delay", "tournament_size")
         check_range(self, 0, 1, "gamma", "tau", "mutated_fraction", "mutation_probability")

@@ -40,7 +40,7 @@ from comarl.nn.values import Seen, deviating, see_actions, with_actions
 from comarl.ops.learner import Adam, Learner
 from comarl.ops.returns import masked_mean
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_range
 
 
 class Models(eqx.Module):
@@ -106,7 +106,8 @@ class SiMoa:
     updates_per_step: ClassVar = property(lambda self: self.base.updates_per_step)
 
     def __post_init__(self):
-        check_range(self, 1, None, "counterfactuals", "divergence_draws")
+        check_choices(self)
+        check_range(self, 1, None, "counterfactuals", "divergence_draws", "model_hidden")
         check_range(self, 0, None, "influence", "influence_clip")
         if self.model_variance <= 0:
             raise ValueError(f"model_variance={self.model_variance} of SiMoa must be above 0")

@@ -39,7 +39,7 @@ from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.training.episode_replay import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_range
 
 
 class Critic(eqx.Module):
@@ -100,8 +100,9 @@ class Vdac:
     """gradient steps per episode played: one per round"""
 
     def __post_init__(self):
+        check_choices(self)
         check_range(self, 1, None, "hidden", "mixer_width", "parallel_envs")
-        check_range(self, 0, 1, "gamma", "trace")
+        check_range(self, 0, 1, "epsilon", "gamma", "trace")
         nonnegative = ("hypernet", "value_weight", "entropy_weight", "epsilon_steps", "updates_per_episode")
         check_range(self, 0, None, *nonnegative)
 

@@ -41,7 +41,7 @@ from comarl.nn.values import AgentValues, Form, Seen, each, make_values, obs_mas
 from comarl.ops.learner import Adam, Learner, polyak
 from comarl.training.replay import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_interval, check_layers, check_range
 
 PROBED, DRAWS = 4, 8  # transitions of a batch that diagnostics look at, and how often they draw z for each
 
@@ -129,11 +129,15 @@ class Vm3Ac:
     """gradient steps per environment step"""
 
     def __post_init__(self):
-        check_range(self, 1, None, "marginal_draws", "attention_heads")
+        check_choices(self)
+        check_range(self, 1, None, "hidden", "marginal_draws", "attention_heads")
         check_range(self, 0, 1, "gamma", "tau")
         check_range(self, 0, None, "beta", "latent_size", "warmup_steps", "updates_per_step")
         if self.predictor_variance is not None and self.predictor_variance <= 0:
             raise ValueError(f"predictor_variance={self.predictor_variance} of Vm3Ac must be above 0, or None")
+        check_interval(self, "log_std_range")
+        if self.critic != "mlp":
+            check_layers(self, "hidden")
         if self.critic != "mlp" and self.critic_sees == "state":
             raise ValueError(f"critic_sees='state' of Vm3Ac: a critic {self.critic!r} sees what each agent sees: 'obs'")
         if self.critic == "attention" and self.hidden[0] % self.attention_heads:

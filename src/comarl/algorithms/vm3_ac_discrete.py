@@ -51,7 +51,7 @@ from comarl.ops.exploration import epsilon_softmax, explore_or_greedy, pick
 from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import masked_mean
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_range
 
 PROBED = 4  # episodes of a batch in which it is looked at what z does
 
@@ -132,6 +132,7 @@ class Vm3AcDiscrete:
     updates_per_episode: ClassVar = property(lambda self: self.base.updates_per_episode)
 
     def __post_init__(self):
+        check_choices(self)
         check_range(self, 0, None, "information", "latent_size")
         check_range(self, 1, None, "predictor_hidden")
 

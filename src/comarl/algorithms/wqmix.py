@@ -38,7 +38,7 @@ from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.training.episode_replay import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_range
 
 
 class Unrestricted(eqx.Module):
@@ -117,9 +117,10 @@ class Wqmix:
     """gradient steps per episode played"""
 
     def __post_init__(self):
+        check_choices(self)
         sizes = ("hidden", "mixer_width", "unrestricted_width")
         check_range(self, 1, None, *sizes, "target_period", "parallel_envs")
-        check_range(self, 0, 1, "low_weight", "gamma", "trace")
+        check_range(self, 0, 1, "low_weight", "epsilon", "gamma", "trace")
         check_range(self, 0, None, "hypernet", "epsilon_steps", "updates_per_episode")
 
     def init(self, spec: EnvSpec, key: Key) -> State:

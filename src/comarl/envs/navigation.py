@@ -29,7 +29,7 @@ from jaxtyping import Array, Float, Int
 
 from comarl.envs.particles import lengths, move, offsets, repulsion
 from comarl.types import EnvSpec, Key, Timestep
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_range
 
 RADIUS = 0.15
 FORCE = 5.0  # of an action of 1; an agent's mass is 1
@@ -63,6 +63,7 @@ class Navigation:
     """steps after which an episode is cut, by default 25, and 26 by JaxMARL's rules"""
 
     def __post_init__(self):
+        check_choices(self)
         check_range(self, 1, None, "agents")
         if self.horizon is not None:
             check_range(self, 1, None, "horizon")

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from comarl.envs.pool import Pool, Workers
 from comarl.types import EnvSpec
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_range
 from comarl.workers.team import ParallelTeam
 
 TASKS = {
@@ -55,6 +55,7 @@ class PettingZoo:
     """the processes that step the copies"""
 
     def __post_init__(self):
+        check_choices(self)
         if self.horizon is not None:
             check_range(self, 1, None, "horizon")
         if LIMIT in self.arguments:

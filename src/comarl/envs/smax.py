@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from comarl.types import EnvSpec, Key, Timestep
-from comarl.usage import UnknownName, check_range, unknown
+from comarl.usage import UnknownName, check_choices, check_range, unknown
 
 UNITS = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")
 """the types that SMAX has, in the order of its numbers"""
@@ -124,6 +124,7 @@ class Smax:
     """what every reward is multiplied by"""
 
     def __post_init__(self):
+        check_choices(self)
         if self.map_name in MISSING:
             raise UnknownName(
                 f"map {self.map_name!r} needs a unit that SMAX does not have, the {MISSING[self.map_name]}; "

@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from comarl.types import EnvSpec, Key, Timestep
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_range
 
 MARGIN = 0.1  # between the lattice and the walls
 REACH = 1.25  # a predator's radius and a prey's, in radii
@@ -80,6 +80,7 @@ class Waves:
     """steps after which an episode is cut"""
 
     def __post_init__(self):
+        check_choices(self)
         check_range(self, 1, None, "predators", "horizon")
         check_range(self, 1, self.predators, "catchers")
         check_range(self, 0, None, "radius", "speed", "capture_reward")

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from comarl.training.replay import remembered
 from comarl.types import EnvSpec, Episode, Key, Timestep
-from comarl.usage import check_range
+from comarl.usage import check_choices, check_range
 
 
 class Latent(eqx.Module):
@@ -54,6 +54,7 @@ class EpisodeRing:
     """length of the vector `memory.latent` that is kept with each episode; 0 for policies that have none"""
 
     def __post_init__(self):
+        check_choices(self)
         check_range(self, 1, None, "capacity", "batch_size")
         check_range(self, 0, None, "latent")
         if self.batch_size > self.capacity:
