@@ -13,6 +13,7 @@ from comarl.algorithms.si_moa import SiMoa
 from comarl.algorithms.vm3_ac import MA_AC
 from comarl.nn.values import obs_mask
 from comarl.training.replay import Ring
+from comarl.types import EnvSpec
 from tests.conftest import SMOOTH
 
 AGENTS, K = range(3), 4
@@ -198,3 +199,10 @@ def test_ends_and_padding_count_for_nothing(state, batch, updated, spec, clock_a
     action = jnp.where(spec.action_mask > 0, batch.action, 7.0)
     garbage = dataclasses.replace(batch, now=spoil(batch.now), next=spoil(batch.next), action=action)
     assert bits(update(TINY, state, garbage, clock_at(0), key)) == bits(updated)
+
+
+def test_an_agent_alone_influences_nobody_and_learns(make_batch, clock_at, key):
+    alone = EnvSpec(1, obs_size=3, state_size=3, action_size=2, discrete=False, horizon=5, obs_from_state=((0, 1, 2),))
+    after, metrics = update(TINY, TINY.init(alone, key), make_batch(alone, 6), clock_at(0), key)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((after, metrics)))
+    assert metrics["influence"] == 0.0

@@ -76,6 +76,19 @@ def test_the_older_rewards_are_madrls_rules(walkers):
     assert fell and dropped, "both kinds of failure were seen"
 
 
+@pytest.mark.parametrize("madrl_rewards", [True, False])
+def test_a_package_that_is_carried_back_beyond_the_start_is_a_failure(madrl_rewards):
+    team = team_of(3, madrl_rewards)
+    team.reset(0)
+    world = team.team.env.unwrapped.env
+    before = world.package.position.x
+    world.package.position = (-0.5, world.package.position.y + 3.0)  # above the walkers, of whom none goes back
+    _, reward, over, _ = team.step(np.zeros((3, 4), np.float32))
+    assert over and not world.fallen_walkers.any() and world.walkers[-1].hull.position.x > 0
+    moved = 130 / 30 * (world.package.position.x - before)
+    assert reward == pytest.approx(-100 + moved, abs=2.0)
+
+
 @pytest.mark.parametrize(("walkers", "package", "front"), [(3, 91.0, 70.8), (4, 131.4, 101.1)])
 def test_the_way_to_the_finish_is_worth_what_the_rules_say(walkers, package, front):
     team = team_of(walkers)

@@ -257,6 +257,11 @@ def test_an_environment_that_is_no_task_for_a_team_is_refused_by_what_would_be_r
     [
         ("mpe2.simple_spreed_v3", ValueError, "module 'simple_spreed_v3' .*did you mean 'simple_spread_v3'.* of mpe2"),
         ("pettingzoo.sisl.multiwalker_v8", ValueError, "did you mean 'multiwalker_v9'"),
+        (
+            "mpe2.simple_spread_v3.parallel_env",
+            ImportError,
+            "simple_spread_v3 is a module itself; leave out .parallel_env",
+        ),
         ("mpe3.simple_spread_v3", ImportError, r"package 'mpe3' is not installed.*come with pip install \"comarl\[pet"),
         ("pettingzoo.mpe.simple_spread_v3", ImportError, "cannot be imported: MPE has been moved into its own package"),
         ("pettingzoo.classic.connect_four_v3", ValueError, "no parallel_env, but env alone, whose agents act in turns"),

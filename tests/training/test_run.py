@@ -23,6 +23,10 @@ def test_the_advice_is_about_the_optimiser_that_the_loss_has():
     facmac = ALGORITHMS["facmac"].algorithm
     assert learning_rate_option(facmac, "actor_loss") == "--algorithm.actor-optimiser.learning-rate 8e-04"
     assert learning_rate_option(facmac, "critic_loss") == "--algorithm.critic-optimiser.learning-rate 2e-04"
+    vm3_ac, si_moa = (ALGORITHMS[name].algorithm for name in ("vm3-ac", "si-moa"))
+    assert learning_rate_option(vm3_ac, "value_loss") == "--algorithm.critic-optimiser.learning-rate 1e-04"
+    assert learning_rate_option(si_moa, "model_error") == "--algorithm.model-optimiser.learning-rate 1e-04"
+    assert learning_rate_option(si_moa, "actor_loss") == "--algorithm.base.actor-optimiser.learning-rate 1e-04"
 
 
 def test_a_pace_that_never_comes_to_an_update_is_refused_with_what_would():

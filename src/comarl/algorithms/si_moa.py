@@ -143,7 +143,7 @@ class SiMoa:
 
         learnt, model_loss = state.models.descend(loss)
         base, metrics = self.base.update(state.base, replace(batch, reward=reward.T), clock, base_key)
-        entries = 0.5 * float(models.others.sum())
+        entries = max(0.5 * float(models.others.sum()), 1.0)  # alone there is nobody to expect anything of
         metrics |= {"influence": influence.mean(), "model_error": model_loss / entries}
         return State(base, learnt), metrics
 

@@ -5,7 +5,7 @@ that actions of one moment can be correlated; beside the return they are rewarde
 information: the entropy of one's own action, and how well actions predict each other. x is what training knows, a all
 agents' actions, drawn anew from the policies as they are; sg is "as a number".
 
-    a_i     = tanh(u_i),  u_i ~ N(mean_i(o_i, z), std_i(o_i, z)^2),  z ~ N(0, I)                                   (5)
+    a_i     = tanh(g_i),  g_i ~ N(mean_i(o_i, z), std_i(o_i, z)^2),  z ~ N(0, I)                                   (5)
     M_i     = 1/N sum_{j != i} sg log q(a_i | a_j, o_i, o_j)  +  log q_ij(sg a_j | a_i, o_i, o_j)                 (21)
                                (a)                               (b)
     V^_i    = sg [min_k Q_ik(x, a) - beta log pi_i(a_i | o_i, z) + beta M_i]                                      (17)

@@ -18,8 +18,9 @@ sign of an action is the direction of a motor, its size a share of the greatest 
 With `madrl_rewards` the older task's costs and finish are in force: 100 when the package drops or the walker in front
 goes back beyond the start, 100 for each walker that falls, for itself; and all ends when the walker in front, not the
 package, has come to the finish. The most that an episode can then pay is 70.8 for three walkers and 101.1 for four,
-rather than 91.0 and 131.4. What the two also differ in stays PettingZoo's: MADRL's walkers cannot touch each other, and
-its distances are to the first thing that the simulation finds, which need not be the nearest.
+rather than 91.0 and 131.4. What the two also differ in stays PettingZoo's: a package that is carried back beyond the
+start is a failure, too; MADRL's walkers cannot touch each other, and its distances are to the first thing that the
+simulation finds, which need not be the nearest.
 """
 
 import functools

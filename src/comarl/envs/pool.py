@@ -231,19 +231,22 @@ class Worker:
         self._process.kill()
         self.end(patience=10.0)
         self._start()
-        self._on_restart(
+        line = (
             f"{self.name} (process {old}) {failure} {self._where()}. Process {self._process.pid} replaces it and plays "
             f"the {len(self.copies)} episode(s) again from their seeds."
         )
         before = answer = None
-        for i, message in enumerate(self._history):
-            self._send(message)
-            before, answer = answer, self._receive(starting=i == 0)
-        if len(self._history) > 2 and pickle.dumps(before) != pickle.dumps(self._latest):
-            self._on_restart(
-                f"{self.name}: what was played again came out differently, so one step joins two episodes. The task "
-                "depends on more than its seed; `python -m comarl.envs.check` finds out."
-            )
+        try:
+            for i, message in enumerate(self._history):
+                self._send(message)
+                before, answer = answer, self._receive(starting=i == 0)
+            if len(self._history) > 2 and pickle.dumps(before) != pickle.dumps(self._latest):
+                line += (
+                    " What was played again came out differently, so one step joins two episodes: the task depends on "
+                    "more than its seed; `python -m comarl.envs.check` finds out."
+                )
+        finally:
+            self._on_restart(line)  # once for each, because they are counted
         return answer
 
     def _where(self) -> str:

@@ -269,14 +269,22 @@ class Session:
         self.saved_at = time.monotonic()
 
 
-def learning_rate_option(algorithm: Any, loss: str, prefix: str = "--algorithm") -> str:
+def learning_rate_option(algorithm: Any, loss: str) -> str:
     """The option for the learning rate of what has this loss, by their common name, with a third of its value."""
+    found = dict(optimisers(algorithm))
+    # V is learnt by the optimiser of the critics.
+    name = loss.replace("value_", "critic_", 1) if loss.startswith("value_") else loss
+    of_loss = (option for option in found if name.startswith(option.rpartition(".")[2].removesuffix("optimiser")))
+    option = next(of_loss, next(iter(found)))
+    return f"{option.replace('_', '-')}.learning-rate {found[option].learning_rate / 3:.0e}"
+
+
+def optimisers(algorithm: Any, prefix: str = "--algorithm") -> Iterator[tuple[str, Any]]:
+    """Every optimiser that an algorithm has, and then those of its base, by the option that sets it."""
     values = {field.name: getattr(algorithm, field.name) for field in fields(algorithm)}
-    found = {name: value for name, value in values.items() if hasattr(value, "learning_rate")}
-    if not found:  # a base algorithm has them
-        return learning_rate_option(algorithm.base, loss, f"{prefix}.base")
-    name = next((name for name in found if loss.startswith(name.removesuffix("optimiser"))), next(iter(found)))
-    return f"{prefix}.{name.replace('_', '-')}.learning-rate {found[name].learning_rate / 3:.0e}"
+    yield from ((f"{prefix}.{name}", value) for name, value in values.items() if hasattr(value, "learning_rate"))
+    if "base" in values:
+        yield from optimisers(values["base"], f"{prefix}.base")
 
 
 @contextmanager

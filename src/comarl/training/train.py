@@ -51,7 +51,8 @@ class Run:
         if 0 < rate <= 0.5 and rate * self.num_copies * self.spec.horizon <= 0.5:
             raise ValueError(
                 f"algorithm.updates_per_step {rate}: a round of {self.num_copies} episode(s) of at most "
-                f"{self.spec.horizon} steps would never come to an update; it takes more than {0.5 / rate:g} steps"
+                f"{self.spec.horizon} steps would never come to an update; it takes more than {0.5 / rate:g} steps: "
+                "raise it, or play more episodes side by side (parallel_envs) or longer ones"
             )
 
     @property

@@ -157,7 +157,9 @@ def load(module: str) -> ModuleType:
             ) from error
         parent, _, name = missing.rpartition(".")
         if parent:
-            names = [found.name for found in pkgutil.iter_modules(load(parent).__path__) if found.name[0] != "_"]
+            if not hasattr(whole := load(parent), "__path__"):
+                raise ImportError(f"module={module!r}: {parent} is a module itself; leave out .{name}") from error
+            names = [found.name for found in pkgutil.iter_modules(whole.__path__) if found.name[0] != "_"]
             raise unknown("module", name, names, f"It is to be a module of {parent} with a parallel_env.") from error
         raise ImportError(
             f"module={module!r}: the package {missing!r} is not installed. PettingZoo and mpe2 come with {REMEDY}; "

@@ -39,7 +39,8 @@ class Walkers:
         if self._madrl:
             world = self.team.env.unwrapped.env
             last = world.walkers[-1].hull.position.x
-            dropped = world.game_over or last < 0
+            # Carried back beyond the start the package ends the episode in PettingZoo, which is left as a failure.
+            dropped = world.game_over or last < 0 or world.package.position.x < 0
             reward += FAILURE * dropped
             terminated = bool(terminated or dropped or last > self._finish)
         return self._see(seen), reward, terminated, truncated
