@@ -139,6 +139,8 @@ def test_runs_that_differ_only_in_seeds_are_one_and_others_are_told_apart(tmp_pa
     (pooled,) = comparison([one, two])
     assert (pooled.label, [seed.seed for seed in pooled.seeds]) == ("matd3", [0, 1])
     ablated = noisy_run(tmp_path / "ablated", [0, 1], rng=3, beta=0.0)
+    config = json.loads((ablated / "config.json").read_text())
+    (ablated / "config.json").write_text(json.dumps(config | {"steps": 500}))  # a budget is no setting either
     labels = [(run.label, len(run.seeds)) for run in comparison([one, two, ablated])]
     assert labels == [("matd3 (beta=0.1)", 2), ("matd3 (beta=0.0)", 2)]
 

@@ -67,7 +67,7 @@ def report(
 
 
 def comparison(folders: Sequence[Path]) -> list[Curves]:
-    """The runs in these folders: runs that differ in nothing but seeds are one, others of one name are told apart.
+    """The runs in these folders: runs that differ in nothing but seeds and budget are one, others are told apart.
 
     Warns if two seeds that should differ have the same curve. A folder that is named twice counts once.
     """
@@ -103,10 +103,10 @@ def _warn_of_equal_curves(runs: Sequence[Curves]) -> None:
 
 
 def _settings(config: Any, prefix: str = "") -> dict[str, Any]:
-    """A configuration as one level, "algorithm.beta": 0.1, without what says which seeds were run."""
+    """A configuration as one level, "algorithm.beta": 0.1, without what says which seeds were run, and how far."""
     if not isinstance(config, dict):
         return {prefix: config}
-    items = {name: value for name, value in config.items() if "seed" not in name}
+    items = {name: value for name, value in config.items() if "seed" not in name and f"{prefix}.{name}" != ".steps"}
     return {key: x for name, value in items.items() for key, x in _settings(value, f"{prefix}.{name}").items()}
 
 
