@@ -301,6 +301,22 @@ def test_a_run_of_one_evaluation_is_drawn_as_dots(tmp_path, seeds):
         assert len(dots) == seeds
 
 
+def test_runs_that_were_evaluated_once_stand_side_by_side(tmp_path):
+    returns = {"one": (1.0, 3.0), "two": (5.0, 9.0)}
+    lines = {name: lines_of(0, {700: [x]}) + lines_of(1, {700: [y]}) for name, (x, y) in returns.items()}
+    runs = comparison([write_run(tmp_path / name, lines[name], name=name) for name in returns])
+    (axis,) = drawing.draw(runs).axes
+    dots = [
+        (line.get_xdata().mean(), line.get_ydata().ravel().tolist())
+        for line in axis.lines
+        if len(line.get_xdata()) == 2
+    ]
+    assert [y for _, y in dots] == [[1.0, 3.0], [5.0, 9.0]] and dots[0][0] < 0.0 < dots[1][0]
+    assert [container.lines[0].get_ydata().tolist() for container in axis.containers] == [[2.0], [7.0]]
+    assert axis.get_xlabel() == "after 700 environment steps" and axis.get_title(loc="left") == HOPPER
+    assert "2 seeds; dots: each seed" in axis.texts[0].get_text()
+
+
 def test_an_algorithm_keeps_its_colour_whatever_it_is_compared_with():
     alone = drawing.line_styles({"matd3": "matd3"})["matd3"]
     assert drawing.line_styles({"merl": "merl", "matd3": "matd3"})["matd3"] == alone

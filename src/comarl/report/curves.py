@@ -53,6 +53,9 @@ def draw(
     figure, axes = _panels(len(tasks))
     for axis, task in zip(axes, tasks, strict=True):
         here = [run for run in shown if run.task == task]
+        if len(here) > 1 and all(len(seed.env_steps) == 1 for run in here for seed in run.seeds):
+            _draw_once(axis, here, by[task], every, middle)
+            continue
         for run in here:
             style, thin = every[run.label], shows_seeds(run, here)
             _draw_team(axis, run, "marl_team", by[task], style, middle, shaded=True, thin=thin)
@@ -216,6 +219,27 @@ def _draw_team(
     if len(grid) < 2:  # too early for lines: a dot per evaluation
         for seed in run.seeds:
             axis.plot(seed.env_steps, scale * seed.means(team, metric), "o", color=style["color"], markersize=4)
+
+
+def _draw_once(
+    axis: Any, here: Sequence[Curves], metric: str, styles: Mapping[str, dict[str, Any]], middle: Middle
+) -> None:
+    """Runs that were evaluated once, side by side: a dot for each seed, and their middle with what is around it."""
+    scale, drawn = shown_scale(metric), ""
+    for place, run in enumerate(here):
+        values = scale * np.stack([seed.means("marl_team", metric) for seed in run.seeds])
+        color = styles[run.label]["color"]
+        axis.plot(np.full(len(values), place - 0.1), values, "o", color=color, alpha=0.5, markersize=5)
+        (line,), (low,), (high,), drawn = summarise(values, middle)
+        axis.errorbar(place + 0.1, line, [[line - low], [high - line]], fmt="D", color=color, capsize=4)
+    axis.set_xlim(-0.6, len(here) - 0.4)
+    axis.set_xticks([])
+    steps = sorted({seed.env_steps[0] for run in here for seed in run.seeds})
+    caption = f"{drawn} of {len(here[-1].seeds)} seeds; dots: each seed"
+    _describe(axis, here[0].task, caption, y_label(here, False, metric))
+    between = " to ".join(f"{x:,}" for x in dict.fromkeys((steps[0], steps[-1])))
+    axis.set_xlabel(f"after {between} environment steps", fontsize=9)
+    _limit(axis, metric)
 
 
 def _draw_line(
