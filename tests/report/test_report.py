@@ -256,6 +256,14 @@ def test_the_caption_says_what_is_shaded_and_of_how_many_seeds(runs):
     assert drawing.captions([ours, base]) == both
 
 
+def test_what_most_runs_have_is_said_once(tmp_path):
+    few = [noisy_run(tmp_path / f"few{i}", range(2), rng=i, beta=float(i)) for i in range(4)]
+    many = noisy_run(tmp_path / "many", range(6), rng=9, name="qmix")
+    assert drawing.captions(comparison([*few, many])) == (
+        "mean and min-max range of 2 seeds, but\nqmix: mean and 95 % t interval of 6 seeds"
+    )
+
+
 def test_the_curve_drawn_is_the_mean_and_the_band_the_range(runs):
     (run,) = comparison(runs[:1])
     (axis,) = drawing.draw([run], best_team=False).axes

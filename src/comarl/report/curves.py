@@ -146,14 +146,18 @@ def shows_seeds(run: Curves, here: Sequence[Curves]) -> bool:
 
 
 def captions(runs: Sequence[Curves], middle: Middle = "mean") -> str:
-    """What is drawn, with what around it, and of how many seeds; in one phrase if it is the same for all runs."""
-    phrases = {}
+    """What is drawn, with what around it, and of how many seeds: once for all runs of which the same is said."""
+    labels: dict[str, list[str]] = {}
     for run in runs:
         drawn = summarise(np.zeros((len(run.seeds), 1)), middle)[-1]
-        phrases[run.label] = _caption(run, drawn, thin=shows_seeds(run, runs))
-    if len(set(phrases.values())) == 1:
-        return next(iter(phrases.values()))
-    return "\n".join(f"{label}: {phrase}" for label, phrase in phrases.items())
+        labels.setdefault(_caption(run, drawn, thin=shows_seeds(run, runs)), []).append(run.label)
+    usual = max(labels, key=lambda phrase: len(labels[phrase]))
+    if len(labels) == 1:
+        return usual
+    named = {phrase: f"{', '.join(of)}: {phrase}" for phrase, of in labels.items()}
+    if len(labels[usual]) > 1:
+        named = {usual: f"{usual}, but", **{phrase: text for phrase, text in named.items() if phrase != usual}}
+    return "\n".join(named.values())
 
 
 def _caption(run: Curves, drawn: str, *, thin: bool) -> str:
