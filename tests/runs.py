@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from comarl.training.run import Options, Session, identity
+from comarl.training.records import identity
+from comarl.training.run import Options, Session
 
 
 def session(run, folder, **options):

@@ -16,8 +16,7 @@ from comarl.cli import UsageError, check_pair, main, summarise
 from comarl.envs import TASKS, find_task
 from comarl.envs.probes import PROBES
 from comarl.training.load import rebuild
-from comarl.training.records import read, read_config, to_config
-from comarl.training.run import identity
+from comarl.training.records import identity, read, read_config, to_config
 from comarl.training.train import Run
 from tests.report.folders import noisy_run
 
@@ -155,8 +154,10 @@ def test_a_team_is_evaluated_otherwise_than_it_was_trained_and_its_record_is_rep
     capsys.readouterr()
     assert main((*evaluate, "--folder", str(shared))) == 2
     assert "it exists" in said(capsys)
-    assert main((*evaluate, "--algorithm.hidden", "8", "16", "--folder", str(tmp_path / "new"))) == 2
-    assert "--algorithm.hidden" in (text := said(capsys)) and "trained with 8" in text and "with 16" in text
+    wider = ("--algorithm.beta", "0.2", "--algorithm.hidden", "8", "16")
+    assert main((*evaluate, *wider, "--folder", str(tmp_path / "new"))) == 2
+    assert "--algorithm.hidden[1] (trained with 8)" in (text := said(capsys)) and "--algorithm.beta" in text
+    assert "--evaluation-episodes" not in text
     assert not (tmp_path / "new").exists()
     assert main(("evaluate",)) == 2
     assert "needs the folder of a run" in said(capsys)

@@ -9,8 +9,8 @@ from comarl.algorithms.qmix import Qmix
 from comarl.envs.predator_prey import PredatorPrey
 from comarl.ops.learner import Adam
 from comarl.training.episode_replay import EpisodeRing
-from comarl.training.records import read
-from comarl.training.run import Options, Session, identity
+from comarl.training.records import identity, read
+from comarl.training.run import Options, Session
 from comarl.training.train import Run
 
 HUNT = PredatorPrey(agents=2, prey=4, size=3, horizon=12)  # one capture, worth 10, is all that two can make

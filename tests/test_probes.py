@@ -18,8 +18,9 @@ from comarl.envs.probes import PROBES
 from comarl.nn.policies import choose, encode
 from comarl.nn.values import Seen, each
 from comarl.ops.learner import Adam
+from comarl.training.records import identity
 from comarl.training.replay import Ring
-from comarl.training.run import Options, Session, identity
+from comarl.training.run import Options, Session
 from comarl.training.train import Run
 
 GAMMA = 0.5

@@ -189,7 +189,8 @@ def tell_tuned(changes: dict[str, Any], algorithm: Any, console: Console) -> Non
 
 def run_training(settings: TrainSettings, algorithm_name: str, task_name: str, console: Console) -> int:
     from comarl.training.memory import check_memory
-    from comarl.training.run import Options, Session, folder_name, identity
+    from comarl.training.records import identity
+    from comarl.training.run import Options, Session, folder_name
     from comarl.training.train import Run
 
     names = [field.name for field in dataclasses.fields(Run)]
@@ -244,8 +245,8 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     from comarl.training.evaluate import record_once
     from comarl.training.load import load_settings, load_state
     from comarl.training.progress import mean_text, number_text
-    from comarl.training.records import counted, in_words
-    from comarl.training.run import evaluate_once, identity
+    from comarl.training.records import counted, identity, in_words
+    from comarl.training.run import evaluate_once
 
     folder = Path(arguments[0])
     trained, config = load_settings(folder)

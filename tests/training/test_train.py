@@ -9,9 +9,9 @@ import pytest
 from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.race_matd3 import RaceMatd3
 from comarl.training import host_rollout, rollout, train
-from comarl.training.records import read
+from comarl.training.records import identity, read
 from comarl.training.replay import Ring
-from comarl.training.run import Diverged, identity
+from comarl.training.run import Diverged
 from comarl.training.train import Run
 from comarl.types import TaskDied
 from tests import runs

@@ -73,7 +73,7 @@ def save(path: Path, state: PyTree, header: dict[str, Any]) -> None:
     arrays = {name: leaf for name, leaf in _leaves(state) if not _is_function(leaf)}
     with atomically(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("header.json", json.dumps(header, indent=1, allow_nan=False))
-        archive.writestr("arrays.json", json.dumps({name: _describe(leaf) for name, leaf in arrays.items()}))
+        archive.writestr("arrays.json", json.dumps(describe(state)))
         for name, leaf in arrays.items():
             raw = _raw(leaf)
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -95,7 +95,9 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         with _naming(path):
             archive = zipfile.ZipFile(file)
             header = _json(archive, "header.json")
-            _compare(_json(archive, "arrays.json"), leaves)  # cheap to find out, so before anything large is read
+            _compare(
+                _json(archive, "arrays.json"), describe(like)
+            )  # cheap to find out, so before anything large is read
         for name, leaf in leaves:
             if not _is_function(leaf):
                 raw = _empty(leaf)
@@ -106,35 +108,44 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     return jax.tree.unflatten(jax.tree.structure(like), values), header
 
 
+def describe(state: PyTree) -> dict[str, str]:
+    """Type and shape of each array of a state by its path, in JAX's short form: `float32[3,4]`, `key<fry>[]`.
+
+    Raises as `save` does.
+    """
+    arrays = ((name, leaf) for name, leaf in _leaves(state) if not _is_function(leaf))
+    return {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in arrays}
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """The header alone. Raises DamagedCheckpoint."""
     with path.open("rb") as file, _naming(path):
         return _json(zipfile.ZipFile(file), "header.json")
 
 
-def first_difference(theirs: Any, ours: Any, path: str = "") -> tuple[str, str, str] | None:
-    """The dotted path of the first field in which two configurations (JSON data) differ, and both values as JSON."""
+def first_difference(theirs: Any, ours: Any) -> tuple[str, str, str] | None:
+    """The first of the `differences` of two configurations; None if there is none."""
+    return next(differences(theirs, ours), None)
+
+
+def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
+    """The dotted path of each field in which two configurations (JSON data) differ, and both values as JSON."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for field in [*ours, *(field for field in theirs if field not in ours)]:
             here = f"{path}.{field}" if path else str(field)
-            if field not in theirs or field not in ours:
-                absent = "no such field"
-                return (
-                    here,
-                    json.dumps(theirs[field]) if field in theirs else absent,
-                    json.dumps(ours[field]) if field in ours else absent,
-                )
-            if difference := first_difference(theirs[field], ours[field], here):
-                return difference
-        return None
+            if field in theirs and field in ours:
+                yield from differences(theirs[field], ours[field], here)
+            else:
+                was, given = (json.dumps(side[field]) if field in side else "no such field" for side in (theirs, ours))
+                yield here, was, given
+        return
     # 1, 1.0 and True are equal in Python but are different settings, so it is their JSON that is compared.
-    values = json.dumps(theirs, sort_keys=True), json.dumps(ours, sort_keys=True)
-    if values[0] == values[1]:
-        return None
+    was, given = json.dumps(theirs, sort_keys=True), json.dumps(ours, sort_keys=True)
     if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
-        pairs = (first_difference(t, o, f"{path}[{i}]") for i, (t, o) in enumerate(zip(theirs, ours, strict=True)))
-        return next(pair for pair in pairs if pair)
-    return path, *values
+        for i, pair in enumerate(zip(theirs, ours, strict=True)):
+            yield from differences(*pair, f"{path}[{i}]")
+    elif was != given:
+        yield path, was, given
 
 
 def _warn(message: str) -> None:
@@ -236,11 +247,6 @@ def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
     return leaves
 
 
-def _describe(leaf: Any) -> str:
-    """Type and shape in JAX's own short form, such as `float32[3,4]` or `key<fry>[]`."""
-    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-
-
 def _raw(leaf: Any) -> np.ndarray:
     """The numbers of an array or key as a contiguous array of a type that NumPy can name in a file."""
     array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
@@ -268,9 +274,8 @@ def _json(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
     return value
 
 
-def _compare(there: dict[str, Any], leaves: list[tuple[str, Any]]) -> None:
-    """Raises LookupError or ValueError unless the file has the arrays of `leaves` and no others."""
-    wanted = {name: _describe(leaf) for name, leaf in leaves if not _is_function(leaf)}
+def _compare(there: dict[str, Any], wanted: dict[str, str]) -> None:
+    """Raises LookupError or ValueError unless the file has the arrays that are wanted and no others."""
     for name, description in wanted.items():
         if name not in there:
             raise LookupError(f"it has no array {name}")

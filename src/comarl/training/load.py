@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from comarl.training.checkpoint import Checkpoints, first_difference
-from comarl.training.records import CHECKPOINTS, CONFIG, read_config, to_config
+from comarl.training.checkpoint import Checkpoints, describe, differences
+from comarl.training.records import CHECKPOINTS, CONFIG, identity, read_config
 from comarl.training.train import Run, RunState, start
 
 
@@ -35,25 +35,24 @@ def load_state(folder: Path, run: Run, config: dict[str, Any]) -> RunState:
     Raises FileNotFoundError if there is no checkpoint, DamagedCheckpoint if none can be read, ValueError if with the
     settings of `run` the state would have another form.
     """
+    theirs = {name: value for name, value in config.items() if name != "steps"}
+    ours = identity(run, config["algorithm_name"], config["task_name"])
     like = jax.eval_shape(lambda: start(run))
-    if _form(like) != _form(jax.eval_shape(lambda: start(rebuild(config)))):
-        changed = first_difference(config, {**config, **to_config(run), "steps": config.get("steps")})
-        field, theirs, ours = changed or ("a setting", "one value", "another")
-        raise ValueError(
-            f"--{field.partition('[')[0].replace('_', '-')}: this run was trained with {theirs}, and with {ours} its "
-            "networks or what it remembers would have another form. Leave out what changes that."
+    changed = list(differences(theirs, ours))
+    if changed and describe(like) != describe(jax.eval_shape(lambda: start(rebuild(config)))):
+        options = (
+            f"--{field.replace('_', '-')} (trained with {was})"
+            for field, was, _ in changed
+            if field.startswith(("algorithm.", "task."))
         )
-    identity = {name: value for name, value in config.items() if name != "steps"}
-    found = Checkpoints(folder / CHECKPOINTS).newest(like, identity)
+        raise ValueError(
+            f"{', '.join(options)}: with the values given, the run's networks or what it remembers would have another "
+            "form. Leave out what changes that."
+        )
+    found = Checkpoints(folder / CHECKPOINTS).newest(like, theirs)
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint yet")
     return jax.tree.map(jnp.asarray, found[0])
-
-
-def _form(state: Any) -> list[Any]:
-    """The shapes and types of a state's arrays, by their paths."""
-    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-    return [(path, getattr(leaf, "shape", None), getattr(leaf, "dtype", None)) for path, leaf in leaves]
 
 
 def rebuild(config: dict[str, Any]) -> Run:

@@ -94,6 +94,13 @@ def _fields(value: Any) -> dict[str, Any]:
     return config
 
 
+def identity(run: Any, algorithm: str, task: str) -> dict[str, Any]:
+    """The configuration that a run's folder and checkpoints stand for. A larger budget continues the same run."""
+    config = {"algorithm_name": algorithm, "task_name": task, **to_config(run)}
+    del config["steps"]
+    return config
+
+
 def canonical(config: Any) -> str:
     """The one way to write a configuration on one line."""
     return json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -17,7 +17,7 @@ from comarl.training.compile_time import compile_seconds
 from comarl.training.evaluate import Player, due, evaluate, evaluation_line, make_player, num_evaluated_teams
 from comarl.training.memory import check_memory
 from comarl.training.progress import Display
-from comarl.training.records import CHECKPOINTS, Records, fingerprint, to_config, versions, write_about
+from comarl.training.records import CHECKPOINTS, Records, fingerprint, versions, write_about
 from comarl.training.train import Phase, Round, Run, RunState, absorb, begin_round, finish_round, learn, start
 from comarl.types import Evolutionary, Metrics
 
@@ -57,13 +57,6 @@ class Means:
         means = {name: total / count for name, (total, count) in self.sums[seed].items() if count}
         self.sums[seed] = {}
         return means
-
-
-def identity(run: Run, algorithm: str, task: str) -> dict[str, Any]:
-    """The configuration that a run's folder and checkpoints stand for. A larger budget continues the same run."""
-    config = {"algorithm_name": algorithm, "task_name": task, **to_config(run)}
-    del config["steps"]
-    return config
 
 
 def folder_name(config: dict[str, Any]) -> str:
