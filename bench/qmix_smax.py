@@ -21,7 +21,8 @@ comarl's side is the session that `comarl train` runs. What is the same on both 
 Replays hold 5000 windows, or episodes. Both learn from the first steps that there are, so that turns begin soon.
 Steps are those that took place, of all seeds together: 256 for each update that a turn had time for. (A turn of
 comarl's may hold a round more or less than these; `env_steps_per_update` is what turns did hold.) Several seeds: theirs
-are mapped as in their script; ours both so ("together") and in turns, which is comarl's default on a CPU.
+are mapped as in their script; ours both so ("together") and in turns, which on one core is as fast as comarl's
+default on a CPU, a device for each.
 
 Every side runs in a process of its own and waits while another has its turn, on the same cores. JaxMARL runs once as it
 is and once with comarl's setting of malloc (`comarl.allocator`); the better of both counts, and runs several seeds.

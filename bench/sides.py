@@ -13,11 +13,12 @@ from torch_race import TorchRace
 
 from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.race_matd3 import RaceMatd3
+from comarl.training.placement import Placement
 from comarl.training.records import usable_cores
 from comarl.training.replay import RingState
 from comarl.training.run import CHUNKS
 from comarl.training.train import learn
-from comarl.types import Clock, EnvSpec, Episode, Timestep, Transition
+from comarl.types import PER_SEED, Clock, EnvSpec, Episode, Timestep, Transition
 
 ALGORITHMS = {"MATD3": (Matd3(), TorchMatd3), "RACE": (RaceMatd3(), TorchRace)}
 EPISODES = 100  # of `horizon` steps each: what the replay holds
@@ -88,15 +89,19 @@ class Comarl(Side):
 
     framework = "comarl"
 
-    def __init__(self, name: str, seeds: int, together: bool, replay: RingState):
+    def __init__(self, name: str, seeds: int, placement: Placement, replay: RingState):
         self.name, self.seeds, self.threads, self.begin = name, seeds, usable_cores(), 0
-        self.mode = "" if seeds == 1 else "seeds together" if together else "seeds taking turns"
+        if seeds > 1:
+            on_one = "seeds together" if placement.together else "seeds taking turns"
+            self.mode = on_one if placement.mesh is None else "a device for each seed"
         algorithm, counts = ALGORITHMS[name][0], jnp.zeros(seeds, jnp.int32)
-        self.agent = jax.tree.map(lambda x: jnp.repeat(x[None], seeds, axis=0), begin_with(name))
+        agent = jax.tree.map(lambda x: jnp.repeat(x[None], seeds, axis=0), begin_with(name))
         keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-        self.rest = (replay, Clock(counts, counts, jnp.int32(0)), keys, jnp.full(seeds, 2**30))
+        clock = placement.scatter(Clock(counts, counts, jnp.int32(0)), PER_SEED)
+        self.agent, replay, *rest = placement.scatter((agent, replay, keys, jnp.full(seeds, 2**30)))
+        self.rest = (replay, clock, *rest)
         begin = time.perf_counter()
-        self.learn = learn.lower(algorithm, SPEC, self.agent, *self.rest, np.int32(0), CHUNK, together).compile()
+        self.learn = learn.lower(algorithm, SPEC, self.agent, *self.rest, np.int32(0), CHUNK, placement).compile()
         self.compile_seconds = time.perf_counter() - begin
 
     def play(self, seconds: float) -> float:

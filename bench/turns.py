@@ -23,6 +23,7 @@ from rows import write
 from torch_race_facmac import Mode, Replay, to_torch
 
 from comarl.allocator import keep_freed_memory
+from comarl.training.placement import place
 from comarl.training.records import cpu_model, usable_cores
 from comarl.training.run import CHUNKS
 from comarl.training.train import learn
@@ -121,8 +122,8 @@ class Comarl(Side):
         self.agent, self.updates = one_seed(state), 0
         keys = jax.random.key(0)[None]
         self.rest = (one_seed(filled), Clock(zero, zero, jnp.int32(0)), keys, jnp.full(1, 2**30))
-        together, begin = jax.default_backend() != "cpu", time.perf_counter()
-        self.learn = learn.lower(algorithm, spec, self.agent, *self.rest, np.int32(0), CHUNK, together).compile()
+        begin = time.perf_counter()
+        self.learn = learn.lower(algorithm, spec, self.agent, *self.rest, np.int32(0), CHUNK, place(1, None)).compile()
         CONSOLE.print(f"comarl: compiled in {time.perf_counter() - begin:.0f} s")
 
     def step(self) -> int:

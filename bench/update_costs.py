@@ -27,6 +27,7 @@ from comarl.algorithms import ALGORITHMS
 from comarl.allocator import keep_freed_memory
 from comarl.envs import find_task
 from comarl.training.episode_replay import RecentAndOld
+from comarl.training.placement import place
 from comarl.training.records import cpu_model, usable_cores
 from comarl.training.rollout import play
 from comarl.training.train import learn, num_teams
@@ -93,7 +94,7 @@ class Side:
         ring = algorithm.replay
         ring = jax.vmap(lambda e: ring.add(ring.init(task.spec), e, task.spec))(episodes)
         self.rest, self.updates = (ring, clock, key, jnp.full(1, 2**30)), 0
-        arguments = (algorithm, task.spec, self.agent, *self.rest, np.int32(0), 1, jax.default_backend() != "cpu")
+        arguments = (algorithm, task.spec, self.agent, *self.rest, np.int32(0), 1, place(1, None))
         self.learn = learn.lower(*arguments).compile()
         self.play(replace(settings, seconds=0.0))  # the first call is slower than those after it
 

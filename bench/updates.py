@@ -27,6 +27,7 @@ from rows import write
 from sides import ALGORITHMS, SPEC, Comarl, Product, Side, Torch, begin_with, device, random_episodes, torch_replay
 from torch_matd3 import Replay
 
+from comarl.training.placement import place, see_a_device_for_each
 from comarl.training.records import cpu_model, usable_cores
 
 CONSOLE = Console(width=max(Console().width, 100))  # that no name is broken, in a file either
@@ -83,7 +84,7 @@ def best_torch(name: str, make: Callable[..., Any], replay: Replay, settings: Se
 
 
 def prepare(settings: Settings) -> list[Side]:
-    """All sides, compiled: for each algorithm PyTorch, then comarl with one seed, then with several in either way."""
+    """All sides, compiled: for each algorithm PyTorch, then comarl with one seed, then with several in every way."""
     episodes, ring = random_episodes(), ALGORITHMS["MATD3"][0].replay
     filled = jax.jit(ring.add, static_argnums=2)(ring.init(SPEC), episodes, SPEC)
     repeat = lambda n: jax.tree.map(lambda x: jnp.repeat(x[None], n, axis=0), filled)
@@ -91,18 +92,18 @@ def prepare(settings: Settings) -> list[Side]:
     theirs = torch_replay(episodes, ring.batch_size)
     sides: list[Side] = [Product()]
 
-    def comarl(name: str, seeds: int, together: bool) -> Comarl:
-        side = Comarl(name, seeds, together, replays[seeds])
+    def comarl(name: str, seeds: int, together: bool | None) -> Comarl:
+        side = Comarl(name, seeds, place(seeds, together), replays[seeds])
         CONSOLE.print(f"{side.title}, comarl, seeds: {seeds}: compiled in {side.compile_seconds:.1f} s")
         return side
 
-    on_accelerator = jax.default_backend() != "cpu"
+    ways = (None, False, True) if jax.default_backend() == "cpu" else (False, True)
     for name, (algorithm, update) in ALGORITHMS.items():
-        ours = [comarl(name, 1, on_accelerator)]
+        ours = [comarl(name, 1, None)]
         make = functools.partial(update, algorithm, begin_with(name), device())
         sides += [best_torch(name, make, theirs, settings), *ours]
         if settings.seeds > 1:
-            sides += [comarl(name, settings.seeds, together) for together in (False, True)]
+            sides += [comarl(name, settings.seeds, together) for together in ways]
     return sides
 
 
@@ -170,6 +171,7 @@ def goal(row: Row) -> str:
 
 def main(settings: Settings) -> None:
     """Measures, prints and writes."""
+    see_a_device_for_each(settings.seeds)
     if device() == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as JAX does it
     elif jax.default_backend() != "cpu":

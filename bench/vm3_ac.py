@@ -25,6 +25,7 @@ from comarl.algorithms.vm3_ac import Vm3Ac
 from comarl.allocator import keep_freed_memory
 from comarl.envs.waves import PRESETS
 from comarl.training.evaluate import Player
+from comarl.training.placement import see_a_device_for_each
 from comarl.training.progress import Display
 from comarl.training.records import cpu_model, usable_cores
 from comarl.training.run import Options, Session
@@ -49,7 +50,8 @@ class Settings:
     turns: int = 5
     """turns of each side, whose median counts"""
     seeds_together: bool | None = None
-    """map comarl's seeds over array axes, or let them take turns; by default as `comarl train` does"""
+    """map comarl's seeds over array axes, or let them take turns; by default as `comarl train` does: on a CPU each has
+    a device of its own"""
     cpu_time: bool = False
     """count the processor's seconds instead of the clock's: for one core (`taskset -c 0`) that others use, too"""
     csv: Path | None = None
@@ -145,6 +147,7 @@ def show(settings: Settings, rates: np.ndarray, theirs: PyTorch) -> None:
 def main(settings: Settings) -> None:
     """Measures, prints and writes."""
     keep_freed_memory()  # as `comarl train` does
+    see_a_device_for_each(settings.seeds)
     clock = time.process_time if settings.cpu_time else time.perf_counter
     run = Run(ALGORITHM, TASK, settings.seeds, steps=LONG, evaluate_every=LONG)
     options = Options(checkpoint_seconds=float("inf"), seeds_together=settings.seeds_together)

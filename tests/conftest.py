@@ -14,10 +14,12 @@ import pytest
 from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.race_matd3 import RaceMatd3
 from comarl.ops.learner import Adam, Learner
+from comarl.training.placement import see_a_device_for_each
 from comarl.training.replay import Ring
 from comarl.types import Clock, EnvSpec, Episode, Timestep, Transition
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+see_a_device_for_each(4)  # so that runs of up to four seeds are placed as the command line places them
 
 
 def apply_with_standard_promotion(learner, gradient, strict_apply=Learner.apply):

@@ -1,5 +1,6 @@
 """The command line: `comarl train | evaluate | report | list | doctor`."""
 
+import argparse
 import dataclasses
 import sys
 import warnings
@@ -58,7 +59,8 @@ class TrainSettings(Generic[AlgorithmT, TaskT]):
     checkpoint_seconds: float = 120.0
     """least time between checkpoints"""
     seeds_together: bool | None = None
-    """whether seeds are array axes or take turns: speed only; by default the first on accelerators"""
+    """whether seeds are array axes or take turns: speed only; by default the first on accelerators; on a CPU each seed
+    has a device of its own, and the cores share them out"""
     dry_run: bool = False
     """say what would be done and how much memory it takes, and stop"""
 
@@ -141,7 +143,13 @@ def train(arguments: Arguments, console: Console) -> int:
         raise UsageError("train needs the names of an algorithm and a task, in this order, before any option")
     from comarl.algorithms import tuned
     from comarl.envs import find_task
+    from comarl.training.placement import see_a_device_for_each
 
+    # Before all else, because some tasks make JAX count its devices as soon as they are imported.
+    seeds = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    seeds.add_argument("--seeds", default="1")
+    if (given := seeds.parse_known_args(arguments)[0].seeds).isdigit():
+        see_a_device_for_each(int(given))
     algorithm_name, task_name = arguments[:2]
     algorithm, changes = tuned(algorithm_name, task_name)
     task = find_task(task_name)

@@ -78,10 +78,20 @@ def test_a_seed_does_not_depend_on_its_neighbours(finished, tmp_path):
         np.testing.assert_allclose(a[0], b[1], atol=1e-5, rtol=1e-5)
 
 
-def test_seeds_on_array_axes_learn_what_seeds_in_turn_learn(finished, tmp_path):
-    run, _, in_turn = finished
-    together = session(run, tmp_path, seeds_together=True).train()
-    for a, b in zip(jax.tree.leaves(raw(together.agent)), jax.tree.leaves(raw(in_turn.agent)), strict=True):
+@pytest.mark.parametrize("together", [True, False])
+def test_seeds_of_one_device_learn_what_seeds_with_a_device_each_learn(finished, tmp_path, together):
+    run, _, apart = finished
+    state = session(run, tmp_path, seeds_together=together).train()
+    assert len(apart.key.devices()) == run.seeds and len(state.key.devices()) == 1
+    for a, b in zip(jax.tree.leaves(raw(state.agent)), jax.tree.leaves(raw(apart.agent)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_a_run_goes_on_with_its_seeds_placed_otherwise(finished, tmp_path):
+    run, _, apart = finished
+    session(dataclasses.replace(run, steps=110), tmp_path, seeds_together=False).train()
+    state = session(run, tmp_path).train()
+    for a, b in zip(jax.tree.leaves(raw(state.agent)), jax.tree.leaves(raw(apart.agent)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
 
 

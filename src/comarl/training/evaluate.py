@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from comarl.envs.pool import Pool, Tell, say
 from comarl.training import host_rollout, rollout
+from comarl.training.placement import ONE_DEVICE, Placement
 from comarl.training.records import Records, write_about
 from comarl.training.train import Run, seed_keys
 from comarl.types import Clock, Environment, Episode, Evolutionary, Keys
@@ -23,17 +24,25 @@ TEAMS = ("marl_team", "best_team")
 """what is evaluated: the team that MARL trains, and the one that did best in training, where there is a population"""
 
 
-def make_player(run: Run, num_copies: int, on_restart: Tell = say) -> tuple[Player, Callable[[], None]]:
+def make_player(
+    run: Run, num_copies: int, on_restart: Tell = say, placement: Placement = ONE_DEVICE
+) -> tuple[Player, Callable[[], None]]:
     """What plays `num_copies` episodes of every seed, and what to call when it is no longer needed.
 
     `on_restart` is told of every worker process that died and was replaced, where a task has some.
     """
     if isinstance(run.task, Environment):
-        return functools.partial(rollout.play, run.algorithm, run.task), lambda: None
+        return functools.partial(rollout.play, run.algorithm, run.task, placement=placement), lambda: None
     env = run.task.make(run.seeds * num_copies)
     if isinstance(env, Pool):
         env.on_restart = on_restart
-    return functools.partial(host_rollout.play, run.algorithm, env), env.close
+
+    def play(agent: PyTree, clock: Clock, teams: Any, playing: Any, keys: Keys, mode: rollout.Mode) -> Episode:
+        # Acting is little work and often, so that all seeds had better do it on one device.
+        agent, clock, keys = placement.gather((agent, clock, keys))
+        return placement.scatter(host_rollout.play(run.algorithm, env, agent, clock, teams, playing, keys, mode))
+
+    return play, env.close
 
 
 def num_evaluated_teams(run: Run) -> int:

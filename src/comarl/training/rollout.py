@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
 from comarl.ops.exploration import only_available
+from comarl.training.placement import ONE_DEVICE, Placement
 from comarl.types import (
     PER_SEED,
     Algorithm,
@@ -47,7 +48,7 @@ def random_action(spec: EnvSpec, timestep: Timestep, key: Key) -> Array:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("algorithm", "env", "mode"))
+@functools.partial(jax.jit, static_argnames=("algorithm", "env", "mode", "placement"))
 def play(
     algorithm: Algorithm,
     env: Environment,
@@ -57,6 +58,7 @@ def play(
     playing: Bool[Array, "seeds copies"],
     keys: Keys,
     mode: Mode,
+    placement: Placement = ONE_DEVICE,
 ) -> Episode:
     """One episode of each of `teams`, `[seeds copies time ...]`; those not `playing` are masked from the start.
 
@@ -67,7 +69,7 @@ def play(
         one = lambda team, plays, k: rollout(algorithm, env, agent, team, plays, clock, k, mode)
         return jax.vmap(one)(teams, playing, jax.random.split(key, teams.shape[0]))
 
-    return jax.vmap(one_seed, in_axes=(0, PER_SEED, 0, 0, 0))(agent, clock, teams, playing, keys)
+    return placement.map(one_seed, (0, PER_SEED, 0, 0, 0))(agent, clock, teams, playing, keys)
 
 
 def rollout(

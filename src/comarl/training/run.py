@@ -16,9 +16,21 @@ from comarl.training.checkpoint import Checkpoints
 from comarl.training.compile_time import compile_seconds
 from comarl.training.evaluate import Player, due, evaluate, evaluation_line, make_player, num_evaluated_teams
 from comarl.training.memory import check_memory
+from comarl.training.placement import place
 from comarl.training.progress import Display
 from comarl.training.records import CHECKPOINTS, Records, fingerprint, versions, write_about
-from comarl.training.train import Phase, Round, Run, RunState, absorb, begin_round, finish_round, learn, start
+from comarl.training.train import (
+    PER_SEED_STATE,
+    Phase,
+    Round,
+    Run,
+    RunState,
+    absorb,
+    begin_round,
+    finish_round,
+    learn,
+    start,
+)
 from comarl.types import Evolutionary, Metrics
 
 CHUNKS = {"transitions": 64, "episodes": 1}
@@ -32,14 +44,15 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as opposed to what: none of this changes a result."""
+    """How to run, as opposed to what: none of this changes a result, but for the rounding of `seeds_together`."""
 
     minutes: float | None = None
     """stop after so many minutes, at the end of a round; the run can be continued"""
     checkpoint_seconds: float = 120.0
     """least time between checkpoints"""
     seeds_together: bool | None = None
-    """map seeds over array axes, or let them take turns; by default the first on accelerators, the second on CPUs"""
+    """map seeds over array axes, or let them take turns; by default the first on accelerators, and on CPUs neither:
+    there each seed has a device of its own, if JAX sees so many (`comarl.training.placement.see_a_device_for_each`)"""
 
 
 @dataclass
@@ -87,9 +100,10 @@ class Session:
         self.means = Means([{} for _ in range(run.seeds)])
         self.number, self.restarts, self.wall_time, self.began = 0, 0, 0.0, time.monotonic()
         self.saved_at = self.began
+        self.placement = place(run.seeds, self.options.seeds_together)
         state = self.resume() or self.begin()
-        player, close_player = make_player(run, run.num_copies, self.restarted)
-        evaluator, close_evaluator = make_player(run, num_evaluated_teams(run), self.restarted)
+        player, close_player = make_player(run, run.num_copies, self.restarted, self.placement)
+        evaluator, close_evaluator = make_player(run, num_evaluated_teams(run), self.restarted, self.placement)
         minutes = self.options.minutes
         display = Display(self.console, run.steps, run.seeds, None if minutes is None else self.began + 60 * minutes)
         try:
@@ -109,7 +123,7 @@ class Session:
     def begin(self) -> RunState:
         write_about(self.folder, {**self.config, "steps": self.run.steps})
         self.records.truncate(0)
-        return start(self.run)
+        return start(self.run, self.placement)
 
     def resume(self) -> RunState | None:
         """The state of the newest good checkpoint, with the records cut to match; None if there is none."""
@@ -124,7 +138,7 @@ class Session:
         self.records.truncate(header["records"])
         write_about(self.folder, {**self.config, "steps": self.run.steps})
         self.console.print(f"Continuing after round {self.number}, {int(state.clock.env_steps.min()):,} steps.")
-        return jax.tree.map(jax.numpy.asarray, state)
+        return self.placement.scatter(jax.tree.map(jax.numpy.asarray, state), PER_SEED_STATE)
 
     def is_over(self, state: RunState) -> bool:
         minutes = self.options.minutes
@@ -152,7 +166,7 @@ class Session:
         mode = "random" if phase == "warm-up" else "explore"
         teams = np.broadcast_to(teams, playing.shape)
         episodes = player(state.agent, state.clock, teams, playing, play_keys, mode)
-        state, plan = absorb(run.algorithm, run.spec, state, episodes, active, phase)
+        state, plan = absorb(run.algorithm, run.spec, state, episodes, active, phase, self.placement)
         if phase != "warm-up":
             state = self.learn(state, plan, phase, display)
         shown = "warm-up" if phase == "warm-up" else "training"
@@ -177,8 +191,6 @@ class Session:
 
     def learn(self, state: RunState, plan: Round, phase: Phase, display: Display) -> RunState:
         """The round's updates, in compiled chunks. Raises Diverged at the first loss that is not a number."""
-        together = self.options.seeds_together
-        together = jax.default_backend() != "cpu" if together is None else together
         counts, agent = np.asarray(plan.num_updates), state.agent
         env_steps, updates = np.asarray(state.clock.env_steps), self.updates(state)
         if display.phase != "training":
@@ -196,14 +208,15 @@ class Session:
                 plan.num_updates,
                 np.int32(begin),
                 chunk,
-                together,
+                self.placement,
             )
             due_now = np.clip(counts - begin, 0, chunk)
             self.add(sums, due_now)
             updates += int(due_now.sum())
             display.update("training", env_steps, updates)
         self.add_round(plan, phase)
-        return finish_round(self.run.algorithm, state._replace(agent=agent), plan.num_updates, plan.active, phase)
+        state = state._replace(agent=agent)
+        return finish_round(self.run.algorithm, state, plan.num_updates, plan.active, phase, self.placement)
 
     def add(self, sums: Metrics, counts: np.ndarray) -> None:
         for name, values in jax.device_get(sums).items():

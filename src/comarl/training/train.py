@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from comarl.training.packing import pack
+from comarl.training.placement import ONE_DEVICE, Placement
 from comarl.types import PER_SEED, Algorithm, Clock, EnvSpec, Episode, Evolutionary, Key, Keys, Metrics, tree_where
 from comarl.usage import check_range
 
@@ -110,23 +111,29 @@ def seed_keys(run: Run) -> Keys:
     return jax.vmap(jax.random.key)(np.arange(run.first_seed, run.first_seed + run.seeds))
 
 
-def start(run: Run) -> RunState:
+PER_SEED_STATE = RunState(0, 0, PER_SEED, 0)  # type: ignore[arg-type]  # the axes of a state
+
+
+def start(run: Run, placement: Placement = ONE_DEVICE) -> RunState:
     """The state before the first round."""
-    return initial(run.algorithm, run.spec, seed_keys(run))
+    return initial(run.algorithm, run.spec, seed_keys(run), placement)
 
 
-@functools.partial(jax.jit, static_argnames=("algorithm", "spec"))
-def initial(algorithm: Algorithm, spec: EnvSpec, keys: Keys) -> RunState:
+@functools.partial(jax.jit, static_argnames=("algorithm", "spec", "placement"))
+def initial(algorithm: Algorithm, spec: EnvSpec, keys: Keys, placement: Placement = ONE_DEVICE) -> RunState:
     """The same, from nothing but what decides it: runs that differ in their budgets share what is compiled."""
 
-    def one_seed(key: Key) -> tuple[PyTree, PyTree, Key]:
+    def one_seed(key: Key) -> RunState:
         init_key, key = jax.random.split(key)
-        return algorithm.init(spec, init_key), algorithm.replay.init(spec), key
+        clock = Clock(jnp.int32(0), jnp.int32(0), jnp.int32(0))
+        return RunState(algorithm.init(spec, init_key), algorithm.replay.init(spec), clock, key)
 
-    # One seed after the other: initialising is rare, and this compiles in a fraction of the time.
-    agent, replay, key = jax.lax.map(one_seed, keys)
-    zeros = jnp.zeros(keys.shape[0], jnp.int32)
-    return RunState(agent, replay, Clock(zeros, zeros, jnp.int32(0)), key)
+    def in_turn(keys: Keys) -> RunState:
+        # One seed after the other: initialising is rare, and this compiles in a fraction of the time.
+        state = jax.lax.map(one_seed, keys)
+        return state._replace(clock=state.clock._replace(update_in_round=jnp.int32(0)))
+
+    return placement.split(in_turn, 0, PER_SEED_STATE)(keys)
 
 
 @jax.jit
@@ -145,7 +152,7 @@ def updates_due(algorithm: Algorithm, replay: PyTree, mask: Bool[Array, "episode
     return jnp.where(algorithm.replay.ready(replay), jnp.round(due), 0.0).astype(jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("algorithm", "spec", "phase"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("algorithm", "spec", "phase", "placement"), donate_argnames="state")
 def absorb(
     algorithm: Algorithm,
     spec: EnvSpec,
@@ -153,33 +160,33 @@ def absorb(
     episodes: Episode,
     active: Bool[Array, " seeds"],
     phase: Phase,
+    placement: Placement = ONE_DEVICE,
 ) -> tuple[RunState, Round]:
     """Stores a round's episodes, counts their steps and breeds the next generation.
 
     A seed that is not active keeps its state; its episodes are masked throughout.
     """
-    next_key, _, learn_key, evolve_key = begin_round(state.key)
 
-    def one_seed(agent: PyTree, replay: PyTree, clock: Clock, episodes: Episode, active: Array, key: Key):
-        replay = algorithm.replay.add(replay, episodes, spec)
+    def one_seed(state: RunState, episodes: Episode, active: Array) -> tuple[RunState, Round]:
+        agent, clock = state.agent, state.clock
+        key, _, learn_key, evolve_key = jax.random.split(state.key, 4)  # as in `begin_round`
+        replay = algorithm.replay.add(state.replay, episodes, spec)
         clock = clock._replace(env_steps=clock.env_steps + episodes.mask.sum().astype(jnp.int32))
         # Of the episodes that a team played side by side, the mean.
         returns = episodes.returns().reshape(num_teams(algorithm), -1).mean(axis=1)
         num_updates = jnp.int32(0) if phase == "warm-up" else updates_due(algorithm, replay, episodes.mask)
         metrics: Metrics = {}
         if isinstance(algorithm, Evolutionary) and phase == "training":
-            evolved, metrics = algorithm.evolve(agent, returns, clock, key)
+            evolved, metrics = algorithm.evolve(agent, returns, clock, evolve_key)
             agent = tree_where(active, evolved, agent)
-        return agent, replay, clock, num_updates, returns, metrics
+        key = tree_where(active, key, state.key)
+        return RunState(agent, replay, clock, key), Round(learn_key, num_updates, returns, active, metrics)
 
-    agent, replay, clock, num_updates, returns, metrics = jax.vmap(
-        one_seed, in_axes=(0, 0, PER_SEED, 0, 0, 0), out_axes=(0, 0, PER_SEED, 0, 0, 0)
-    )(state.agent, state.replay, state.clock, episodes, active, evolve_key)
-    key = jax.vmap(tree_where)(active, next_key, state.key)
-    return RunState(agent, replay, clock, key), Round(learn_key, num_updates, returns, active, metrics)
+    over_seeds = placement.map(one_seed, (PER_SEED_STATE, 0, 0), (PER_SEED_STATE, 0))
+    return over_seeds(state, episodes, active)
 
 
-@functools.partial(jax.jit, static_argnames=("algorithm", "spec", "chunk", "together"), donate_argnames="agent")
+@functools.partial(jax.jit, static_argnames=("algorithm", "spec", "chunk", "placement"), donate_argnames="agent")
 def learn(
     algorithm: Algorithm,
     spec: EnvSpec,
@@ -190,14 +197,12 @@ def learn(
     num_updates: Int[Array, " seeds"],
     begin: Int[Array, ""],
     chunk: int,
-    together: bool,
+    placement: Placement = ONE_DEVICE,
 ) -> tuple[PyTree, Metrics]:
     """Updates `begin` to `begin + chunk` of a round, and the sums of their metrics for each seed.
 
-    A seed that has had its share keeps its state. `together` maps the seeds over array axes, as an accelerator likes;
-    else they take turns, which on a CPU keeps one seed's networks in the cache and truly skips what is not due.
+    A seed that has had its share keeps its state. Where seeds take turns, what is not due is truly skipped.
     """
-
     indices = begin + jnp.arange(chunk)
 
     def draw(replay: PyTree, key: Key) -> tuple[PyTree, Keys]:
@@ -223,13 +228,18 @@ def learn(
         agent, metrics = jax.lax.scan(one, agent, (indices, batches, keys, lengths))
         return agent, jax.tree.map(lambda m: m.sum(0), metrics)
 
-    # Drawn for all updates and seeds at once: a replay is large, and what a loop takes a slice of it copies.
-    batches, update_keys = jax.vmap(draw)(replay, keys)
-    lengths = which_cut(algorithm, spec, batches, indices)  # [seeds, chunk]
-    arguments = (agent, clock.env_steps, clock.updates, num_updates, batches, update_keys)
-    if together:  # seeds that share an array share its length, or each length would be computed for all of them
-        return jax.vmap(one_seed, (*[0] * len(arguments), None))(*arguments, lengths.max(axis=0))
-    return jax.lax.map(lambda x: one_seed(*x), (*arguments, lengths))
+    def all_seeds(
+        agent: PyTree, replay: PyTree, env_steps: Array, updates: Array, keys: Keys, num_updates: Array
+    ) -> tuple[PyTree, Metrics]:
+        # Drawn for all updates and seeds at once: a replay is large, and what a loop takes a slice of it copies.
+        batches, update_keys = jax.vmap(draw)(replay, keys)
+        lengths = which_cut(algorithm, spec, batches, indices)  # [seeds, chunk]
+        arguments = (agent, env_steps, updates, num_updates, batches, update_keys)
+        if placement.together:  # seeds that share an array share its length, or each would be computed for all of them
+            return jax.vmap(one_seed, (*[0] * len(arguments), None))(*arguments, lengths.max(axis=0))
+        return jax.lax.map(lambda x: one_seed(*x), (*arguments, lengths))
+
+    return placement.split(all_seeds)(agent, replay, clock.env_steps, clock.updates, keys, num_updates)
 
 
 MIN_STEPS = 32  # shorter episodes are not worth compiling an update more than once
@@ -271,12 +281,22 @@ def which_cut(algorithm: Algorithm, spec: EnvSpec, batches: PyTree, indices: Int
     return (filled[..., None] > ends).sum(axis=-1).astype(jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("algorithm", "phase"), donate_argnames="state")
-def finish_round(algorithm: Algorithm, state: RunState, num_updates: Array, active: Array, phase: Phase) -> RunState:
+@functools.partial(jax.jit, static_argnames=("algorithm", "phase", "placement"), donate_argnames="state")
+def finish_round(
+    algorithm: Algorithm,
+    state: RunState,
+    num_updates: Int[Array, " seeds"],
+    active: Bool[Array, " seeds"],
+    phase: Phase,
+    placement: Placement = ONE_DEVICE,
+) -> RunState:
     """Counts the updates; the team that learnt joins the population."""
-    agent = state.agent
-    if isinstance(algorithm, Evolutionary) and phase == "training":
-        inject = algorithm.inject
-        agent = jax.vmap(lambda active, agent: tree_where(active, inject(agent), agent))(active, agent)
-    clock = state.clock._replace(updates=state.clock.updates + num_updates)
-    return state._replace(agent=agent, clock=clock)
+
+    def one_seed(state: RunState, num_updates: Array, active: Array) -> RunState:
+        agent = state.agent
+        if isinstance(algorithm, Evolutionary) and phase == "training":
+            agent = tree_where(active, algorithm.inject(agent), agent)
+        clock = state.clock._replace(updates=state.clock.updates + num_updates)
+        return state._replace(agent=agent, clock=clock)
+
+    return placement.map(one_seed, (PER_SEED_STATE, 0, 0), PER_SEED_STATE)(state, num_updates, active)

@@ -1,0 +1,73 @@
+"""Where the seeds of a run are computed. It changes no result, but for rounding.
+
+A processor has many cores, and the networks of one seed are too small to keep them busy. So JAX is told to see one
+device for each seed, which the cores share out among themselves. An accelerator is one device, on which seeds are array
+axes.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+SEEDS = "seeds"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How the seeds of a run share a machine."""
+
+    mesh: Mesh | None = None
+    """a device for each seed; `None`: all are on one device"""
+    together: bool = False
+    """whether the seeds of a device learn as array axes; else they take turns, which keeps a CPU's caches warm"""
+
+    def map(self, function: Callable, in_axes: Any = 0, out_axes: Any = 0) -> Callable:
+        """`jax.vmap` of a function of one seed."""
+        return self.split(jax.vmap(function, in_axes, out_axes), in_axes, out_axes)
+
+    def split(self, function: Callable, in_axes: Any = 0, out_axes: Any = 0) -> Callable:
+        """A function of any number of seeds, each device's called with its own; what has axis `None` goes to all."""
+        if self.mesh is None:
+            return function
+        specs = (jax.tree.map(_spec, axes, is_leaf=lambda axis: axis is None) for axes in (in_axes, out_axes))
+        return jax.shard_map(function, mesh=self.mesh, in_specs=next(specs), out_specs=next(specs), check_vma=False)
+
+    def scatter(self, tree: PyTree, axes: Any = 0) -> PyTree:
+        """Brings every seed's part to its device. Leaves lead with seeds, but for those of axis `None`."""
+        if (mesh := self.mesh) is None:
+            return tree
+        here = jax.tree.map(lambda axis: NamedSharding(mesh, _spec(axis)), axes, is_leaf=lambda axis: axis is None)
+        return jax.device_put(tree, here)
+
+    def gather(self, tree: PyTree) -> PyTree:
+        """Brings all seeds to the first device."""
+        return tree if self.mesh is None else jax.device_put(tree, self.mesh.devices.flat[0])
+
+
+ONE_DEVICE = Placement()
+
+
+def _spec(axis: int | None) -> PartitionSpec:
+    return PartitionSpec() if axis is None else PartitionSpec(SEEDS)
+
+
+def see_a_device_for_each(seeds: int) -> None:
+    """Tells JAX to see as many devices in a CPU. Without effect once JAX has computed anything."""
+    with contextlib.suppress(RuntimeError):  # too late
+        jax.config.update("jax_num_cpu_devices", seeds)
+
+
+def place(seeds: int, together: bool | None) -> Placement:
+    """The placement that suits the machine, or with `together` given, the one on a single device that it says."""
+    on_cpu = jax.default_backend() == "cpu"
+    if together is not None or not on_cpu:
+        return Placement(together=not on_cpu if together is None else together)
+    if seeds == 1 or len(jax.devices()) < seeds:
+        return Placement()
+    return Placement(Mesh(np.array(jax.devices()[:seeds]), (SEEDS,)))
