@@ -28,6 +28,7 @@ VARIANTS = {
         mi_norm="N-1",
         gaussian_constant=True,
         swapped_by="self",
+        climbed_terms="a",
         predictor_sharing="agent",
         predictor_variance=0.5,
         actor_q="minimum",
@@ -38,6 +39,7 @@ VARIANTS = {
         value="target-q",
         entropy="marginal",
         marginal_draws=3,
+        climbed_terms="both",
         predictor_sharing="all",
         predictor_variance=None,
         gaussian_constant=True,
@@ -200,6 +202,8 @@ class Written:
 
     def policy_loss(self, policies, predictors, critic, timestep, noise, before, *, live_backward=False):
         """The sum of Eq. 20 over agents, where what is no path of gradients stays as `before` has it."""
+        climbed = {"both": "ab", "none": ""}.get(self.algorithm.climbed_terms, self.algorithm.climbed_terms)
+        climbed += "a" * live_backward
         fixed, _ = self.draw(before[0], timestep, noise)
         action, log_pi = self.draw(policies, timestep, noise)
         total, beta = 0.0, self.algorithm.beta
@@ -212,9 +216,8 @@ class Written:
             m = 0.0
             for j in AGENTS:
                 if j != i and predictors:
-                    m = m + self.forward(predictors, timestep, i, j, mine, fixed)
-                    live = (predictors, timestep, i, j, mine, mine)
-                    m = m + self.backward(*(live if live_backward else (before[1], timestep, i, j, fixed, fixed)))
+                    m = m + self.forward(predictors, timestep, i, j, mine if "b" in climbed else fixed, fixed)
+                    m = m + self.backward(before[1], timestep, i, j, fixed, mine if "a" in climbed else fixed)
             total += np.mean(-q + beta * log_pi[i] - beta * m / self.divisor)
         return total
 
@@ -256,6 +259,18 @@ def test_gradients_through_the_swapped_prediction_would_show(make_state, updated
     loss = lambda p: written.policy_loss(p, fixed[1], before["critic"], batch.now, noise, fixed, live_backward=True)
     expected, found = slow.steps(state.policies.value, after.policies.value, loss)
     assert np.abs(expected - found).max() > 1e-4
+
+
+def test_information_that_is_not_climbed_moves_predictors_alone(make_state, updated, batch, clock_at, key, bits):
+    """Policies learn as without it; predictors as with it."""
+    state, (paper, _) = make_state(TINY), updated(TINY)
+    after, _ = update(dataclasses.replace(TINY, climbed_terms="none"), state, batch, clock_at(0), key)
+    without = dataclasses.replace(TINY, mutual_information=False)
+    start = eqx.tree_at(lambda s: s.predictors, state, None, is_leaf=lambda x: x is state.predictors)
+    alone, _ = update(without, start, batch, clock_at(0), key)
+    close(after.policies.value, alone.policies.value)
+    close(after.predictors.value, paper.predictors.value)
+    assert bits(after.policies.value) != bits(paper.policies.value)
 
 
 def test_critics_descend_the_squared_error_to_their_own_agents_target(case, batch, slow):

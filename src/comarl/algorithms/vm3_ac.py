@@ -86,6 +86,8 @@ class Vm3Ac:
     """keep the constant of log q, though a constant reward for each step changes what is best where tasks terminate"""
     swapped_by: Literal["partner", "self"] = "partner"
     """whose network evaluates (a), log q(a_i | a_j): j's, which learns it, or i's own with i and j exchanged"""
+    climbed_terms: Literal["b", "a", "both", "none"] = "b"
+    """terms of M_i that policies climb: (b), as the paper, whose (a) counts in V alone; q learns by (b) in any case"""
     predictor_sharing: Sharing = "pair"
     """a network q for each ordered pair, for each i, or one for all pairs"""
     predictor_variance: float | None = 1.0
@@ -221,12 +223,16 @@ class Vm3Ac:
     def information(self, predictors: Predictors, seen: Seen, action: Float[Array, "agents batch action"]) -> Array:
         """M_i `[agents batch]`. Gradients pass through (b) alone, from its condition to a_i, and to q (Eq. 21)."""
         fixed, agents = jax.lax.stop_gradient(action), action.shape[0]
-        forward = predictors.log_q(fixed, action, seen.obs)  # (b)
-        if self.swapped_by == "partner":
-            backward = forward[predictors.reverse]
+        climbs = lambda term: self.climbed_terms in (term, "both")
+        forward = predictors.log_q(fixed, action if climbs("b") else fixed, seen.obs)  # (b)
+        if self.swapped_by == "partner" and not climbs("a"):
+            backward = jax.lax.stop_gradient(forward)[predictors.reverse]
         else:
-            backward = predictors.log_q(fixed, fixed, seen.obs, exchanged=True)
-        both = forward + jax.lax.stop_gradient(backward)
+            by_others, said = jax.lax.stop_gradient(predictors), action if climbs("a") else fixed
+            exchanged = self.swapped_by == "self"
+            backward = by_others.log_q(said, fixed, seen.obs, exchanged)
+            backward = backward if exchanged else backward[predictors.reverse]
+        both = forward + backward
         divisor = agents if self.mi_norm == "N" else agents - 1
         return both.reshape(agents, agents - 1, -1).sum(axis=1) / divisor
 
