@@ -12,12 +12,11 @@ import pytest
 from comarl.algorithms.qmix import IQL, VDN, Network, Qmix, State
 from comarl.nn.recurrent import Memory
 from comarl.ops.learner import Adam
-from comarl.training import rollout, train
 from comarl.training.episode_replay import EpisodeRing, EpisodeRingState
 from comarl.training.train import Run, updates_due
 from comarl.types import Clock, EnvSpec, Episode
 from tests.conftest import SMOOTH, make_episodes
-from tests.runs import raw, session
+from tests.runs import compilations, raw, session
 from tests.training.tasks import Stroll
 
 AGENTS, OBS, STATE, ACTIONS, HORIZON = 3, 2, 4, 3, 4
@@ -405,23 +404,22 @@ RUN = Run(
 
 
 @pytest.fixture(scope="module")
-def compilations():
+def compiled():
     """How often the run below compiled each part of the loop."""
     return {}
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compilations):
-    parts = (train.learn, train.absorb, train.finish_round, rollout.play)
-    before = [part._cache_size() for part in parts]
-    state = session(RUN, tmp_path_factory.mktemp("qmix")).train()
-    compilations.update({part.__name__: part._cache_size() - size for part, size in zip(parts, before, strict=True)})
+def finished(tmp_path_factory, compiled):
+    with compilations() as counts:
+        state = session(RUN, tmp_path_factory.mktemp("qmix")).train()
+    compiled.update(counts)
     return state
 
 
-def test_one_compilation_serves_all_rounds(finished, compilations):
+def test_one_compilation_serves_all_rounds(finished, compiled):
     """And two of playing: to explore, and to be evaluated."""
-    assert compilations == {"learn": 1, "absorb": 1, "finish_round": 1, "play": 2}
+    assert compiled == {"learn": 1, "absorb": 1, "finish_round": 1, "play": 2}
     assert int(finished.replay.size.max()) > 2 * 5, "there were too few rounds to tell"
 
 

@@ -15,12 +15,11 @@ from comarl.algorithms.facmac import Facmac
 from comarl.algorithms.race_facmac import RaceFacmac, State
 from comarl.nn.recurrent import Memory, RecurrentNet, unroll_episode
 from comarl.ops.learner import Adam, Learner
-from comarl.training import rollout, train
 from comarl.training.episode_replay import EpisodeRing
 from comarl.training.train import Run
 from comarl.types import Clock, EnvSpec
 from tests.conftest import SMOOTH, make_episodes
-from tests.runs import raw, session
+from tests.runs import compilations, raw, session
 from tests.training.tasks import Stroll
 
 SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=5)
@@ -705,12 +704,11 @@ def finished(tmp_path_factory):
 
 def test_a_resumed_run_is_the_run_that_never_stopped_and_compiles_nothing_new(finished, tmp_path, bits):
     """Stopped while the MARL team was alone, and again later."""
-    compiled = lambda: [f._cache_size() for f in (train.learn, train.absorb, train.finish_round, rollout.play)]
-    before = compiled()
-    for steps in (10, 45, RUN.steps):
-        last = session(dataclasses.replace(RUN, steps=steps), tmp_path).train()
+    with compilations() as compiled:
+        for steps in (10, 45, RUN.steps):
+            last = session(dataclasses.replace(RUN, steps=steps), tmp_path).train()
     assert bits(raw(last)) == bits(raw(finished))
-    assert compiled() == before
+    assert not compiled
 
 
 def test_the_population_joins_after_the_marl_team_was_alone(finished):

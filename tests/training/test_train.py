@@ -8,7 +8,7 @@ import pytest
 
 from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.race_matd3 import RaceMatd3
-from comarl.training import host_rollout, rollout, train
+from comarl.training import train
 from comarl.training.records import identity, read
 from comarl.training.replay import Ring
 from comarl.training.run import Diverged
@@ -132,17 +132,13 @@ def test_a_seed_that_is_done_waits_unchanged_for_the_others(finished):
 
 
 def test_one_compilation_serves_all_rounds(tmp_path):
-    run = dataclasses.replace(RUNS["race-matd3"], steps=400, evaluate_every=37)
-    compiled = lambda: {f: f._cache_size() for f in (train.learn, train.absorb, train.finish_round, rollout.play)}
-    session(dataclasses.replace(run, steps=120), tmp_path).train()
-    before = compiled()
-    session(run, tmp_path).train()
-    assert compiled() == before
-    host = dataclasses.replace(RUNS["matd3, host"], steps=100)
-    session(host, tmp_path / "host").train()
-    before = host_rollout.act._cache_size()
-    session(dataclasses.replace(host, steps=200), tmp_path / "host").train()
-    assert host_rollout.act._cache_size() == before
+    host = RUNS["matd3, host"]
+    for run, steps in ((dataclasses.replace(RUNS["race-matd3"], evaluate_every=37), 120), (host, 100)):
+        folder = tmp_path / run.algorithm.__class__.__name__
+        session(dataclasses.replace(run, steps=steps), folder).train()
+        with runs.compilations() as compiled:
+            session(dataclasses.replace(run, steps=3 * steps), folder).train()
+        assert not compiled
 
 
 def test_evaluation_records_raw_returns_of_both_teams_apart(finished):
