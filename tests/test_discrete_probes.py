@@ -29,7 +29,7 @@ from comarl.envs.discrete_probes import PROBES
 from comarl.ops.learner import Adam
 from comarl.training.episode_replay import EpisodeRing, RecentAndOld
 from comarl.training.rollout import play
-from comarl.training.train import Run, absorb, begin_round, finish_round, learn, num_teams, start
+from comarl.training.train import Run, absorb, finish_round, learn, num_teams, play_keys, start
 
 GAMMA = 0.5
 FAST = dict(
@@ -115,14 +115,12 @@ def trained(algorithm, task, rounds=60):
     spec, episodes = task.spec, num_teams(algorithm) * algorithm.parallel_envs
     state, active = start(Run(algorithm, PROBES["discrete-constant"])), np.ones(1, bool)
     for _ in range(rounds):
-        _, play_keys, *_ = begin_round(state.key)
-        played = episodes_of(algorithm, task, state, play_keys, "explore")
+        played = episodes_of(algorithm, task, state, play_keys(state.key), "explore")
         state, plan = absorb(algorithm, spec, state, played, active, "training")
         agent, _ = learn(
             *(algorithm, spec, state.agent, state.replay, state.clock, plan.learn_key, plan.num_updates),
             begin=np.int32(0),
             chunk=episodes,
-            together=False,
         )
         state = finish_round(algorithm, state._replace(agent=agent), plan.num_updates, active, "training")
     return state

@@ -26,9 +26,9 @@ from comarl.training.train import (
     Run,
     RunState,
     absorb,
-    begin_round,
     finish_round,
     learn,
+    play_keys,
     start,
 )
 from comarl.types import Evolutionary, Metrics
@@ -162,10 +162,9 @@ class Session:
         teams = np.repeat(np.arange(run.num_teams), run.num_copies // run.num_teams)
         if phase != "training":  # a population has nothing to add to random actions, nor to a team that is alone
             playing[:, teams < run.num_teams - 1] = False
-        _, play_keys, *_ = begin_round(state.key)
         mode = "random" if phase == "warm-up" else "explore"
         teams = np.broadcast_to(teams, playing.shape)
-        episodes = player(state.agent, state.clock, teams, playing, play_keys, mode)
+        episodes = player(state.agent, state.clock, teams, playing, play_keys(state.key), mode)
         state, plan = absorb(run.algorithm, run.spec, state, episodes, active, phase, self.placement)
         if phase != "warm-up":
             state = self.learn(state, plan, phase, display)

@@ -136,11 +136,23 @@ def initial(algorithm: Algorithm, spec: EnvSpec, keys: Keys, placement: Placemen
     return placement.split(in_turn, 0, PER_SEED_STATE)(keys)
 
 
+class RoundKeys(NamedTuple):
+    """What one seed's key is split into."""
+
+    after: Key  # the key of the next round
+    play: Key
+    learn: Key
+    evolve: Key
+
+
+def split_round(key: Key) -> RoundKeys:
+    return RoundKeys(*jax.random.split(key, 4))
+
+
 @jax.jit
-def begin_round(key: Keys) -> tuple[Keys, Keys, Keys, Keys]:
-    """Each seed's next key, and its keys for playing, learning and evolving."""
-    keys = jax.vmap(lambda k: jax.random.split(k, 4))(key)
-    return keys[:, 0], keys[:, 1], keys[:, 2], keys[:, 3]
+def play_keys(key: Keys) -> Keys:
+    """Each seed's key for playing its round."""
+    return jax.vmap(lambda k: split_round(k).play)(key)
 
 
 def updates_due(algorithm: Algorithm, replay: PyTree, mask: Bool[Array, "episodes time"]) -> Int[Array, ""]:
@@ -168,8 +180,7 @@ def absorb(
     """
 
     def one_seed(state: RunState, episodes: Episode, active: Array) -> tuple[RunState, Round]:
-        agent, clock = state.agent, state.clock
-        key, _, learn_key, evolve_key = jax.random.split(state.key, 4)  # as in `begin_round`
+        agent, clock, keys = state.agent, state.clock, split_round(state.key)
         replay = algorithm.replay.add(state.replay, episodes, spec)
         clock = clock._replace(env_steps=clock.env_steps + episodes.mask.sum().astype(jnp.int32))
         # Of the episodes that a team played side by side, the mean.
@@ -177,10 +188,10 @@ def absorb(
         num_updates = jnp.int32(0) if phase == "warm-up" else updates_due(algorithm, replay, episodes.mask)
         metrics: Metrics = {}
         if isinstance(algorithm, Evolutionary) and phase == "training":
-            evolved, metrics = algorithm.evolve(agent, returns, clock, evolve_key)
+            evolved, metrics = algorithm.evolve(agent, returns, clock, keys.evolve)
             agent = tree_where(active, evolved, agent)
-        key = tree_where(active, key, state.key)
-        return RunState(agent, replay, clock, key), Round(learn_key, num_updates, returns, active, metrics)
+        key = tree_where(active, keys.after, state.key)
+        return RunState(agent, replay, clock, key), Round(keys.learn, num_updates, returns, active, metrics)
 
     over_seeds = placement.map(one_seed, (PER_SEED_STATE, 0, 0), (PER_SEED_STATE, 0))
     return over_seeds(state, episodes, active)
