@@ -50,7 +50,9 @@ hunt vm3-ac 2 3 150000 vm3-ac-beta-015 algorithm "--algorithm.${spread[0]}" "${s
 hunt vm3-ac 2 3 150000 vm3-ac-no-z algorithm "--algorithm.${spread[0]}" "${spread[@]:1}" --algorithm.latent-size 0
 comarl report runs/vm3-ac-{beta-0,beta-005,beta-015,no-z}-waves-2 runs/vm3-ac-waves-2 --out $out/beta
 
-# Does z correlate actions, in the paper's form and in the marginal one?
-hunt vm3-ac 2 3 200000 vm3-ac-marginal algorithm "--algorithm.${spread[0]}" "${spread[@]:1}" --algorithm.entropy marginal
-comarl report runs/vm3-ac-waves-2 runs/vm3-ac-marginal-waves-2 --out $out/latent \
+# Does z correlate actions, in the paper's form, in the marginal one, and where policies climb both terms of it?
+marginal=("--algorithm.${spread[0]}" "${spread[@]:1}" --algorithm.entropy marginal)
+hunt vm3-ac 2 3 200000 vm3-ac-marginal algorithm "${marginal[@]}"
+hunt vm3-ac 2 3 200000 vm3-ac-marginal-both algorithm "${marginal[@]}" --algorithm.climbed-terms both
+comarl report runs/vm3-ac-{,marginal-,marginal-both-}waves-2 --out $out/latent \
     --training action_correlation latent_sensitivity prediction_error prediction_error_unpaired

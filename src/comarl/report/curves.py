@@ -264,7 +264,8 @@ def _describe(axis: Any, title: str, caption: str, y_label: str) -> None:
     """The words around a panel."""
     axis.set_xlabel("environment steps (all teams)", fontsize=9)
     axis.set_ylabel(y_label, fontsize=9)
-    lines = [part for line in caption.split("\n") for part in textwrap.wrap(line, 60)]
+    whole = caption.replace("95 % t interval", "95\u00a0%\u00a0t\u00a0interval")  # no line ends within it
+    lines = [part for line in whole.split("\n") for part in textwrap.wrap(line, 56)]  # a panel is about as wide
     axis.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=8 + 11 * len(lines))
     place = {"xycoords": "axes fraction", "xytext": (0, 5), "textcoords": "offset points"}
     axis.annotate("\n".join(lines), (0, 1), **place, fontsize=8, color="0.35", va="bottom")
