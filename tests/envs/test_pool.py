@@ -24,9 +24,9 @@ from comarl.algorithms.matd3 import Matd3
 from comarl.cli import summarise
 from comarl.envs.multiwalker import Multiwalker
 from comarl.envs.pool import TRIES, Pool, Workers
-from comarl.training.records import read
+from comarl.training.records import identity, read
 from comarl.training.replay import Ring
-from comarl.training.run import Options, Session, identity
+from comarl.training.run import Options, Session
 from comarl.training.train import Run
 from comarl.types import EnvSpec, HostEnvironment, TaskDied
 from tests.envs.frail import Drift

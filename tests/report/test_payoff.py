@@ -12,7 +12,8 @@ from comarl.envs.matrix import GAMES
 from comarl.report import report
 from comarl.report.payoff import Learnt, payoff_csv, payoff_markdown
 from comarl.training.episode_replay import EpisodeRing
-from comarl.training.run import Options, Session, identity
+from comarl.training.records import identity
+from comarl.training.run import Options, Session
 from comarl.training.train import Run
 
 QTRAN = np.array(GAMES["qtran"].payoff)
