@@ -146,7 +146,7 @@ def show(settings: Settings, rates: np.ndarray, theirs: PyTorch) -> None:
 
 def main(settings: Settings) -> None:
     """Measures, prints and writes."""
-    keep_freed_memory()  # as `comarl train` does
+    keep_freed_memory(settings.seeds)  # as `comarl train` does
     see_a_device_for_each(settings.seeds)
     clock = time.process_time if settings.cpu_time else time.perf_counter
     run = Run(ALGORITHM, TASK, settings.seeds, steps=LONG, evaluate_every=LONG)

@@ -95,8 +95,8 @@ class ReportSettings:
 
 def main(arguments: Arguments | None = None) -> int:
     """Runs one command; returns the exit status: 0 done, 1 failed, 2 misused."""
-    keep_freed_memory()
     arguments = sys.argv[1:] if arguments is None else arguments
+    keep_freed_memory(seeds_in(arguments))
     commands: dict[str, Callable[[Arguments, Console], int]] = {
         "train": train,
         "evaluate": evaluate,
@@ -124,6 +124,14 @@ def main(arguments: Arguments | None = None) -> int:
         return 2 if isinstance(error, ValueError) else 1
 
 
+def seeds_in(arguments: Arguments) -> int:
+    """How many seeds are asked for: needed before anything is loaded that could tell the other options."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--seeds", default="1")
+    given = parser.parse_known_args(arguments)[0].seeds
+    return max(1, int(given)) if given.isdigit() else 1  # what is no number is refused with the other options
+
+
 def is_told(error: Exception) -> bool:
     """Whether an error speaks to the user, so that one line is enough; all others keep their traceback."""
     from comarl.training.checkpoint import DamagedCheckpoint, OtherConfiguration
@@ -146,10 +154,7 @@ def train(arguments: Arguments, console: Console) -> int:
     from comarl.training.placement import see_a_device_for_each
 
     # Before all else, because some tasks make JAX count its devices as soon as they are imported.
-    seeds = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    seeds.add_argument("--seeds", default="1")
-    if (given := seeds.parse_known_args(arguments)[0].seeds).isdigit():
-        see_a_device_for_each(int(given))
+    see_a_device_for_each(seeds_in(arguments))
     algorithm_name, task_name = arguments[:2]
     algorithm, changes = tuned(algorithm_name, task_name)
     task = find_task(task_name)
