@@ -127,7 +127,7 @@ def main(arguments: Arguments | None = None) -> int:
 def seeds_in(arguments: Arguments) -> int:
     """How many seeds are asked for: needed before anything is loaded that could tell the other options."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--seeds", default="1")
+    parser.add_argument("--seeds", nargs="?", default="1", const="1")
     given = parser.parse_known_args(arguments)[0].seeds
     return max(1, int(given)) if given.isdigit() else 1  # what is no number is refused with the other options
 
