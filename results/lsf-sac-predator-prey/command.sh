@@ -38,3 +38,11 @@ compare() { # name, algorithms
 compare ablations lsf-sac lsf-sac-fixed-temperature masac masac-double-q maa2c
 compare values lsf-sac {qmix,qtran,cw-qmix,ow-qmix,qplex,ndq,maven}-pymarl2
 compare actor-critics lsf-sac {dop,fop,msac,vdac-mix,lica}-pymarl2
+
+# What learns on-policy, over ten times the steps.
+for algorithm in vdac-mix-pymarl2 maa2c; do
+    comarl train $algorithm predator-prey/small --seeds 4 --steps 1000000 --evaluate-every 20000 "${explore[@]}" \
+        --folder runs/$algorithm-long-predator-prey-small
+done
+comarl report runs/{vdac-mix-pymarl2,maa2c}-long-predator-prey-small --middle median \
+    --out results/lsf-sac-predator-prey/on-policy

@@ -50,6 +50,14 @@ hunt vm3-ac 2 3 150000 vm3-ac-beta-015 algorithm "--algorithm.${spread[0]}" "${s
 hunt vm3-ac 2 3 150000 vm3-ac-no-z algorithm "--algorithm.${spread[0]}" "${spread[@]:1}" --algorithm.latent-size 0
 comarl report runs/vm3-ac-{beta-0,beta-005,beta-015,no-z}-waves-2 runs/vm3-ac-waves-2 --out $out/beta
 
+# Is it z that helps where two must catch together? (Seeds 4 to 6 were an afterthought.)
+for seeds in "4 vm3-ac-no-z" "3 vm3-ac-no-z-more --first-seed 4"; do
+    read -r number name first <<< "$seeds"
+    # shellcheck disable=SC2086  # what is in $first is none or two words
+    hunt vm3-ac 4 "$number" 300000 "$name" algorithm "--algorithm.${spread[0]}" "${spread[@]:1}" --algorithm.latent-size 0 $first
+done
+comarl report runs/vm3-ac-{,no-z-,no-z-more-}waves-4 runs/ma-sac-waves-4 --out $out/no-z
+
 # Does z correlate actions, in the paper's form, in the marginal one, and where policies climb both terms of it?
 marginal=("--algorithm.${spread[0]}" "${spread[@]:1}" --algorithm.entropy marginal)
 hunt vm3-ac 2 3 200000 vm3-ac-marginal algorithm "${marginal[@]}"
