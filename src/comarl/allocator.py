@@ -23,6 +23,5 @@ def keep_freed_memory(devices: int = 1) -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return False
-    return all(
-        mallopt(*setting) for setting in ((M_ARENA_MAX, devices), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1))
-    )
+    settings = ((M_ARENA_MAX, devices), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1))
+    return all(mallopt(*setting) for setting in settings)

@@ -221,7 +221,7 @@ class Vm3Ac:
         )
 
     def information(self, predictors: Predictors, seen: Seen, action: Float[Array, "agents batch action"]) -> Array:
-        """M_i `[agents batch]`. Gradients pass through (b) alone, from its condition to a_i, and to q (Eq. 21)."""
+        """M_i `[agents batch]`. Gradients pass to a_i through the climbed terms, and to q through (b) alone (Eq. 21)."""
         fixed, agents = jax.lax.stop_gradient(action), action.shape[0]
         climbs = lambda term: self.climbed_terms in (term, "both")
         forward = predictors.log_q(fixed, action if climbs("b") else fixed, seen.obs)  # (b)

@@ -95,9 +95,8 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         with _naming(path):
             archive = zipfile.ZipFile(file)
             header = _json(archive, "header.json")
-            _compare(
-                _json(archive, "arrays.json"), describe(like)
-            )  # cheap to find out, so before anything large is read
+            # Cheap to find out, so before anything large is read.
+            _compare(_json(archive, "arrays.json"), describe(like))
         for name, leaf in leaves:
             if not _is_function(leaf):
                 raw = _empty(leaf)
