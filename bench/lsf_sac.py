@@ -13,7 +13,7 @@ from torch_lsf_sac import TorchLsfSac
 from turns import Settings, Subject, measure
 
 from comarl.algorithms.lsf_sac import LsfSac
-from comarl.training.episode_replay import EpisodeRing
+from comarl.replay.episodes import EpisodeRing
 from comarl.types import EnvSpec
 
 ALGORITHM = LsfSac(replay=EpisodeRing(160, 128))

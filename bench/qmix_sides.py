@@ -24,13 +24,14 @@ from rich.console import Console
 
 from comarl.algorithms.qmix import Qmix
 from comarl.envs.smax import MAPS, Smax, silence
+from comarl.machine.hardware import cpu_model, usable_cores
 from comarl.ops.learner import Adam
-from comarl.training.episode_replay import EpisodeRing
-from comarl.training.evaluate import Player
+from comarl.play.player import Player
+from comarl.replay.episodes import EpisodeRing
 from comarl.training.progress import Display
-from comarl.training.records import cpu_model, usable_cores
 from comarl.training.run import Options, Session
-from comarl.training.train import Phase, Round, Run, RunState
+from comarl.training.settings import Run
+from comarl.training.train import Phase, Round, RunState
 
 SCRIPT, CONFIG = Path("baselines/QLearning/qmix_rnn.py"), Path("baselines/QLearning/config/alg/ql_rnn_smax.yaml")
 LONG = 2**30  # environment steps that nothing here reaches

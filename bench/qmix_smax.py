@@ -25,8 +25,8 @@ are mapped as in their script; ours both so ("together") and in turns, which on 
 default on a CPU, a device for each.
 
 Every side runs in a process of its own and waits while another has its turn, on the same cores. JaxMARL runs once as it
-is and once with comarl's setting of malloc (`comarl.allocator`); the better of both counts, and runs several seeds.
-Figures are medians over turns, after compilation, whose time stands beside them. Where other programs run on the same
+is and once with comarl's setting of malloc (`comarl.machine.allocator`); the better of both counts, and runs several
+seeds. Figures are medians over turns, after compilation, whose time stands beside them. Where other programs run on the same
 cores, trust the rates by CPU time.
 """
 
@@ -46,7 +46,7 @@ from rich.table import Table
 from rows import write
 
 # JAX is imported by the sides alone, after they have chosen how to get memory.
-from comarl.allocator import keep_freed_memory
+from comarl.machine.allocator import keep_freed_memory
 
 CONSOLE = Console(width=max(Console().width, 120))
 

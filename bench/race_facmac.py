@@ -11,7 +11,7 @@ from torch_race_facmac import TorchRaceFacmac
 from turns import Settings, Subject, measure
 
 from comarl.algorithms.race_facmac import RaceFacmac
-from comarl.training.episode_replay import EpisodeRing
+from comarl.replay.episodes import EpisodeRing
 from comarl.types import EnvSpec
 
 SPEC = EnvSpec(num_agents=3, obs_size=36, state_size=27, action_size=9, discrete=True, horizon=150)

@@ -13,9 +13,9 @@ from torch_race import TorchRace
 
 from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.race_matd3 import RaceMatd3
-from comarl.training.placement import Placement
-from comarl.training.records import usable_cores
-from comarl.training.replay import RingState
+from comarl.machine.hardware import usable_cores
+from comarl.machine.placement import Placement
+from comarl.replay.transitions import RingState
 from comarl.training.run import CHUNKS
 from comarl.training.train import learn
 from comarl.types import PER_SEED, Clock, EnvSpec, Episode, Timestep, Transition

@@ -3,7 +3,7 @@
 comarl's side is what training runs, `comarl.training.train.learn`, with the draw from a filled replay; a twin has an
 update in two ways, "stepped" and "whole". Each has the number of threads and the Adam that suit it best, found
 beforehand. All sides take turns within one process, so that a busy machine slows all of them; figures are medians over
-turns. All get memory as comarl's training does (`comarl.allocator`).
+turns. All get memory as comarl's training does (`comarl.machine.allocator`).
 """
 
 import itertools
@@ -22,9 +22,9 @@ from rich.table import Table
 from rows import write
 from torch_race_facmac import Mode, Replay, to_torch
 
-from comarl.allocator import keep_freed_memory
-from comarl.training.placement import place
-from comarl.training.records import cpu_model, usable_cores
+from comarl.machine.allocator import keep_freed_memory
+from comarl.machine.hardware import cpu_model, usable_cores
+from comarl.machine.placement import place
 from comarl.training.run import CHUNKS
 from comarl.training.train import learn
 from comarl.types import Clock, EnvSpec, Episode, Timestep

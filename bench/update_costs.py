@@ -24,13 +24,14 @@ from rich.table import Table
 from rows import write
 
 from comarl.algorithms import ALGORITHMS
-from comarl.allocator import keep_freed_memory
 from comarl.envs import find_task
-from comarl.training.episode_replay import RecentAndOld
-from comarl.training.placement import place
-from comarl.training.records import cpu_model, usable_cores
-from comarl.training.rollout import play
-from comarl.training.train import learn, num_teams
+from comarl.machine.allocator import keep_freed_memory
+from comarl.machine.hardware import cpu_model, usable_cores
+from comarl.machine.placement import place
+from comarl.play.rollout import play
+from comarl.replay.episodes import RecentAndOld
+from comarl.training.settings import num_teams
+from comarl.training.train import learn
 from comarl.types import Clock, Episode
 
 CONSOLE = Console(width=max(Console().width, 100))

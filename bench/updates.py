@@ -27,8 +27,8 @@ from rows import write
 from sides import ALGORITHMS, SPEC, Comarl, Product, Side, Torch, begin_with, device, random_episodes, torch_replay
 from torch_matd3 import Replay
 
-from comarl.training.placement import place, see_a_device_for_each
-from comarl.training.records import cpu_model, usable_cores
+from comarl.machine.hardware import cpu_model, usable_cores
+from comarl.machine.placement import place, see_a_device_for_each
 
 CONSOLE = Console(width=max(Console().width, 100))  # that no name is broken, in a file either
 

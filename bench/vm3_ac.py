@@ -22,14 +22,15 @@ from rows import write
 from torch_vm3_ac import Training
 
 from comarl.algorithms.vm3_ac import Vm3Ac
-from comarl.allocator import keep_freed_memory
 from comarl.envs.waves import PRESETS
-from comarl.training.evaluate import Player
-from comarl.training.placement import see_a_device_for_each
+from comarl.machine.allocator import keep_freed_memory
+from comarl.machine.hardware import cpu_model, usable_cores
+from comarl.machine.placement import see_a_device_for_each
+from comarl.play.player import Player
 from comarl.training.progress import Display
-from comarl.training.records import cpu_model, usable_cores
 from comarl.training.run import Options, Session
-from comarl.training.train import Run, RunState
+from comarl.training.settings import Run
+from comarl.training.train import RunState
 
 CONSOLE = Console(width=max(Console().width, 110))  # that no name is broken, in a file either
 ALGORITHM, TASK = Vm3Ac(), PRESETS["4"]

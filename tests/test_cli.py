@@ -15,9 +15,10 @@ from comarl.algorithms import ALGORITHMS, TUNED, find_algorithm, tuned
 from comarl.cli import UsageError, check_pair, main, summarise
 from comarl.envs import TASKS, find_task
 from comarl.envs.probes import PROBES
+from comarl.runs.identity import identity, to_config
+from comarl.runs.records import read, read_config
 from comarl.training.load import rebuild
-from comarl.training.records import identity, read, read_config, to_config
-from comarl.training.train import Run
+from comarl.training.settings import Run
 from tests.report.folders import noisy_run
 
 HOPPER = ("train", "race-matd3", "mamujoco/Hopper-3x1")

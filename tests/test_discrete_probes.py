@@ -27,9 +27,10 @@ from comarl.envs import find_task
 from comarl.envs.check import check
 from comarl.envs.discrete_probes import PROBES
 from comarl.ops.learner import Adam
-from comarl.training.episode_replay import EpisodeRing, RecentAndOld
-from comarl.training.rollout import play
-from comarl.training.train import Run, absorb, finish_round, learn, num_teams, play_keys, start
+from comarl.play.rollout import play
+from comarl.replay.episodes import EpisodeRing, RecentAndOld
+from comarl.training.settings import Run, num_teams
+from comarl.training.train import absorb, finish_round, learn, play_keys, start
 
 GAMMA = 0.5
 FAST = dict(

@@ -13,7 +13,7 @@ import comarl.envs.mamujoco
 from comarl.algorithms import ALGORITHMS
 from comarl.envs import TASKS, find_task
 from comarl.envs.smax import MISSING
-from comarl.training.train import Run
+from comarl.training.settings import Run
 
 ROOT = Path(__file__).parents[1]
 # Families whose sizes the README has.

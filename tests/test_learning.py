@@ -8,10 +8,11 @@ from comarl.algorithms.facmac import Facmac
 from comarl.algorithms.qmix import Qmix
 from comarl.envs.predator_prey import PredatorPrey
 from comarl.ops.learner import Adam
-from comarl.training.episode_replay import EpisodeRing
-from comarl.training.records import identity, read
+from comarl.replay.episodes import EpisodeRing
+from comarl.runs.identity import identity
+from comarl.runs.records import read
 from comarl.training.run import Options, Session
-from comarl.training.train import Run
+from comarl.training.settings import Run
 
 HUNT = PredatorPrey(agents=2, prey=4, size=3, horizon=12)  # one capture, worth 10, is all that two can make
 PACE = dict(hidden=32, replay=EpisodeRing(500, 32), parallel_envs=8, updates_per_episode=1.0, target_period=50)

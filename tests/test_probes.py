@@ -18,10 +18,10 @@ from comarl.envs.probes import PROBES
 from comarl.nn.policies import choose, encode
 from comarl.nn.values import Seen, each
 from comarl.ops.learner import Adam
-from comarl.training.records import identity
-from comarl.training.replay import Ring
+from comarl.replay.transitions import Ring
+from comarl.runs.identity import identity
 from comarl.training.run import Options, Session
-from comarl.training.train import Run
+from comarl.training.settings import Run
 
 GAMMA = 0.5
 FAST = {

@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from comarl.allocator import keep_freed_memory
+from comarl.machine.allocator import keep_freed_memory
 
 USAGE = """\
 usage: comarl COMMAND ...
@@ -110,7 +110,7 @@ def main(arguments: Arguments | None = None) -> int:
         return 0 if arguments else 2
     try:
         if arguments[0] not in commands:
-            from comarl.usage import unknown
+            from comarl.validation import unknown
 
             raise unknown("command", arguments[0], commands, "`comarl --help` shows all.")
         return commands[arguments[0]](arguments[1:], console)
@@ -134,7 +134,7 @@ def seeds_in(arguments: Arguments) -> int:
 
 def is_told(error: Exception) -> bool:
     """Whether an error speaks to the user, so that one line is enough; all others keep their traceback."""
-    from comarl.training.checkpoint import DamagedCheckpoint, OtherConfiguration
+    from comarl.runs.checkpoint import DamagedCheckpoint, OtherConfiguration
     from comarl.training.memory import TooLittleMemory
     from comarl.training.run import Diverged
     from comarl.types import TaskDied
@@ -151,7 +151,7 @@ def train(arguments: Arguments, console: Console) -> int:
         raise UsageError("train needs the names of an algorithm and a task, in this order, before any option")
     from comarl.algorithms import tuned
     from comarl.envs import find_task
-    from comarl.training.placement import see_a_device_for_each
+    from comarl.machine.placement import see_a_device_for_each
 
     # Before all else, because some tasks make JAX count its devices as soon as they are imported.
     see_a_device_for_each(seeds_in(arguments))
@@ -201,10 +201,10 @@ def tell_tuned(changes: dict[str, Any], algorithm: Any, console: Console) -> Non
 
 
 def run_training(settings: TrainSettings, algorithm_name: str, task_name: str, console: Console) -> int:
+    from comarl.runs.identity import folder_name, identity
     from comarl.training.memory import check_memory
-    from comarl.training.records import identity
-    from comarl.training.run import Options, Session, folder_name
-    from comarl.training.train import Run
+    from comarl.training.run import Options, Session
+    from comarl.training.settings import Run
 
     names = [field.name for field in dataclasses.fields(Run)]
     run = Run(**{name: getattr(settings, name) for name in names})
@@ -223,8 +223,8 @@ def run_training(settings: TrainSettings, algorithm_name: str, task_name: str, c
 
 def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
     """The last evaluation of every seed, where the curve is, and how to go on."""
+    from comarl.runs.records import RETURN, counted, in_words, read
     from comarl.training.progress import mean_text
-    from comarl.training.records import RETURN, counted, in_words, read
 
     last = {line["seed"]: line for line in read(folder)}
     metrics = [RETURN, *dict.fromkeys(name for line in last.values() for name in counted(line))]
@@ -255,10 +255,11 @@ def evaluate(arguments: Arguments, console: Console) -> int:
         if arguments and arguments[0] in ("-h", "--help"):
             return 0
         raise UsageError("evaluate needs the folder of a run, before any option")
+    from comarl.runs.identity import identity
+    from comarl.runs.records import counted, in_words
     from comarl.training.evaluate import record_once
     from comarl.training.load import load_settings, load_state
     from comarl.training.progress import mean_text, number_text
-    from comarl.training.records import counted, identity, in_words
     from comarl.training.run import evaluate_once
 
     folder = Path(arguments[0])

@@ -16,7 +16,7 @@ from typing import Literal
 import psutil
 
 from comarl.envs.smax import silence
-from comarl.training.records import cpu_model, total_memory, usable_cores
+from comarl.machine.hardware import cpu_model, total_memory, usable_cores
 
 Status = Literal["ok", "warn", "fail"]
 

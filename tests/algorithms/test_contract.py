@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.training.episode_replay import Latent
-from comarl.training.packing import pack
-from comarl.training.train import Run, num_teams
+from comarl.replay.episodes import Latent
+from comarl.replay.packing import pack
+from comarl.training.settings import Run, num_teams
 from comarl.types import Clock, EnvSpec, Timestep
 from tests.algorithms.tiny import TINY
-from tests.conftest import make_episodes
-from tests.runs import raw, session
+from tests.data import make_episodes
+from tests.sessions import raw, session
 from tests.training.tasks import Stroll
 
 SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=6)

@@ -12,9 +12,9 @@ import pytest
 
 from comarl.algorithms.dop import DOP_PYMARL2, Dop, State, tree_backup
 from comarl.ops.learner import Adam
-from comarl.training.episode_replay import RecentAndOld
+from comarl.replay.episodes import RecentAndOld
 from comarl.types import Clock, EnvSpec
-from tests.conftest import SMOOTH, make_episodes
+from tests.data import SMOOTH, make_episodes
 
 SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=5)
 LENGTHS, TERMINATED = (2, 5, 3, 5, 1), (0, 3)
@@ -64,8 +64,8 @@ def updated(state, batch):
 class Equations:
     """Values, weights, targets and losses in NumPy, step by step."""
 
-    def __init__(self, slow, state, batch):
-        self.slow, self.batch, self.state = slow, batch, slow.doubles(state)
+    def __init__(self, reference, state, batch):
+        self.reference, self.batch, self.state = reference, batch, reference.doubles(state)
         self.obs, self.states = np.float64(batch.timesteps.obs), np.float64(batch.timesteps.state)
         self.available, self.action = np.asarray(batch.timesteps.available), np.asarray(batch.action)
         self.steps = [(b, t) for b, length in enumerate(LENGTHS) for t in range(length)]
@@ -76,7 +76,7 @@ class Equations:
         result = []
         for i in range(2):
             x = np.concatenate([self.states[at], self.obs[at][i], np.eye(2)[i]])
-            z = self.slow.torso(critic.torso, x, self.slow.relu)
+            z = self.reference.torso(critic.torso, x, self.reference.relu)
             result.append(linear(critic.value, z) + linear(critic.advantage, z))
         return np.stack(result)
 
@@ -91,7 +91,7 @@ class Equations:
         return sum(self.weights(critic, at)[i] * utilities[i, action[i]] for i in range(2))
 
     def policy(self, actor):
-        logits = self.slow.histories(actor.encoder, SPEC, self.batch) @ actor.head.weight + actor.head.bias
+        logits = self.reference.histories(actor.encoder, SPEC, self.batch) @ actor.head.weight + actor.head.bias
         e = np.where(self.available, np.exp(logits), 0.0)
         share = lambda x: x / np.maximum(x.sum(-1, keepdims=True), 1e-300)
         return (1 - EPSILON) * share(e) + EPSILON * share(np.float64(self.available))
@@ -139,8 +139,8 @@ class Equations:
 
 
 @pytest.fixture(scope="module")
-def equations(slow, state, batch) -> Equations:
-    return Equations(slow, state, batch)
+def equations(reference, state, batch) -> Equations:
+    return Equations(reference, state, batch)
 
 
 @pytest.fixture(scope="module")
@@ -157,12 +157,12 @@ def test_the_targets_are_on_policy_for_recent_episodes_and_a_tree_backup_for_old
         np.testing.assert_allclose(found[b, :length], target[b, :length], atol=1e-4)
 
 
-def test_the_critic_descends_the_error_of_both_parts(updated, state, batch, equations, target, slow):
+def test_the_critic_descends_the_error_of_both_parts(updated, state, batch, equations, target, reference):
     after, metrics = updated
     loss = lambda c: equations.critic_loss(c, target)
-    np.testing.assert_allclose(metrics["critic_loss"], loss(slow.doubles(state.critic.value)), rtol=1e-4)
-    np.testing.assert_allclose(metrics["target_value"], slow.masked_mean(target, batch.mask), rtol=1e-4)
-    slow.assert_descends(state.critic.value, after.critic.value, loss, entries=4)
+    np.testing.assert_allclose(metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4)
+    np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(target, batch.mask), rtol=1e-4)
+    reference.assert_descends(state.critic.value, after.critic.value, loss, entries=4)
 
 
 def test_step_by_step_is_one_descent_per_time_step_that_some_episode_reached(state, batch):
@@ -249,12 +249,12 @@ def test_a_step_that_the_policies_would_never_take_ends_the_tree_backup():
 # The actor, and the rest
 
 
-def test_each_actor_climbs_its_own_advantage_on_the_recent_episodes(updated, state, equations, slow):
+def test_each_actor_climbs_its_own_advantage_on_the_recent_episodes(updated, state, equations, reference):
     after, metrics = updated
-    critic = slow.doubles(after.critic.value)
+    critic = reference.doubles(after.critic.value)
     loss = lambda actor: equations.actor_loss(actor, critic)
-    np.testing.assert_allclose(metrics["actor_loss"], loss(slow.doubles(state.actor.value)), rtol=1e-3, atol=1e-5)
-    slow.assert_descends(state.actor.value, after.actor.value, loss, entries=4)
+    np.testing.assert_allclose(metrics["actor_loss"], loss(reference.doubles(state.actor.value)), rtol=1e-3, atol=1e-5)
+    reference.assert_descends(state.actor.value, after.actor.value, loss, entries=4)
 
 
 def test_its_mean_over_actions_is_the_policy_gradient_of_the_teams_value(state, batch):

@@ -11,9 +11,9 @@ import pytest
 
 from comarl.algorithms.facmac import FACMAC_NONMONOTONIC, Facmac, FacmacContinuous, State
 from comarl.nn.recurrent import Memory
-from comarl.training.replay import Ring
+from comarl.replay.transitions import Ring
 from comarl.types import Clock, EnvSpec
-from tests.conftest import SMOOTH, make_episodes
+from tests.data import SMOOTH, make_episodes
 
 SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=5)
 LENGTHS, TERMINATED = (
@@ -93,39 +93,41 @@ def updated(state, batch, key):
 class Equations:
     """FACMAC's targets and losses in NumPy."""
 
-    def __init__(self, slow, state, batch):
-        self.slow, self.batch, self.state = slow, batch, slow.doubles(state)
+    def __init__(self, reference, state, batch):
+        self.reference, self.batch, self.state = reference, batch, reference.doubles(state)
         self.obs, self.states = np.float64(batch.timesteps.obs), np.float64(batch.timesteps.state)
         self.available = np.asarray(batch.timesteps.available)
 
     def logits(self, actor):
-        return self.slow.histories(actor.encoder, SPEC, self.batch) @ actor.head.weight + actor.head.bias
+        return self.reference.histories(actor.encoder, SPEC, self.batch) @ actor.head.weight + actor.head.bias
 
     def target(self, trace):
         s = self.state
-        action = self.slow.best(self.logits(s.target_actor), self.available)
-        q = self.slow.factored_critic(s.target_critic, self.obs[:, 1:], action[:, 1:], self.states[:, 1:])
-        return self.slow.lambda_targets(self.batch, q, GAMMA, trace)
+        action = self.reference.best(self.logits(s.target_actor), self.available)
+        q = self.reference.factored_critic(s.target_critic, self.obs[:, 1:], action[:, 1:], self.states[:, 1:])
+        return self.reference.lambda_targets(self.batch, q, GAMMA, trace)
 
     def q(self, critic, action):
-        return self.slow.factored_critic(critic, self.obs[:, :-1], action, self.states[:, :-1])
+        return self.reference.factored_critic(critic, self.obs[:, :-1], action, self.states[:, :-1])
 
     def critic_loss(self, critic, target):
         action = np.eye(SPEC.action_size)[np.asarray(self.batch.action)]
-        return self.slow.masked_mean((self.q(critic, action) - target) ** 2, self.batch.mask)
+        return self.reference.masked_mean((self.q(critic, action) - target) ** 2, self.batch.mask)
 
     def actor_loss(self, actor, critic, key, agents=(0, 1)):
         """Only the actions of `agents` move."""
         before, now = (self.logits(a)[:, :-1] for a in (self.state.actor.value, actor))
-        noise = self.slow.gumbel(key, now.shape)
-        fixed, moving = (self.slow.straight_through(x, before, self.available[:, :-1], noise) for x in (before, now))
+        noise = self.reference.gumbel(key, now.shape)
+        fixed, moving = (
+            self.reference.straight_through(x, before, self.available[:, :-1], noise) for x in (before, now)
+        )
         action = np.where(np.isin(np.arange(2), agents)[:, None], moving, fixed)
-        return -self.slow.masked_mean(self.q(critic, action), self.batch.mask)
+        return -self.reference.masked_mean(self.q(critic, action), self.batch.mask)
 
 
 @pytest.fixture(scope="module")
-def equations(slow, state, batch) -> Equations:
-    return Equations(slow, state, batch)
+def equations(reference, state, batch) -> Equations:
+    return Equations(reference, state, batch)
 
 
 # Losses
@@ -133,45 +135,47 @@ def equations(slow, state, batch) -> Equations:
 
 @pytest.mark.parametrize("trace", [0.7, 0.0])
 def test_the_critic_descends_to_the_lambda_return_of_the_targets_however_an_episode_ended(
-    state, batch, equations, slow, trace
+    state, batch, equations, reference, trace
 ):
     critic, metrics = fit_critic(dataclasses.replace(FACMAC, trace=trace), state, batch)
     target = equations.target(trace)
     loss = lambda c: equations.critic_loss(c, target)
-    np.testing.assert_allclose(metrics["target_value"], slow.masked_mean(target, batch.mask), rtol=1e-4)
-    np.testing.assert_allclose(metrics["critic_loss"], loss(slow.doubles(state.critic.value)), rtol=1e-4)
-    slow.assert_descends(state.critic.value, critic.value, loss, entries=3)
+    np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(target, batch.mask), rtol=1e-4)
+    np.testing.assert_allclose(metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4)
+    reference.assert_descends(state.critic.value, critic.value, loss, entries=3)
 
 
 @pytest.mark.parametrize("mixing", ["any", "sum"])
-def test_the_other_mixings_keep_the_equations(states, batch, slow, mixing):
+def test_the_other_mixings_keep_the_equations(states, batch, reference, mixing):
     algorithm = dataclasses.replace(FACMAC, mixing=mixing)
-    equations = Equations(slow, states(algorithm), batch)
+    equations = Equations(reference, states(algorithm), batch)
     _, metrics = fit_critic(algorithm, states(algorithm), batch)
     expected = equations.critic_loss(equations.state.critic.value, equations.target(0.7))
     np.testing.assert_allclose(metrics["critic_loss"], expected, rtol=1e-4)
 
 
-def test_an_episode_of_one_step_is_worth_its_reward_and_if_cut_what_follows(slow, state):
+def test_an_episode_of_one_step_is_worth_its_reward_and_if_cut_what_follows(reference, state):
     """The targets of a terminated and of a cut step, without any recursion."""
     batch = make_episodes(SPEC, (1, 1), (0,))
-    equations = Equations(slow, state, batch)
-    action = slow.best(equations.logits(equations.state.target_actor), equations.available)[1, 1]
-    value = slow.factored_critic(equations.state.target_critic, equations.obs[1, 1], action, equations.states[1, 1])
+    equations = Equations(reference, state, batch)
+    action = reference.best(equations.logits(equations.state.target_actor), equations.available)[1, 1]
+    value = reference.factored_critic(
+        equations.state.target_critic, equations.obs[1, 1], action, equations.states[1, 1]
+    )
     _, metrics = fit_critic(FACMAC, state, batch)
     expected = (batch.reward[0, 0] + (batch.reward[1, 0] + GAMMA * value)) / 2
     np.testing.assert_allclose(metrics["target_value"], expected, rtol=1e-4)
 
 
-def test_all_actors_climb_the_critic_at_once_by_the_relaxed_draw(updated, state, equations, slow, key):
+def test_all_actors_climb_the_critic_at_once_by_the_relaxed_draw(updated, state, equations, reference, key):
     """The critic is the one that was just fitted; moving one agent's action at a time would be another step."""
     after, metrics = updated
-    critic = slow.doubles(after.critic.value)
+    critic = reference.doubles(after.critic.value)
     loss = lambda actor: equations.actor_loss(actor, critic, key)
-    np.testing.assert_allclose(metrics["actor_loss"], loss(slow.doubles(state.actor.value)), rtol=1e-4)
-    slow.assert_descends(state.actor.value, after.actor.value, loss, entries=4)
+    np.testing.assert_allclose(metrics["actor_loss"], loss(reference.doubles(state.actor.value)), rtol=1e-4)
+    reference.assert_descends(state.actor.value, after.actor.value, loss, entries=4)
     alone = lambda actor: equations.actor_loss(actor, critic, key, agents=(0,))
-    expected, found = slow.steps(state.actor.value, after.actor.value, alone, entries=4)
+    expected, found = reference.steps(state.actor.value, after.actor.value, alone, entries=4)
     assert np.abs(expected - found).max() > 1e-4
 
 
@@ -226,7 +230,7 @@ def test_steps_that_did_not_take_place_change_nothing(updated, state, key):
 # Acting
 
 
-def test_acting_is_greedy_in_what_learning_unrolls(state, batch, slow):
+def test_acting_is_greedy_in_what_learning_unrolls(state, batch, reference):
     """Step by step, among what is available, whatever the key."""
     memory, episode, taken = Memory.empty(2, FACMAC.hidden), jax.tree.map(lambda x: x[1:2], batch), []
     for t in range(SPEC.horizon):
@@ -235,9 +239,9 @@ def test_acting_is_greedy_in_what_learning_unrolls(state, batch, slow):
         taken.append(np.asarray(action))
         np.testing.assert_array_equal(memory.last_action, action)
     episode = eqx.tree_at(lambda e: e.action, episode, jnp.asarray(np.stack(taken))[None])
-    actor = slow.doubles(state.actor.value)
-    logits = slow.histories(actor.encoder, SPEC, episode) @ actor.head.weight + actor.head.bias
-    best = slow.best(logits, np.asarray(episode.timesteps.available)).argmax(-1)
+    actor = reference.doubles(state.actor.value)
+    logits = reference.histories(actor.encoder, SPEC, episode) @ actor.head.weight + actor.head.bias
+    best = reference.best(logits, np.asarray(episode.timesteps.available)).argmax(-1)
     np.testing.assert_array_equal(best[0, :-1], taken)
 
 
@@ -317,40 +321,42 @@ def with_identity(obs):
     return np.concatenate([np.float64(obs), np.tile(np.eye(3), (len(obs), 1, 1))], axis=-1)
 
 
-def actions_of(slow, actor, obs, spec):
+def actions_of(reference, actor, obs, spec):
     """tanh, and 0 where an agent has no such action."""
-    return np.tanh(slow.mlp(actor.network, with_identity(obs), slow.relu)) * spec.action_mask
+    return np.tanh(reference.mlp(actor.network, with_identity(obs), reference.relu)) * spec.action_mask
 
 
-def test_the_continuous_critic_descends_to_one_step_of_the_targets(moved, continuous, transitions, slow, spec):
-    (after, metrics), s, batch = moved, slow.doubles(continuous), transitions
-    action = actions_of(slow, s.target_actor, batch.next.obs, spec)
+def test_the_continuous_critic_descends_to_one_step_of_the_targets(moved, continuous, transitions, reference, spec):
+    (after, metrics), s, batch = moved, reference.doubles(continuous), transitions
+    action = actions_of(reference, s.target_actor, batch.next.obs, spec)
     assert (action[:, 1, 1] == 0).all() and (action[:, 0] != 0).all()
-    value = slow.factored_critic(s.target_critic, with_identity(batch.next.obs), action, np.float64(batch.next.state))
+    value = reference.factored_critic(
+        s.target_critic, with_identity(batch.next.obs), action, np.float64(batch.next.state)
+    )
     y = np.float64(batch.reward) + np.where(batch.terminated, 0.0, GAMMA * value)
 
     def loss(critic):
         inputs = with_identity(batch.now.obs), np.float64(batch.action), np.float64(batch.now.state)
-        return np.mean((slow.factored_critic(critic, *inputs) - y) ** 2)
+        return np.mean((reference.factored_critic(critic, *inputs) - y) ** 2)
 
     np.testing.assert_allclose(metrics["target_value"], y.mean(), rtol=1e-4)
     np.testing.assert_allclose(metrics["critic_loss"], loss(s.critic.value), rtol=1e-4)
-    slow.assert_descends(continuous.critic.value, after.critic.value, loss, entries=3)
+    reference.assert_descends(continuous.critic.value, after.critic.value, loss, entries=3)
 
 
 def test_the_continuous_actors_climb_the_critic_at_once_and_pay_for_large_actions(
-    moved, continuous, transitions, slow, spec
+    moved, continuous, transitions, reference, spec
 ):
     after, metrics = moved
-    critic, batch = slow.doubles(after.critic.value), transitions
+    critic, batch = reference.doubles(after.critic.value), transitions
 
     def loss(actor):
-        action = actions_of(slow, actor, batch.now.obs, spec)
-        q = slow.factored_critic(critic, with_identity(batch.now.obs), action, np.float64(batch.now.state))
+        action = actions_of(reference, actor, batch.now.obs, spec)
+        q = reference.factored_critic(critic, with_identity(batch.now.obs), action, np.float64(batch.now.state))
         return -q.mean() + 0.3 * np.sum(action**2) / action.size
 
-    np.testing.assert_allclose(metrics["actor_loss"], loss(slow.doubles(continuous.actor.value)), rtol=1e-4)
-    slow.assert_descends(continuous.actor.value, after.actor.value, loss, entries=5)
+    np.testing.assert_allclose(metrics["actor_loss"], loss(reference.doubles(continuous.actor.value)), rtol=1e-4)
+    reference.assert_descends(continuous.actor.value, after.actor.value, loss, entries=5)
 
 
 def test_the_continuous_targets_move_by_tau(moved, continuous):
@@ -365,12 +371,14 @@ def test_the_continuous_targets_move_by_tau(moved, continuous):
         np.testing.assert_allclose(t, b + 0.2 * (np.asarray(o) - np.asarray(b)), atol=1e-6)
 
 
-def test_continuous_agents_act_by_their_policies_with_noise_only_while_exploring(continuous, transitions, slow, spec):
+def test_continuous_agents_act_by_their_policies_with_noise_only_while_exploring(
+    continuous, transitions, reference, spec
+):
     timestep = jax.tree.map(lambda x: x[0], transitions.now)
     one = lambda t, k, explore: CONTINUOUS.act(continuous, 0, (), t, at(), k, explore=explore)[1]
     choose = jax.jit(one, static_argnums=2)
     greedy = np.asarray(choose(timestep, jax.random.key(0), False))
-    expected = actions_of(slow, slow.doubles(continuous.actor.value), transitions.now.obs[:1], spec)[0]
+    expected = actions_of(reference, reference.doubles(continuous.actor.value), transitions.now.obs[:1], spec)[0]
     np.testing.assert_allclose(greedy, expected, atol=1e-5)
     noisy = np.stack([choose(timestep, jax.random.key(i), True) for i in range(300)])
     real = spec.action_mask == 1

@@ -12,8 +12,8 @@ import pytest
 from comarl.algorithms.fop import FOP_PYMARL2, Fop, actor_loss, soft_targets, soft_value
 from comarl.ops.exploration import linear
 from comarl.types import Clock, EnvSpec
-from tests.algorithms.slow_fop import Written, log
-from tests.conftest import SMOOTH, make_episodes
+from tests.algorithms.reference_fop import Written, log
+from tests.data import SMOOTH, make_episodes
 
 AGENTS, OBS, STATE, ACTIONS, HORIZON = 3, 2, 4, 3, 4
 SPEC = EnvSpec(AGENTS, OBS, STATE, ACTIONS, discrete=True, horizon=HORIZON)
@@ -60,22 +60,22 @@ def updated(state, batch):
 
 
 @pytest.fixture(scope="module")
-def equations(slow):
+def equations(reference):
     """pi, Q_i and Q_tot of a whole batch."""
-    written = Written(slow, ALPHA, EPSILON)
+    written = Written(reference, ALPHA, EPSILON)
 
     def policies(algorithm, actor, batch):
-        logits = slow.histories(actor.encoder, SPEC, batch) @ actor.head.weight + actor.head.bias
+        logits = reference.histories(actor.encoder, SPEC, batch) @ actor.head.weight + actor.head.bias
         return written.policies(algorithm, logits, batch)
 
     return policies, written.utilities, written.q_tot
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_actor_climbs_the_lower_utility_and_its_entropy(name, updated, state, batch, equations, slow):
+def test_the_actor_climbs_the_lower_utility_and_its_entropy(name, updated, state, batch, equations, reference):
     algorithm, (after, metrics), (policies, utilities, _) = VARIANTS[name], updated[name], equations
     obs = np.float64(batch.timesteps.obs[:, :-1])
-    q = np.minimum(*(utilities(slow.doubles(critic.value), obs) for critic in state.critics))
+    q = np.minimum(*(utilities(reference.doubles(critic.value), obs) for critic in state.critics))
 
     def loss(actor):
         pi, total = policies(algorithm, actor, batch)[:, :-1], 0.0
@@ -85,39 +85,41 @@ def test_the_actor_climbs_the_lower_utility_and_its_entropy(name, updated, state
                     total += (pi[b, t, i] * (ALPHA * log(pi[b, t, i]) - q[b, t, i])).sum()
         return total / sum(LENGTHS) / AGENTS
 
-    np.testing.assert_allclose(metrics["actor_loss"], loss(slow.doubles(state.actor.value)), rtol=1e-4)
-    slow.assert_descends(state.actor.value, after.actor.value, loss, entries=4)
+    np.testing.assert_allclose(metrics["actor_loss"], loss(reference.doubles(state.actor.value)), rtol=1e-4)
+    reference.assert_descends(state.actor.value, after.actor.value, loss, entries=4)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_each_critic_descends_to_the_lower_target_at_drawn_actions(name, updated, state, batch, equations, slow):
+def test_each_critic_descends_to_the_lower_target_at_drawn_actions(name, updated, state, batch, equations, reference):
     """The draws are of the policies after the actor's step; the entropy is inside the return, or added to it."""
     algorithm, (after, metrics), (policies, _, q_tot) = VARIANTS[name], updated[name], equations
-    pi = policies(algorithm, slow.doubles(after.actor.value), batch)
-    noise = slow.gumbel(jax.random.key(7), pi.shape)
+    pi = policies(algorithm, reference.doubles(after.actor.value), batch)
+    noise = reference.gumbel(jax.random.key(7), pi.shape)
     action = np.where(pi > 0, log(pi) + noise, -np.inf).argmax(-1)[:, 1:]
     entropy = -log(np.take_along_axis(pi[:, 1:], action[..., None], -1))[..., 0].mean(-1)
-    targets = [slow.doubles(target) for target in state.targets]
+    targets = [reference.doubles(target) for target in state.targets]
     value = np.minimum(*(q_tot(algorithm, x, x, batch, slice(1, None), action) for x in targets))
     if name == "fop":
-        y = slow.lambda_targets(batch, value + ALPHA * entropy, GAMMA, 0.6)
+        y = reference.lambda_targets(batch, value + ALPHA * entropy, GAMMA, 0.6)
     else:
-        y = slow.lambda_targets(batch, value, GAMMA, 0.6) + ALPHA * entropy
+        y = reference.lambda_targets(batch, value, GAMMA, 0.6) + ALPHA * entropy
     mask, errors = batch.mask, []
     for old, new in zip(state.critics, after.critics, strict=True):
-        before = slow.doubles(old.value)
+        before = reference.doubles(old.value)
 
         def loss(critic, before=before):
-            return slow.masked_mean((q_tot(algorithm, critic, before, batch, slice(-1), batch.action) - y) ** 2, mask)
+            return reference.masked_mean(
+                (q_tot(algorithm, critic, before, batch, slice(-1), batch.action) - y) ** 2, mask
+            )
 
         errors.append(loss(before))
-        slow.assert_descends(old.value, new.value, loss, entries=3)
+        reference.assert_descends(old.value, new.value, loss, entries=3)
     np.testing.assert_allclose(metrics["critic_loss"], np.mean(errors), rtol=1e-4)
-    np.testing.assert_allclose(metrics["target_value"], slow.masked_mean(y, mask), rtol=1e-4)
-    np.testing.assert_allclose(metrics["entropy"], slow.masked_mean(entropy, mask), rtol=1e-4)
+    np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(y, mask), rtol=1e-4)
+    np.testing.assert_allclose(metrics["entropy"], reference.masked_mean(entropy, mask), rtol=1e-4)
 
     algorithm_values = jax.jit(jax.vmap(lambda e: algorithm.team_values(after, e, jax.random.key(0))))(batch)
-    online = [slow.doubles(critic.value) for critic in after.critics]
+    online = [reference.doubles(critic.value) for critic in after.critics]
     expected = np.minimum(*(q_tot(algorithm, x, x, batch, slice(-1), batch.action) for x in online))
     np.testing.assert_allclose(np.where(mask, algorithm_values, 0), np.where(mask, expected, 0), atol=1e-4)
 

@@ -11,7 +11,7 @@ import pytest
 
 from comarl.algorithms.lica import LICA_PYMARL2, Critic, Lica, State
 from comarl.types import Clock, EnvSpec
-from tests.conftest import SMOOTH, make_episodes
+from tests.data import SMOOTH, make_episodes
 
 SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=5)
 LENGTHS, TERMINATED = (2, 5, 3, 5), (0, 3)  # terminated early, cut at the horizon, cut early, terminated at its end
@@ -54,32 +54,32 @@ def updated(state, batch, key):
 class Equations:
     """Critic, targets and losses in NumPy."""
 
-    def __init__(self, slow, state, batch):
-        self.slow, self.batch, self.state = slow, batch, slow.doubles(state)
+    def __init__(self, reference, state, batch):
+        self.reference, self.batch, self.state = reference, batch, reference.doubles(state)
         self.states, self.available = np.float64(batch.timesteps.state), np.asarray(batch.timesteps.available)
 
     def q(self, critic, state, policy):
         """Of one step."""
-        net = lambda mlp: self.slow.mlp(mlp, state, self.slow.relu)
+        net = lambda mlp: self.reference.mlp(mlp, state, self.reference.relu)
         first = net(critic.first_weights).reshape(-1, critic.width)
         hidden = sum(policy.reshape(-1)[j] * first[j] for j in range(len(first)))
-        hidden = self.slow.relu(hidden + state @ critic.first_bias.weight + critic.first_bias.bias)
+        hidden = self.reference.relu(hidden + state @ critic.first_bias.weight + critic.first_bias.bias)
         return hidden @ net(critic.second_weights) + net(critic.second_bias)[0]
 
     def logits(self, actor):
-        return self.slow.histories(actor.encoder, SPEC, self.batch) @ actor.head.weight + actor.head.bias
+        return self.reference.histories(actor.encoder, SPEC, self.batch) @ actor.head.weight + actor.head.bias
 
     def target(self, trace, key):
         """A draw stands for the action that a cut episode did not take."""
         logits = self.logits(self.state.actor.value)
-        scores = logits + self.slow.gumbel(key, logits.shape)
+        scores = logits + self.reference.gumbel(key, logits.shape)
         drawn = np.where(self.available, scores, -np.inf).argmax(-1)
         next_q = np.zeros(self.batch.reward.shape)
         for b, length in enumerate(LENGTHS):
             for t in range(length):
                 action = np.asarray(self.batch.action)[b, t + 1] if t + 1 < length else drawn[b, t + 1]
                 next_q[b, t] = self.q(self.state.target_critic, self.states[b, t + 1], np.eye(3)[action])
-        return self.slow.lambda_targets(self.batch, next_q, GAMMA, trace)
+        return self.reference.lambda_targets(self.batch, next_q, GAMMA, trace)
 
     def critic_loss(self, critic, target):
         taken = np.eye(3)[np.asarray(self.batch.action)]
@@ -98,26 +98,26 @@ class Equations:
 
 
 @pytest.fixture(scope="module")
-def equations(slow, state, batch) -> Equations:
-    return Equations(slow, state, batch)
+def equations(reference, state, batch) -> Equations:
+    return Equations(reference, state, batch)
 
 
 @pytest.mark.parametrize("trace", [0.7, 0.0])
-def test_the_critic_descends_to_the_lambda_return_of_what_was_done(trace, state, batch, equations, slow, key):
+def test_the_critic_descends_to_the_lambda_return_of_what_was_done(trace, state, batch, equations, reference, key):
     algorithm = dataclasses.replace(LICA, trace=trace)
     critic, metrics = jax.jit(algorithm.fit_critic)(state, batch, key)
     target = equations.target(trace, key)
     loss = lambda c: equations.critic_loss(c, target)
-    np.testing.assert_allclose(metrics["target_value"], slow.masked_mean(target, batch.mask), rtol=1e-4)
-    np.testing.assert_allclose(metrics["critic_loss"], loss(slow.doubles(state.critic.value)), rtol=1e-4)
-    slow.assert_descends(state.critic.value, critic.value, loss, entries=4)
+    np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(target, batch.mask), rtol=1e-4)
+    np.testing.assert_allclose(metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4)
+    reference.assert_descends(state.critic.value, critic.value, loss, entries=4)
 
 
 def test_the_actors_climb_the_fitted_critic_through_their_policies_and_their_adaptive_entropy(
-    updated, state, equations, slow
+    updated, state, equations, reference
 ):
     after, metrics = updated
-    critic = slow.doubles(after.critic.value)
+    critic = reference.doubles(after.critic.value)
     _, before = equations.value_and_entropy(equations.state.actor.value, critic)
 
     def loss(actor):
@@ -125,8 +125,8 @@ def test_the_actors_climb_the_fitted_critic_through_their_policies_and_their_ada
         return -value - LICA.entropy_weight * entropy / before
 
     np.testing.assert_allclose(metrics["entropy"], before, rtol=1e-4)
-    np.testing.assert_allclose(metrics["actor_loss"], loss(slow.doubles(state.actor.value)), rtol=1e-4)
-    slow.assert_descends(state.actor.value, after.actor.value, loss, entries=4)
+    np.testing.assert_allclose(metrics["actor_loss"], loss(reference.doubles(state.actor.value)), rtol=1e-4)
+    reference.assert_descends(state.actor.value, after.actor.value, loss, entries=4)
 
 
 def test_the_critic_learns_from_the_target_and_the_actor_from_the_critic_alone(

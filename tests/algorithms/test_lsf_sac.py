@@ -15,7 +15,8 @@ from comarl.nn.recurrent import Memory
 from comarl.ops.learner import Adam
 from comarl.ops.returns import masked_mean
 from comarl.types import Clock, EnvSpec, Timestep
-from tests.conftest import SMOOTH, Slow, make_episodes
+from tests.data import SMOOTH, make_episodes
+from tests.oracles import Reference
 
 AGENTS, OBS, STATE, ACTIONS, HORIZON = 3, 2, 4, 3, 4
 SPEC = EnvSpec(AGENTS, OBS, STATE, ACTIONS, discrete=True, horizon=HORIZON)
@@ -102,7 +103,7 @@ def unroll(encoder, x):
     gates = lambda m, x: [x @ m.weight[k] + m.bias[k] for k in range(3)]
     h, result = np.zeros((*x[:, 0].shape[:-1], encoder.layer.bias.shape[-1])), []
     for t in range(x.shape[1]):
-        w = gates(gru.from_input, Slow.relu(x[:, t] @ encoder.layer.weight + encoder.layer.bias))
+        w = gates(gru.from_input, Reference.relu(x[:, t] @ encoder.layer.weight + encoder.layer.bias))
         u = gates(gru.from_memory, h)
         r, z = sigmoid(w[0] + u[0]), sigmoid(w[1] + u[1])
         h = (1 - z) * np.tanh(w[2] + r * u[2]) + z * h
@@ -125,7 +126,7 @@ def noise_of(key, towers, time, shape):
 def speak(algorithm, messenger, x, noise):
     """The messages' means, the messages, and what each agent is told."""
     recurrent = algorithm.encoder == "gru"
-    features = unroll(messenger.encoder, x) if recurrent else Slow.torso(messenger.encoder, x, Slow.relu)
+    features = unroll(messenger.encoder, x) if recurrent else Reference.torso(messenger.encoder, x, Reference.relu)
     receivers = AGENTS if algorithm.messages == "pairwise" else 1
     mean = linear(messenger.head, features).reshape(*x.shape[:-1], receivers, SIZE)
     sent, told = mean + noise, np.zeros((*x.shape[:-1], AGENTS * SIZE))
@@ -152,7 +153,7 @@ def utilities_of(algorithm, critic, x, noise, teller=None):
 
 
 def logits_of(algorithm, actor, batch):
-    logits = linear(actor.head, Slow.histories(actor.encoder, SPEC, batch))
+    logits = linear(actor.head, Reference.histories(actor.encoder, SPEC, batch))
     return logits if algorithm.logit_clamp is None else np.clip(logits, *algorithm.logit_clamp)
 
 
@@ -177,7 +178,7 @@ class Equations:
     def __init__(self, algorithm, state, batch):
         self.algorithm, self.batch, self.towers = algorithm, batch, 1 + algorithm.twin_critic
         self.actor, self.critics, self.targets = map(
-            Slow.doubles, (state.actor.value, state.critic.value, state.target_critic)
+            Reference.doubles, (state.actor.value, state.critic.value, state.target_critic)
         )
         self.x, self.s = inputs_of(batch), np.float64(batch.timesteps.state)
         self.online, target = jax.random.split(KEY)
@@ -199,21 +200,21 @@ class Equations:
     def lambda_targets(self):
         values = []
         for k in range(self.towers):
-            critic = Slow.part(self.targets, k)
+            critic = Reference.part(self.targets, k)
             q = utilities_of(self.algorithm, critic, self.x, self.part(self.target_noise, k))
             v = soft(q, self.log_policy, self.alpha) if self.algorithm.soft_target else pick(q, self.greedy)
-            values.append(Slow.mixer(critic.mixer, v[:, 1:], self.s[:, 1:]))
-        return Slow.lambda_targets(self.batch, np.min(values, axis=0), GAMMA, self.algorithm.trace)
+            values.append(Reference.mixer(critic.mixer, v[:, 1:], self.s[:, 1:]))
+        return Reference.lambda_targets(self.batch, np.min(values, axis=0), GAMMA, self.algorithm.trace)
 
     def td_loss(self, critics):
         """Half the squared error, summed over towers."""
         loss = 0.0
         for k in range(self.towers):
-            critic, before = Slow.part(critics, k), Slow.part(self.critics, k)
+            critic, before = Reference.part(critics, k), Reference.part(self.critics, k)
             teller = before if self.algorithm.stop_td_into_encoder else None
             q = utilities_of(self.algorithm, critic, self.x[:, :-1], self.part(self.noise, k), teller)
-            q_tot = Slow.mixer(critic.mixer, pick(q, self.batch.action), self.s[:, :-1])
-            loss += Slow.masked_mean(0.5 * (q_tot - self.y) ** 2, self.batch.mask)
+            q_tot = Reference.mixer(critic.mixer, pick(q, self.batch.action), self.s[:, :-1])
+            loss += Reference.masked_mean(0.5 * (q_tot - self.y) ** 2, self.batch.mask)
         return loss
 
     def message_loss(self, critics):
@@ -221,25 +222,27 @@ class Equations:
             return 0.0
         loss, x = 0.0, self.x[:, :-1]
         for k in range(self.towers):
-            messenger = Slow.part(critics, k).messenger
+            messenger = Reference.part(critics, k).messenger
             mean, sent, told = speak(self.algorithm, messenger, x, self.noise[k])
-            logits = Slow.mlp(messenger.posterior, np.concatenate([x, told], axis=-1), Slow.relu)
+            logits = Reference.mlp(messenger.posterior, np.concatenate([x, told], axis=-1), Reference.relu)
             log_q = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
             each = -pick(log_q, self.greedy[:, :-1]).sum(-1)
             each = each + self.algorithm.kl_weight * (mean**2 / 2).sum((-3, -2, -1))
             normal = (sent**2 / 2 + np.log(2 * np.pi) / 2).sum((-3, -2, -1))
-            loss += Slow.masked_mean(each + self.algorithm.message_entropy_weight * normal, self.batch.mask)
+            loss += Reference.masked_mean(each + self.algorithm.message_entropy_weight * normal, self.batch.mask)
         return loss
 
     def critic_loss(self, critics):
         return self.td_loss(critics) + self.algorithm.message_weight * self.message_loss(critics)
 
     def actor_loss(self, actor):
-        critic = Slow.part(self.critics, 0)
+        critic = Reference.part(self.critics, 0)
         q = utilities_of(self.algorithm, critic, self.x[:, :-1], self.part(self.noise, 0))
         log_policy = log_policy_of(logits_of(self.algorithm, actor, self.batch), self.available)[:, :-1]
         value, sign = soft(q, log_policy, self.alpha), 1 if self.algorithm.policy_sign == "paper" else -1
-        return -sign * Slow.masked_mean(Slow.mixer(critic.mixer, sign * value, self.s[:, :-1]), self.batch.mask)
+        return -sign * Reference.masked_mean(
+            Reference.mixer(critic.mixer, sign * value, self.s[:, :-1]), self.batch.mask
+        )
 
     def entropy(self):
         """Of each step, the mean over agents; and the same of a uniform policy."""
@@ -248,22 +251,24 @@ class Equations:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_an_update_descends_the_losses_of_the_equations(name, batch, states, updated, slow):
+def test_an_update_descends_the_losses_of_the_equations(name, batch, states, updated, reference):
     algorithm = VARIANTS[name]
     state, (after, metrics) = states(algorithm), updated(algorithm)
     expected = Equations(algorithm, state, batch)
     loss, said = expected.td_loss(expected.critics), expected.message_loss(expected.critics)
     np.testing.assert_allclose(metrics["critic_loss"], loss, rtol=1e-4)
     np.testing.assert_allclose(metrics["message_loss"], said, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(metrics["target_value"], slow.masked_mean(expected.y, batch.mask), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        metrics["target_value"], reference.masked_mean(expected.y, batch.mask), rtol=1e-4, atol=1e-5
+    )
     np.testing.assert_allclose(metrics["actor_loss"], expected.actor_loss(expected.actor), rtol=1e-4)
     np.testing.assert_allclose(metrics["alpha"], expected.alpha, rtol=1e-5)
-    slow.assert_descends(state.critic.value, after.critic.value, expected.critic_loss, entries=3)
-    slow.assert_descends(state.actor.value, after.actor.value, expected.actor_loss, entries=4)
+    reference.assert_descends(state.critic.value, after.critic.value, expected.critic_loss, entries=3)
+    reference.assert_descends(state.actor.value, after.actor.value, expected.actor_loss, entries=4)
     entropy, uniform = expected.entropy()
-    np.testing.assert_allclose(metrics["entropy"], slow.masked_mean(entropy, batch.mask), rtol=1e-4)
+    np.testing.assert_allclose(metrics["entropy"], reference.masked_mean(entropy, batch.mask), rtol=1e-4)
     if algorithm.temperature == "sac-discrete":
-        gradient = slow.masked_mean(entropy - 0.2 * uniform, batch.mask)
+        gradient = reference.masked_mean(entropy - 0.2 * uniform, batch.mask)
         moved = after.temperature.value - state.temperature.value
         np.testing.assert_allclose(moved, -0.1 * gradient / (abs(gradient) + 1.0), rtol=1e-4)
 
@@ -273,12 +278,12 @@ def test_the_checks_above_could_tell(batch, states):
     twins = Equations(VARIANTS["twins"], states(VARIANTS["twins"]), batch)
     values = []
     for k in range(2):
-        critic = Slow.part(twins.targets, k)
+        critic = Reference.part(twins.targets, k)
         q = utilities_of(twins.algorithm, critic, twins.x, twins.target_noise[k])
-        values.append(Slow.mixer(critic.mixer, pick(q, twins.greedy), twins.s))
+        values.append(Reference.mixer(critic.mixer, pick(q, twins.greedy), twins.s))
     first_is_less = (values[0] < values[1])[:, 1:][np.asarray(batch.mask)]
     assert 0 < first_is_less.sum() < first_is_less.size
-    free = linear(twins.actor.head, Slow.histories(twins.actor.encoder, SPEC, batch))
+    free = linear(twins.actor.head, Reference.histories(twins.actor.encoder, SPEC, batch))
     clamped = free != np.clip(free, *BASE.logit_clamp)
     assert 0.1 < clamped.mean() < 0.9
 
@@ -435,9 +440,9 @@ def test_team_values_are_those_that_learning_sees(batch, states):
     algorithm = VARIANTS["masac"]
     episode, state = jax.tree.map(lambda x: x[1], batch), states(algorithm)
     found = jax.jit(lambda s, e: algorithm.team_values(s, e, jax.random.key(0)))(state, episode)
-    critic = Slow.part(Slow.doubles(state.critic.value), 0)
+    critic = Reference.part(Reference.doubles(state.critic.value), 0)
     q = utilities_of(algorithm, critic, inputs_of(batch), None)[1, :-1]
-    expected = Slow.mixer(critic.mixer, pick(q, episode.action), np.float64(episode.timesteps.state[:-1]))
+    expected = Reference.mixer(critic.mixer, pick(q, episode.action), np.float64(episode.timesteps.state[:-1]))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -471,7 +476,7 @@ def test_sac_discrete_brings_the_entropy_to_its_target(batch, states):
     )
     algorithm = dataclasses.replace(algorithm, actor_optimiser=quick, temperature_optimiser=quick)
     uniform = np.log(np.maximum(np.asarray(batch.timesteps.available)[:, :-1].sum(-1), 1))
-    target = 0.5 * Slow.masked_mean(uniform.mean(-1), batch.mask)
+    target = 0.5 * Reference.masked_mean(uniform.mean(-1), batch.mask)
     state = states(algorithm)
 
     @jax.jit

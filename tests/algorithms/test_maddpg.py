@@ -12,8 +12,8 @@ import pytest
 from comarl.algorithms.maddpg import MADDPG_VM3, Maddpg
 from comarl.algorithms.vm3_ac import Vm3Ac
 from comarl.nn.values import obs_mask
-from comarl.training.replay import Ring
-from tests.conftest import SMOOTH
+from comarl.replay.transitions import Ring
+from tests.data import SMOOTH
 
 AGENTS = range(3)
 TINY = Maddpg(hidden=(6, 5), output_penalty=0.2, replay=Ring(100, 8), actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
@@ -40,29 +40,29 @@ def updated(state, batch, clock_at, key):
 
 
 class Written:
-    def __init__(self, spec, slow):
-        self.spec, self.slow = spec, slow
+    def __init__(self, spec, reference):
+        self.spec, self.reference = spec, reference
 
     def raw(self, actors, i, timestep):
         """What actor i puts out for its real entries."""
         size, seen = self.spec.obs_sizes[i], np.float64(timestep.obs)[:, i]
         x = np.pad(seen[:, :size], ((0, 0), (0, 5 - size)))
-        out = self.slow.mlp(self.slow.part(actors.networks.networks, i), x, self.slow.relu)
+        out = self.reference.mlp(self.reference.part(actors.networks.networks, i), x, self.reference.relu)
         return out[:, : self.spec.action_sizes[i]]
 
     def q(self, critic, i, timestep, actions):
         seen = np.float64(timestep.obs)
         x = np.hstack([*(seen[:, j, : self.spec.obs_sizes[j]] for j in AGENTS), *actions])
-        return self.slow.mlp(self.slow.part(critic.networks.networks, i), x, self.slow.relu)[:, 0]
+        return self.reference.mlp(self.reference.part(critic.networks.networks, i), x, self.reference.relu)[:, 0]
 
     def played(self, batch):
         return [np.float64(batch.action)[:, i, : self.spec.action_sizes[i]] for i in AGENTS]
 
 
 def test_each_critic_descends_the_error_to_its_agents_target_and_each_actor_climbs_it(
-    state, batch, updated, spec, slow
+    state, batch, updated, spec, reference
 ):
-    written, (after, metrics), networks = Written(spec, slow), updated, slow.doubles
+    written, (after, metrics), networks = Written(spec, reference), updated, reference.doubles
     following = [np.tanh(written.raw(networks(state.target_actors), i, batch.next)) for i in AGENTS]
     target_critic, played = networks(state.target_critic), written.played(batch)
     next_q = [written.q(target_critic, i, batch.next, following) for i in AGENTS]
@@ -73,7 +73,7 @@ def test_each_critic_descends_the_error_to_its_agents_target_and_each_actor_clim
 
     np.testing.assert_allclose(metrics["critic_loss"], critic_loss(networks(state.critic.value)), rtol=1e-4)
     np.testing.assert_allclose(metrics["target_value"], np.mean(target), rtol=1e-4)
-    slow.assert_descends(state.critic.value, after.critic.value, critic_loss)
+    reference.assert_descends(state.critic.value, after.critic.value, critic_loss)
     taught = networks(after.critic.value)
 
     def actor_loss(actors):
@@ -85,7 +85,7 @@ def test_each_critic_descends_the_error_to_its_agents_target_and_each_actor_clim
         return total
 
     np.testing.assert_allclose(metrics["actor_loss"], actor_loss(networks(state.actors.value)), rtol=1e-4)
-    slow.assert_descends(state.actors.value, after.actors.value, actor_loss)
+    reference.assert_descends(state.actors.value, after.actors.value, actor_loss)
 
 
 def test_targets_move_by_tau(state, updated):
@@ -120,10 +120,10 @@ def test_no_value_follows_termination_and_padding_counts_for_nothing(state, batc
     assert bits(update(state, garbage, clock_at(0), key)) == bits(updated)
 
 
-def test_greedy_play_is_decentralised_and_exploring_is_bounded(state, batch, spec, slow, clock_at, key):
-    timestep, written = jax.tree.map(lambda x: x[0], batch.now), Written(spec, slow)
+def test_greedy_play_is_decentralised_and_exploring_is_bounded(state, batch, spec, reference, clock_at, key):
+    timestep, written = jax.tree.map(lambda x: x[0], batch.now), Written(spec, reference)
     found = act(state, 0, (), timestep, clock_at(0), key)[1]
-    actors = slow.doubles(state.actors.value)
+    actors = reference.doubles(state.actors.value)
     for i in AGENTS:
         size = spec.action_sizes[i]
         np.testing.assert_allclose(found[i, :size], np.tanh(written.raw(actors, i, batch.now)[0]), atol=1e-5)

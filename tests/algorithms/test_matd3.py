@@ -61,15 +61,15 @@ def updated(unsmoothed, state, batch, clock_at, key):
 
 
 @pytest.fixture(scope="module")
-def target(slow, state, batch, spec):
+def target(reference, state, batch, spec):
     """y = r + gamma (1 - d) min_k Q'_k(s', mu'(o')), where the target actors do not explore."""
-    actors, critic = slow.doubles(state.target_actors), slow.doubles(state.target_critic)
-    action = slow.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
-    return target_of(slow, critic, batch, action)
+    actors, critic = reference.doubles(state.target_actors), reference.doubles(state.target_critic)
+    action = reference.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
+    return target_of(reference, critic, batch, action)
 
 
-def target_of(slow, critic, batch, action):
-    next_q = slow.critic(critic, np.float64(batch.next.state), action)
+def target_of(reference, critic, batch, action):
+    next_q = reference.critic(critic, np.float64(batch.next.state), action)
     result = np.zeros(len(batch.reward))
     for b in range(len(result)):
         future = 0.0 if batch.terminated[b] else GAMMA * min(next_q[:, b])
@@ -77,23 +77,23 @@ def target_of(slow, critic, batch, action):
     return result
 
 
-def test_the_critic_descends_its_loss_to_the_clipped_double_q_target(updated, state, batch, target, slow):
+def test_the_critic_descends_its_loss_to_the_clipped_double_q_target(updated, state, batch, target, reference):
     after, metrics = updated[0]
     now, action = np.float64(batch.now.state), np.float64(batch.action)
 
     def loss(critic):
-        return sum(np.mean((q - target) ** 2) for q in slow.critic(critic, now, action))
+        return sum(np.mean((q - target) ** 2) for q in reference.critic(critic, now, action))
 
-    np.testing.assert_allclose(metrics["critic_loss"], loss(slow.doubles(state.critic.value)), rtol=1e-4)
+    np.testing.assert_allclose(metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4)
     np.testing.assert_allclose(metrics["target_value"], target.mean(), rtol=1e-4)
-    slow.assert_descends(state.critic.value, after.critic.value, loss)
+    reference.assert_descends(state.critic.value, after.critic.value, loss)
 
 
-def test_the_target_takes_each_minimum_of_two_that_differ(state, batch, slow, spec):
+def test_the_target_takes_each_minimum_of_two_that_differ(state, batch, reference, spec):
     """Not the first, nor the mean: this guards the other tests' power."""
-    actors, critic = slow.doubles(state.target_actors), slow.doubles(state.target_critic)
-    action = slow.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
-    q = slow.critic(critic, np.float64(batch.next.state), action)
+    actors, critic = reference.doubles(state.target_actors), reference.doubles(state.target_critic)
+    action = reference.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
+    q = reference.critic(critic, np.float64(batch.next.state), action)
     assert 0 < np.sum(q[0] < q[1]) < q.shape[1]
     assert np.abs(q[0] - q[1]).mean() > 0.05
 
@@ -108,16 +108,16 @@ def test_no_value_follows_termination(unsmoothed, state, batch, key):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(critic))
 
 
-def test_the_actors_climb_the_first_q_with_all_actions_replaced(updated, state, batch, slow, spec):
+def test_the_actors_climb_the_first_q_with_all_actions_replaced(updated, state, batch, reference, spec):
     after, _ = updated[0]
-    critic, now = slow.doubles(after.critic.value), np.float64(batch.now.state)  # the critic that was just fitted
+    critic, now = reference.doubles(after.critic.value), np.float64(batch.now.state)  # the critic that was just fitted
 
     def loss(actors):
-        return -slow.critic(critic, now, slow.actions(actors.encoders, actors.heads, np.asarray(batch.now.obs), spec))[
-            0
-        ].mean()
+        return -reference.critic(
+            critic, now, reference.actions(actors.encoders, actors.heads, np.asarray(batch.now.obs), spec)
+        )[0].mean()
 
-    slow.assert_descends(state.actors.value, after.actors.value, loss)
+    reference.assert_descends(state.actors.value, after.actors.value, loss)
 
 
 def test_padded_weights_of_a_head_never_learn(updated, state):
@@ -157,18 +157,20 @@ def test_the_policy_moves_every_second_update_of_a_round(
     assert (bits(after.actors) != bits(state.actors)) == moves
 
 
-def test_smoothing_adds_noise_of_at_most_its_clip_to_target_actions(matd3, initial, scramble, spec, slow, make_batch):
+def test_smoothing_adds_noise_of_at_most_its_clip_to_target_actions(
+    matd3, initial, scramble, spec, reference, make_batch
+):
     """With a huge spread the noise is plus or minus the clip, so each target is one of 32: a sign per real action."""
     batch = make_batch(spec, 1)
     batch = dataclasses.replace(batch, terminated=jnp.zeros(1, bool))
     state = apart(initial, scramble)
-    actors, critic = slow.doubles(state.target_actors), slow.doubles(state.target_critic)
-    action = slow.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
+    actors, critic = reference.doubles(state.target_actors), reference.doubles(state.target_critic)
+    action = reference.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
     candidates = []
     for signs in itertools.product((-0.5, 0.5), repeat=5):
         noise = np.zeros((1, 3, 2))
         noise[0, [0, 0, 1, 2, 2], [0, 1, 0, 0, 1]] = signs
-        candidates.append(target_of(slow, critic, batch, np.clip(action + noise, -1, 1))[0])
+        candidates.append(target_of(reference, critic, batch, np.clip(action + noise, -1, 1))[0])
     wild = dataclasses.replace(matd3, target_noise=1e9)
     nearest = []
     for k in jax.random.split(jax.random.key(1), 12):
@@ -193,27 +195,27 @@ def test_the_order_of_a_batch_does_not_matter(unsmoothed, updated, state, batch,
         np.testing.assert_allclose(one, two, atol=2e-5)
 
 
-def test_with_one_critic_there_is_no_delay_and_no_smoothing_left(matd3, spec, batch, clock_at, slow, scramble):
+def test_with_one_critic_there_is_no_delay_and_no_smoothing_left(matd3, spec, batch, clock_at, reference, scramble):
     plain = dataclasses.replace(matd3, critics=1, policy_delay=1, target_noise=0.0)
     state = apart(jax.jit(lambda k: plain.init(spec, k))(jax.random.key(0)), scramble)
     after, metrics = update(plain, state, batch, clock_at(1), jax.random.key(0))  # the second update of a round
     assert np.all(after.actors.value.heads.bias[0] != state.actors.value.heads.bias[0])
-    actors, critic = slow.doubles(state.target_actors), slow.doubles(state.target_critic)
-    action = slow.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
-    target = target_of(slow, critic, batch, action)
-    q = slow.critic(slow.doubles(state.critic.value), np.float64(batch.now.state), np.float64(batch.action))
+    actors, critic = reference.doubles(state.target_actors), reference.doubles(state.target_critic)
+    action = reference.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
+    target = target_of(reference, critic, batch, action)
+    q = reference.critic(reference.doubles(state.critic.value), np.float64(batch.now.state), np.float64(batch.action))
     assert q.shape[0] == 1
     np.testing.assert_allclose(metrics["critic_loss"], np.mean((q[0] - target) ** 2), rtol=1e-4)
     other, _ = update(plain, state, batch, clock_at(1), jax.random.key(9))
     np.testing.assert_array_equal(other.critic.value.members.output.bias, after.critic.value.members.output.bias)
 
 
-def test_greedy_action_is_the_actors_and_needs_no_key(matd3, state, batch, spec, clock_at, slow):
+def test_greedy_action_is_the_actors_and_needs_no_key(matd3, state, batch, spec, clock_at, reference):
     timestep = jax.tree.map(lambda x: x[0], batch.now)
     one, two = (act(matd3, state, timestep, False, clock_at(0), jax.random.key(i)) for i in range(2))
     np.testing.assert_array_equal(one, two)
-    actors = slow.doubles(state.actors.value)
-    expected = slow.actions(actors.encoders, actors.heads, np.asarray(batch.now.obs[:1]), spec)
+    actors = reference.doubles(state.actors.value)
+    expected = reference.actions(actors.encoders, actors.heads, np.asarray(batch.now.obs[:1]), spec)
     np.testing.assert_allclose(one, expected[0], atol=1e-5)
     assert one[1, 1] == 0
 

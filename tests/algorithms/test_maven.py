@@ -12,10 +12,10 @@ import pytest
 from comarl.algorithms.maven import Maven, Memory, State
 from comarl.algorithms.qmix import Qmix
 from comarl.ops.exploration import greedy
-from comarl.training.episode_replay import EpisodeRing, Latent
-from comarl.training.rollout import play
+from comarl.play.rollout import play
+from comarl.replay.episodes import EpisodeRing, Latent
 from comarl.types import Clock, EnvSpec, Timestep
-from tests.conftest import SMOOTH, make_episodes
+from tests.data import SMOOTH, make_episodes
 from tests.training.tasks import Stroll
 
 AGENTS, ACTIONS, LATENTS = 2, 3, 3
@@ -81,13 +81,13 @@ def updated(state, batch):
 class Equations:
     """Values, targets and losses in NumPy, mode by mode and agent by agent."""
 
-    def __init__(self, slow, batch, intrinsic=0.0):
-        self.slow, self.batch, self.intrinsic = slow, batch, intrinsic
+    def __init__(self, reference, batch, intrinsic=0.0):
+        self.reference, self.batch, self.intrinsic = reference, batch, intrinsic
         self.states, self.available = np.float64(batch.timesteps.state), np.asarray(batch.timesteps.available)
 
     def utilities(self, net):
         """`[batch, time+1, agents, actions]`"""
-        h, result = self.slow.histories(net.encoder, SPEC, self.batch), []
+        h, result = self.reference.histories(net.encoder, SPEC, self.batch), []
         for b, mode in enumerate(MODES):
             each = []
             for i in range(AGENTS):
@@ -101,7 +101,7 @@ class Equations:
     def mix(self, network, q):
         modes = np.repeat(MODES[:, None], q.shape[1], axis=1)
         states = self.states[:, -q.shape[1] :] if q.shape[1] == SPEC.horizon + 1 else self.states[:, : q.shape[1]]
-        return self.slow.mixer(network.mixer, q, np.concatenate([states, modes], axis=-1))
+        return self.reference.mixer(network.mixer, q, np.concatenate([states, modes], axis=-1))
 
     def q(self, network):
         taken = np.eye(ACTIONS)[np.asarray(self.batch.action)]
@@ -109,33 +109,33 @@ class Equations:
 
     def log_guess(self, network, behaving):
         """log q(z | ..) where the utilities of `behaving` act."""
-        boltzmann = self.slow.relaxed(self.utilities(behaving.utilities), self.available, 0.0)[:, :-1]
+        boltzmann = self.reference.relaxed(self.utilities(behaving.utilities), self.available, 0.0)[:, :-1]
         seen = np.concatenate([self.states[:, :-1], *(boltzmann[:, :, i] for i in range(AGENTS))], axis=-1)
-        logits = self.slow.mlp(network.discriminator, seen, self.slow.relu)
+        logits = self.reference.mlp(network.discriminator, seen, self.reference.relu)
         log_all = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         return np.stack([log_all[b, :, np.argmax(mode)] for b, mode in enumerate(MODES)])
 
     def target(self, network, target):
-        best = self.slow.best(self.utilities(network.utilities), self.available)
+        best = self.reference.best(self.utilities(network.utilities), self.available)
         next_value = self.mix(target, (self.utilities(target.utilities) * best).sum(-1))[:, 1:]
         bonus = self.intrinsic * (self.log_guess(network, network) + np.log(LATENTS))
         rewarded = dataclasses.replace(self.batch, reward=self.batch.reward + jnp.asarray(bonus, jnp.float32))
-        return self.slow.lambda_targets(rewarded, next_value, GAMMA, 0.6)
+        return self.reference.lambda_targets(rewarded, next_value, GAMMA, 0.6)
 
     def mean(self, x):
-        return self.slow.masked_mean(x, self.batch.mask)
+        return self.reference.masked_mean(x, self.batch.mask)
 
 
 @pytest.fixture(scope="module")
-def equations(slow, batch):
-    return Equations(slow, batch)
+def equations(reference, batch):
+    return Equations(reference, batch)
 
 
-def test_an_update_descends_the_squared_error_and_the_discriminators_loss(state, updated, equations, slow):
+def test_an_update_descends_the_squared_error_and_the_discriminators_loss(state, updated, equations, reference):
     """Utilities, mixer and discriminator together; the target is a number."""
     after, metrics = updated
-    before = slow.doubles(state.learner.value)
-    y = equations.target(before, slow.doubles(state.target))
+    before = reference.doubles(state.learner.value)
+    y = equations.target(before, reference.doubles(state.target))
 
     def loss(network):
         guess = equations.mean(equations.log_guess(network, network))
@@ -144,36 +144,36 @@ def test_an_update_descends_the_squared_error_and_the_discriminators_loss(state,
     np.testing.assert_allclose(metrics["loss"], equations.mean((equations.q(before) - y) ** 2), rtol=1e-4)
     np.testing.assert_allclose(metrics["target_value"], equations.mean(y), rtol=1e-4)
     np.testing.assert_allclose(metrics["log_guess"], equations.mean(equations.log_guess(before, before)), rtol=1e-4)
-    slow.assert_descends(state.learner.value, after.learner.value, loss, entries=4)
+    reference.assert_descends(state.learner.value, after.learner.value, loss, entries=4)
 
 
-def test_with_an_intrinsic_reward_the_discriminator_learns_alone_and_its_success_is_paid(state, batch, slow):
-    equations, before = Equations(slow, batch, intrinsic=0.4), slow.doubles(state.learner.value)
+def test_with_an_intrinsic_reward_the_discriminator_learns_alone_and_its_success_is_paid(state, batch, reference):
+    equations, before = Equations(reference, batch, intrinsic=0.4), reference.doubles(state.learner.value)
     after, metrics = update(dataclasses.replace(MAVEN, intrinsic=0.4), state, batch, at_update(0))
-    y = equations.target(before, slow.doubles(state.target))
+    y = equations.target(before, reference.doubles(state.target))
 
     def loss(network):
         guess = equations.mean(equations.log_guess(network, before))  # what teams do does not move
         return equations.mean((equations.q(network) - y) ** 2) - 0.7 * guess
 
     np.testing.assert_allclose(metrics["target_value"], equations.mean(y), rtol=1e-4)
-    slow.assert_descends(state.learner.value, after.learner.value, loss, entries=4)
+    reference.assert_descends(state.learner.value, after.learner.value, loss, entries=4)
 
 
-def test_the_policy_of_modes_descends_reinforce_with_a_baseline_and_entropy(state, batch, updated, slow):
+def test_the_policy_of_modes_descends_reinforce_with_a_baseline_and_entropy(state, batch, updated, reference):
     first = np.float64(batch.timesteps.state)[:, 0]
     returns = [np.asarray(batch.reward)[b, :length].sum() for b, length in enumerate(LENGTHS)]
 
     def loss(policy):
         total = 0.0
         for b, mode in enumerate(MODES):
-            logits = slow.mlp(policy, first[b], slow.relu)
+            logits = reference.mlp(policy, first[b], reference.relu)
             log_pi = logits - np.log(np.exp(logits).sum())
             entropy = -(np.exp(log_pi) * log_pi).sum()
             total -= (returns[b] - np.mean(returns)) * log_pi[np.argmax(mode)] + 0.5 * entropy
         return total / len(MODES)
 
-    slow.assert_descends(state.latent_policy.value, updated[0].latent_policy.value, loss)
+    reference.assert_descends(state.latent_policy.value, updated[0].latent_policy.value, loss)
 
 
 def test_without_mutual_information_and_use_of_the_mode_it_is_qmix(state, batch, scramble):
@@ -237,9 +237,9 @@ def seen() -> Timestep:
     return Timestep(draw(AGENTS, 3), draw(4), jnp.ones((AGENTS, ACTIONS), bool))
 
 
-def test_modes_are_drawn_uniformly_or_by_the_policy(state, key, slow):
+def test_modes_are_drawn_uniformly_or_by_the_policy(state, key, reference):
     keys, timestep = jax.random.split(jax.random.key(1), 4000), seen()
-    logits = slow.mlp(slow.doubles(state.latent_policy.value), np.float64(timestep.state), slow.relu)
+    logits = reference.mlp(reference.doubles(state.latent_policy.value), np.float64(timestep.state), reference.relu)
     uniform = dataclasses.replace(MAVEN, latent_policy="uniform")
     cases = [(MAVEN, state, np.exp(logits) / np.exp(logits).sum()), (uniform, init(uniform, key), np.full(3, 1 / 3))]
     for algorithm, start, expected in cases:

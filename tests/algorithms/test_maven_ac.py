@@ -12,9 +12,9 @@ import pytest
 from comarl.algorithms.maven_ac import MavenAc, Memory, seeing_mode
 from comarl.algorithms.vm3_ac import MA_AC
 from comarl.nn.values import obs_mask
-from comarl.training.replay import Ring
+from comarl.replay.transitions import Ring
 from comarl.types import Timestep
-from tests.conftest import SMOOTH
+from tests.data import SMOOTH
 
 MODES = 3
 BASE = dataclasses.replace(MA_AC, hidden=(4,), log_std_range=(-2.0, 1.0), replay=Ring(100, 6))
@@ -48,7 +48,7 @@ def updated(state, batch, clock_at, key):
 
 
 @pytest.fixture(scope="module")
-def log_guess(spec, slow, batch):
+def log_guess(spec, reference, batch):
     """log v(z | x, u) of each transition, from real entries alone."""
 
     def log_guess(discriminator):
@@ -56,22 +56,22 @@ def log_guess(spec, slow, batch):
         real = [obs[:, i, : spec.obs_sizes[i]] for i in range(3)] + [
             action[:, i, : spec.action_sizes[i]] for i in range(3)
         ]
-        chance = np.exp(slow.mlp(discriminator.network, np.hstack(real), slow.relu))
+        chance = np.exp(reference.mlp(discriminator.network, np.hstack(real), reference.relu))
         return np.log((chance * np.asarray(batch.latent)).sum(1) / chance.sum(1))
 
     return log_guess
 
 
-def test_the_discriminator_learns_to_guess_the_mode(state, updated, log_guess, slow):
+def test_the_discriminator_learns_to_guess_the_mode(state, updated, log_guess, reference):
     loss = lambda d: -log_guess(d).mean()
-    slow.assert_descends(state.discriminator.value, updated[0].discriminator.value, loss)
+    reference.assert_descends(state.discriminator.value, updated[0].discriminator.value, loss)
 
 
 def test_actor_critics_see_the_mode_and_are_paid_for_being_guessed(
-    state, batch, updated, log_guess, slow, spec, clock_at, key
+    state, batch, updated, log_guess, reference, spec, clock_at, key
 ):
     """It is the update of MA-AC with z in front of what each agent sees, and r + w (log v(z | x, u) + log |z|)."""
-    information = log_guess(slow.doubles(state.discriminator.value)) + np.log(MODES)
+    information = log_guess(reference.doubles(state.discriminator.value)) + np.log(MODES)
     latent = np.asarray(batch.latent)
 
     def seen(timestep):

@@ -16,13 +16,14 @@ from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.merl import MERL_FACMAC, Merl
 from comarl.envs.matrix import GAMES
 from comarl.ops.learner import Adam
-from comarl.training.episode_replay import EpisodeRing
-from comarl.training.records import read
-from comarl.training.replay import Ring
-from comarl.training.train import Run, start
+from comarl.replay.episodes import EpisodeRing
+from comarl.replay.transitions import Ring
+from comarl.runs.records import read
+from comarl.training.settings import Run
+from comarl.training.train import start
 from comarl.types import Clock, EnvSpec
-from tests.conftest import make_episodes
-from tests.runs import session
+from tests.data import make_episodes
+from tests.sessions import session
 from tests.training.tasks import SPEC as WANDER_SPEC
 from tests.training.tasks import HostWander, Stroll
 

@@ -14,7 +14,7 @@ from comarl.algorithms.msac import Msac, State
 from comarl.nn.recurrent import Memory
 from comarl.ops.learner import Adam
 from comarl.types import Clock, EnvSpec, Timestep
-from tests.conftest import SMOOTH, make_episodes
+from tests.data import SMOOTH, make_episodes
 from tests.test_payoff_tables import VDN, learnt_table
 
 AGENTS, ACTIONS = 2, 3
@@ -90,15 +90,15 @@ def updated(state, batch):
 class Equations:
     """Values, targets and losses in NumPy, agent by agent."""
 
-    def __init__(self, slow, batch):
-        self.slow, self.batch = slow, batch
+    def __init__(self, reference, batch):
+        self.reference, self.batch = reference, batch
         self.states, self.available = np.float64(batch.timesteps.state), np.asarray(batch.timesteps.available)
 
     def unroll(self, net):
-        return self.slow.histories(net.encoder, SPEC, self.batch) @ net.head.weight + net.head.bias
+        return self.reference.histories(net.encoder, SPEC, self.batch) @ net.head.weight + net.head.bias
 
     def policy(self, actor):
-        return self.slow.relaxed(np.clip(self.unroll(actor), LOW, HIGH), self.available, 0.0)
+        return self.reference.relaxed(np.clip(self.unroll(actor), LOW, HIGH), self.available, 0.0)
 
     def mix(self, mixer, q):
         """Of the first `q.shape[1]` steps."""
@@ -119,7 +119,7 @@ class Equations:
         return self.mix(critic.mixer, (p * (self.unroll(critic.utilities) - ALPHA * log_p)).sum(-1))
 
     def members(self, critics):
-        return [self.slow.part(critics, j) for j in range(len(critics.mixer.bias.bias))]
+        return [self.reference.part(critics, j) for j in range(len(critics.mixer.bias.bias))]
 
     def target(self, state, trace=0.7, scale=10.0):
         steps = np.float64(self.batch.reward)[np.asarray(self.batch.mask)]
@@ -128,15 +128,15 @@ class Equations:
             reward = scale * (reward - steps.mean()) / (steps.std() + 1e-5)
         values = np.stack([self.soft(c, state.actor.value) for c in self.members(state.target_critic)])
         rewarded = dataclasses.replace(self.batch, reward=jnp.asarray(reward, jnp.float32))
-        return self.slow.lambda_targets(rewarded, values.min(0)[:, 1:], GAMMA, trace)
+        return self.reference.lambda_targets(rewarded, values.min(0)[:, 1:], GAMMA, trace)
 
     def mean(self, x):
-        return self.slow.masked_mean(x, self.batch.mask)
+        return self.reference.masked_mean(x, self.batch.mask)
 
 
 @pytest.fixture(scope="module")
-def equations(slow, batch):
-    return Equations(slow, batch)
+def equations(reference, batch):
+    return Equations(reference, batch)
 
 
 VARIANTS = {
@@ -148,30 +148,30 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_critic_descends_to_the_least_soft_value_of_the_next_step(states, batch, equations, slow, name):
+def test_every_critic_descends_to_the_least_soft_value_of_the_next_step(states, batch, equations, reference, name):
     algorithm = dataclasses.replace(MSAC, **VARIANTS[name])
     state = states(algorithm)
     critic, metrics = fit_critic(algorithm, state, batch)
-    y = equations.target(slow.doubles(state), algorithm.trace, algorithm.reward_scale)
+    y = equations.target(reference.doubles(state), algorithm.trace, algorithm.reward_scale)
     loss = lambda critics: sum(equations.mean((equations.q(c) - y) ** 2) for c in equations.members(critics))
-    np.testing.assert_allclose(metrics["critic_loss"], loss(slow.doubles(state.critic.value)), rtol=1e-4)
+    np.testing.assert_allclose(metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4)
     np.testing.assert_allclose(metrics["target_value"], equations.mean(y), rtol=1e-4, atol=1e-5)
-    slow.assert_descends(state.critic.value, critic.value, loss, entries=4)
+    reference.assert_descends(state.critic.value, critic.value, loss, entries=4)
 
 
-def test_both_target_critics_are_the_least_somewhere(state, equations, slow):
+def test_both_target_critics_are_the_least_somewhere(state, equations, reference):
     """Otherwise the test above could not tell whether there is a minimum, and of what."""
-    now = slow.doubles(state)
+    now = reference.doubles(state)
     one, two = (equations.soft(c, now.actor.value) for c in equations.members(now.target_critic))
     assert 0 < (one < two)[:, 1:].mean() < 1
 
 
-def test_the_actor_climbs_the_soft_value_of_the_first_critic_as_it_is_now(state, updated, equations, slow):
+def test_the_actor_climbs_the_soft_value_of_the_first_critic_as_it_is_now(state, updated, equations, reference):
     after, metrics = updated
-    first = equations.members(slow.doubles(after.critic.value))[0]
+    first = equations.members(reference.doubles(after.critic.value))[0]
     loss = lambda actor: -equations.mean(equations.soft(first, actor)[:, :-1])
-    np.testing.assert_allclose(metrics["actor_loss"], loss(slow.doubles(state.actor.value)), rtol=1e-4)
-    slow.assert_descends(state.actor.value, after.actor.value, loss)
+    np.testing.assert_allclose(metrics["actor_loss"], loss(reference.doubles(state.actor.value)), rtol=1e-4)
+    reference.assert_descends(state.actor.value, after.actor.value, loss)
 
 
 def test_what_learns_from_whom(state, batch, updated, bits):
@@ -190,9 +190,9 @@ def test_what_learns_from_whom(state, batch, updated, bits):
         )
 
 
-def test_the_soft_value_is_the_expectation_over_joint_actions(state, batch, equations, slow):
+def test_the_soft_value_is_the_expectation_over_joint_actions(state, batch, equations, reference):
     """Of Q_tot less the mixed log-probabilities: the mixer is linear, so agents may take theirs apart."""
-    now = slow.doubles(state)
+    now = reference.doubles(state)
     critic, p = equations.members(now.critic.value)[1], equations.policy(now.actor.value)
     utilities, expected = equations.unroll(critic.utilities), 0.0
     for joint in itertools.product(range(ACTIONS), repeat=AGENTS):
@@ -220,20 +220,20 @@ def test_rewards_get_mean_0_and_the_scale_over_what_took_place(batch):
 # Temperature
 
 
-def entropies(equations, state, slow):
-    p = equations.policy(slow.doubles(state.actor.value))[:, :-1]
+def entropies(equations, state, reference):
+    p = equations.policy(reference.doubles(state.actor.value))[:, :-1]
     return -(p * np.log(np.where(p > 0, p, 1.0))).sum(-1)
 
 
 @pytest.mark.parametrize("share", [None, 0.0, 0.4, 1.0])
-def test_the_temperature_follows_entropy_towards_its_target(state, batch, equations, slow, share):
+def test_the_temperature_follows_entropy_towards_its_target(state, batch, equations, reference, share):
     algorithm = dataclasses.replace(MSAC, entropy_share=share)
     log_alpha, metrics = fit_alpha(algorithm, state, batch)
-    entropy, number = entropies(equations, state, slow), np.asarray(batch.timesteps.available)[:, :-1].sum(-1)
+    entropy, number = entropies(equations, state, reference), np.asarray(batch.timesteps.available)[:, :-1].sum(-1)
     wanted = -float(ACTIONS) if share is None else share * np.log(np.maximum(number, 1))
     excess = equations.mean((entropy - wanted).mean(-1))
     loss = lambda value: float(value) * excess
-    slow.assert_descends(state.log_alpha.value, log_alpha.value, loss)
+    reference.assert_descends(state.log_alpha.value, log_alpha.value, loss)
     np.testing.assert_allclose(metrics["entropy"], equations.mean(entropy.mean(-1)), rtol=1e-4)
     np.testing.assert_allclose(metrics["alpha"], np.exp(log_alpha.value), rtol=1e-6)
     assert (float(log_alpha.value) < np.log(ALPHA)) == (share != 1.0), "no policy has more entropy than a uniform one"
@@ -252,7 +252,7 @@ def test_as_released_the_temperature_falls_at_the_optimisers_pace_and_without_on
 # Acting
 
 
-def test_teams_draw_from_their_policies_and_take_the_likeliest_when_evaluated(state, slow):
+def test_teams_draw_from_their_policies_and_take_the_likeliest_when_evaluated(state, reference):
     random = np.random.default_rng(0)
     available = np.array([[True, True, False], [True, True, True]])
     timestep = Timestep(jnp.asarray(random.normal(size=(2, 3)), jnp.float32), jnp.zeros(4), jnp.asarray(available))
@@ -260,7 +260,7 @@ def test_teams_draw_from_their_policies_and_take_the_likeliest_when_evaluated(st
         make_episodes(SPEC, (1,)),
         timesteps=jax.tree.map(lambda x: jnp.broadcast_to(x, (1, SPEC.horizon + 1, *x.shape)), timestep),
     )
-    policy = Equations(slow, one).policy(slow.doubles(state.actor.value))[0, 0]
+    policy = Equations(reference, one).policy(reference.doubles(state.actor.value))[0, 0]
 
     @functools.partial(jax.jit, static_argnums=1)
     def act(keys, explore):

@@ -15,7 +15,8 @@ from comarl.nn.messages import Messages, deliver
 from comarl.nn.recurrent import Memory, agent_inputs
 from comarl.ops.returns import masked_mean
 from comarl.types import Clock, EnvSpec, Timestep
-from tests.conftest import SMOOTH, Slow, make_episodes
+from tests.data import SMOOTH, make_episodes
+from tests.oracles import Reference
 
 AGENTS, OBS, STATE, ACTIONS, HORIZON = 3, 2, 4, 3, 4
 SPEC = EnvSpec(AGENTS, OBS, STATE, ACTIONS, discrete=True, horizon=HORIZON)
@@ -74,7 +75,10 @@ def inputs_of(batch):
 def gru_step(encoder, h, x):
     sigmoid, gru = lambda x: 1 / (1 + np.exp(-x)), encoder.gru
     gates = lambda m, x: [x @ m.weight[k] + m.bias[k] for k in range(3)]
-    w, u = gates(gru.from_input, Slow.relu(x @ encoder.layer.weight + encoder.layer.bias)), gates(gru.from_memory, h)
+    w, u = (
+        gates(gru.from_input, Reference.relu(x @ encoder.layer.weight + encoder.layer.bias)),
+        gates(gru.from_memory, h),
+    )
     r, z = sigmoid(w[0] + u[0]), sigmoid(w[1] + u[1])
     return (1 - z) * np.tanh(w[2] + r * u[2]) + z * h
 
@@ -82,7 +86,7 @@ def gru_step(encoder, h, x):
 def speak(messenger, x, noise):
     """Means, messages, and what each agent is told: of any leading axes."""
     layer = messenger.head
-    mean = Slow.torso(messenger.encoder, x, Slow.relu) @ layer.weight + layer.bias
+    mean = Reference.torso(messenger.encoder, x, Reference.relu) @ layer.weight + layer.bias
     mean = mean.reshape(*x.shape[:-1], AGENTS, SIZE)
     sent = mean + noise
     return mean, sent, np.stack([sent[..., i, :].reshape(*x.shape[:-2], -1) for i in range(AGENTS)], axis=-2)
@@ -101,9 +105,9 @@ def pick(values, action):
     return np.take_along_axis(values, np.asarray(action)[..., None], axis=-1)[..., 0]
 
 
-def test_an_update_descends_the_loss_of_the_equations(batch, state, updated, slow):
+def test_an_update_descends_the_loss_of_the_equations(batch, state, updated, reference):
     after, metrics = updated
-    live, target = slow.doubles(state.learner.value), slow.doubles(state.target)
+    live, target = reference.doubles(state.learner.value), reference.doubles(state.target)
     x, s = inputs_of(batch), np.float64(batch.timesteps.state)
     keys = jax.random.split(KEY, (2, len(LENGTHS)))
     one = lambda key, t: jax.random.normal(jax.random.fold_in(key, t), (AGENTS, AGENTS, SIZE))
@@ -111,22 +115,22 @@ def test_an_update_descends_the_loss_of_the_equations(batch, state, updated, slo
     later, best = (utilities_of(net, x, n) for net, n in ((target, noise[1]), (live, noise[0])))
     choose = lambda q: np.where(np.asarray(batch.timesteps.available), q, -np.inf).argmax(-1)
     assert (choose(later) != choose(best)).any(), "who chooses would not show"
-    v = Slow.mixer(target.mixer, pick(later, choose(best))[:, 1:], s[:, 1:])
-    y, label = Slow.lambda_targets(batch, v, GAMMA, NDQ.trace), choose(later)
+    v = Reference.mixer(target.mixer, pick(later, choose(best))[:, 1:], s[:, 1:])
+    y, label = Reference.lambda_targets(batch, v, GAMMA, NDQ.trace), choose(later)
 
     def losses(network):
-        q = Slow.mixer(network.mixer, pick(utilities_of(network, x, noise[0])[:, :-1], batch.action), s[:, :-1])
+        q = Reference.mixer(network.mixer, pick(utilities_of(network, x, noise[0])[:, :-1], batch.action), s[:, :-1])
         mean, sent, told = speak(network.messenger, x, noise[0])
-        logits = Slow.mlp(network.messenger.posterior, np.concatenate([x, told], axis=-1), Slow.relu)
+        logits = Reference.mlp(network.messenger.posterior, np.concatenate([x, told], axis=-1), Reference.relu)
         each = (np.log(np.exp(logits).sum(-1)) - pick(logits, label)).sum(-1)
         each = each + 0.3 * (mean**2 / 2).sum((-3, -2, -1))
         each = each + 0.2 * (sent**2 / 2 + np.log(2 * np.pi) / 2).sum((-3, -2, -1))
-        return slow.masked_mean((q - y) ** 2, batch.mask), slow.masked_mean(each[:, :-1], batch.mask)
+        return reference.masked_mean((q - y) ** 2, batch.mask), reference.masked_mean(each[:, :-1], batch.mask)
 
     np.testing.assert_allclose((metrics["loss"], metrics["message_loss"]), losses(live), rtol=1e-4)
-    np.testing.assert_allclose(metrics["target_value"], slow.masked_mean(y, batch.mask), rtol=1e-4)
+    np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(y, batch.mask), rtol=1e-4)
     total = lambda network: losses(network)[0] + 0.5 * losses(network)[1]
-    slow.assert_descends(state.learner.value, after.learner.value, total, entries=4)
+    reference.assert_descends(state.learner.value, after.learner.value, total, entries=4)
 
 
 def test_every_parameter_learns_and_the_target_waits(state, updated, bits):
@@ -171,9 +175,9 @@ def test_presets_are_what_they_say():
 # What is said while agents act
 
 
-def test_acting_hears_what_learning_hears(batch, state, slow):
+def test_acting_hears_what_learning_hears(batch, state, reference):
     """Step by step, by the noise of each step's key; greedily, too."""
-    network = slow.doubles(state.learner.value)
+    network = reference.doubles(state.learner.value)
     timestep = jax.tree.map(lambda x: x[1, 0], batch.timesteps)
     timestep = Timestep(timestep.obs, timestep.state, jnp.ones((AGENTS, ACTIONS), bool))
     memory = Memory(jax.random.normal(jax.random.key(1), (AGENTS, 4)), jnp.array([-1, 0, 2]))

@@ -12,11 +12,12 @@ import pytest
 from comarl.algorithms.qmix import IQL, VDN, Network, Qmix, State
 from comarl.nn.recurrent import Memory
 from comarl.ops.learner import Adam
-from comarl.training.episode_replay import EpisodeRing, EpisodeRingState
-from comarl.training.train import Run, updates_due
+from comarl.replay.episodes import EpisodeRing, EpisodeRingState
+from comarl.training.settings import Run
+from comarl.training.train import updates_due
 from comarl.types import Clock, EnvSpec, Episode
-from tests.conftest import SMOOTH, make_episodes
-from tests.runs import compilations, raw, session
+from tests.data import SMOOTH, make_episodes
+from tests.sessions import compilations, raw, session
 from tests.training.tasks import Stroll
 
 AGENTS, OBS, STATE, ACTIONS, HORIZON = 3, 2, 4, 3, 4
@@ -133,13 +134,13 @@ def pick(utilities, action):
 
 def q_and_target(algorithm, network, target, episode):
     """Q_tot and y of the steps that took place."""
-    live, slow = utilities_of(network.utilities, episode), utilities_of(target.utilities, episode)
+    live, reference = utilities_of(network.utilities, episode), utilities_of(target.utilities, episode)
     length, state = int(np.sum(episode.mask)), np.float64(episode.timesteps.state)
     q = [q_tot(algorithm, network.mixer, pick(live[t], episode.action[t]), state[t]) for t in range(length)]
     y = [None] * length
     for t in reversed(range(length)):
-        best = best_actions((live if algorithm.double else slow)[t + 1], episode.timesteps.available[t + 1])
-        value = q_tot(algorithm, target.mixer, pick(slow[t + 1], best), state[t + 1])
+        best = best_actions((live if algorithm.double else reference)[t + 1], episode.timesteps.available[t + 1])
+        value = q_tot(algorithm, target.mixer, pick(reference[t + 1], best), state[t + 1])
         if t < length - 1:
             value = (1 - algorithm.trace) * value + algorithm.trace * y[t + 1]
         y[t] = episode.reward[t] + (0.0 if episode.terminated[t] else GAMMA) * value
@@ -152,21 +153,21 @@ def episodes_of(batch):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_values_and_targets_equal_the_equations_step_by_step(name, batch, states, slow):
+def test_values_and_targets_equal_the_equations_step_by_step(name, batch, states, reference):
     algorithm = VARIANTS[name]
     state = states(algorithm)
     found = values(algorithm, state.learner.value, state.target, batch)
-    networks = slow.doubles(state.learner.value), slow.doubles(state.target)
+    networks = reference.doubles(state.learner.value), reference.doubles(state.target)
     for b, episode in enumerate(episodes_of(batch)):
         for one, expected in zip(found, q_and_target(algorithm, *networks, episode), strict=True):
             assert one.shape[1:] == (HORIZON, AGENTS)[: 1 + (name == "iql")]
             np.testing.assert_allclose(one[b, : LENGTHS[b]], expected, atol=1e-4)
 
 
-def test_the_live_and_the_target_network_would_choose_differently(batch, states, slow):
+def test_the_live_and_the_target_network_would_choose_differently(batch, states, reference):
     """Otherwise the test above could not tell who chooses."""
     state = states(QMIX)
-    live, target = slow.doubles(state.learner.value), slow.doubles(state.target)
+    live, target = reference.doubles(state.learner.value), reference.doubles(state.target)
     differs = 0
     for length, episode in zip(LENGTHS, episodes_of(batch), strict=True):
         both = [utilities_of(network.utilities, episode) for network in (live, target)]
@@ -189,11 +190,11 @@ def updated(batch, states):
     return update(QMIX, states(QMIX), batch, at_update(0))
 
 
-def test_an_update_descends_the_mean_squared_error_over_the_steps_that_took_place(updated, batch, states, slow):
+def test_an_update_descends_the_mean_squared_error_over_the_steps_that_took_place(updated, batch, states, reference):
     """Through utilities, mixer and all steps of the recurrence; the target is a number."""
     state, (after, metrics) = states(QMIX), updated
-    episodes, target = episodes_of(batch), slow.doubles(state.target)
-    network = slow.doubles(state.learner.value)
+    episodes, target = episodes_of(batch), reference.doubles(state.target)
+    network = reference.doubles(state.learner.value)
     y = [q_and_target(QMIX, network, target, episode)[1] for episode in episodes]
 
     def loss(network):
@@ -202,14 +203,14 @@ def test_an_update_descends_the_mean_squared_error_over_the_steps_that_took_plac
 
     np.testing.assert_allclose(metrics["loss"], loss(network), rtol=1e-4)
     np.testing.assert_allclose(metrics["target_value"], np.concatenate(y).mean(), rtol=1e-4)
-    slow.assert_descends(state.learner.value, after.learner.value, loss, entries=4)
+    reference.assert_descends(state.learner.value, after.learner.value, loss, entries=4)
 
 
-def test_iql_learns_every_agents_error(batch, states, slow):
+def test_iql_learns_every_agents_error(batch, states, reference):
     algorithm = VARIANTS["iql"]
     state = states(algorithm)
     _, metrics = update(algorithm, state, batch, at_update(0))
-    networks = slow.doubles(state.learner.value), slow.doubles(state.target)
+    networks = reference.doubles(state.learner.value), reference.doubles(state.target)
     pairs = [q_and_target(algorithm, *networks, episode) for episode in episodes_of(batch)]
     errors = np.concatenate([(q - y).reshape(-1) for q, y in pairs])
     assert len(errors) == sum(LENGTHS) * AGENTS

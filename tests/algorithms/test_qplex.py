@@ -13,8 +13,8 @@ import pytest
 from comarl.algorithms.qplex import QPLEX_PYMARL2, DuplexMixer, Qplex
 from comarl.envs.matrix import GAMES
 from comarl.types import Clock, EnvSpec, Timestep
-from tests.conftest import SMOOTH, make_episodes
-from tests.nn import slow_duplex
+from tests.data import SMOOTH, make_episodes
+from tests.nn import reference_duplex
 
 AGENTS, OBS, STATE, ACTIONS, HORIZON = 3, 2, 4, 3, 4
 SPEC = EnvSpec(AGENTS, OBS, STATE, ACTIONS, discrete=True, horizon=HORIZON)
@@ -60,11 +60,11 @@ def states(scramble):
 
 
 @pytest.fixture(scope="module")
-def equations(slow):
+def equations(reference):
     """Q_tot, logits and y of a batch; what passes no gradient comes from `before`."""
 
     def utilities_of(network, batch):
-        return slow.histories(network.utilities.encoder, SPEC, batch) @ network.utilities.head.weight + (
+        return reference.histories(network.utilities.encoder, SPEC, batch) @ network.utilities.head.weight + (
             network.utilities.head.bias
         )
 
@@ -76,10 +76,10 @@ def equations(slow):
         q, v = taken(utilities, action), np.where(available, utilities, -1e10).max(-1)
         transform = mixer.transform
         if hasattr(transform, "keys"):
-            w, b, logits = slow_duplex.attention(transform, q, obs, state)
+            w, b, logits = reference_duplex.attention(transform, q, obs, state)
         else:
-            w, b, logits = slow_duplex.positive(transform, state)
-        return w * q + b, w * v + b, slow_duplex.importance(mixer.importance, state, action), logits
+            w, b, logits = reference_duplex.positive(transform, state)
+        return w * q + b, w * v + b, reference_duplex.importance(mixer.importance, state, action), logits
 
     def at(batch, steps):
         t = batch.timesteps
@@ -98,48 +98,48 @@ def equations(slow):
     def targets(algorithm, network, target, batch):
         live, slow_one = utilities_of(network, batch), utilities_of(target, batch)
         later = at(batch, slice(1, None))
-        best = slow.best(live if algorithm.double else slow_one, np.asarray(batch.timesteps.available)).argmax(-1)
+        best = reference.best(live if algorithm.double else slow_one, np.asarray(batch.timesteps.available)).argmax(-1)
         q, v, weight, _ = parts(target.mixer, slow_one[:, 1:], best[:, 1:], *later)
         value = v.sum(-1) + (weight * (q - v)).sum(-1)
-        return slow.lambda_targets(batch, value, GAMMA, algorithm.trace)
+        return reference.lambda_targets(batch, value, GAMMA, algorithm.trace)
 
     return q_tot, targets
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_an_update_descends_the_equations_and_the_stopped_advantage_passes_no_gradient(
-    name, batch, states, equations, slow
+    name, batch, states, equations, reference
 ):
     algorithm, (q_tot, targets) = VARIANTS[name], equations
     state = states(algorithm)
     after, metrics = update(algorithm, state, batch, jnp.int32(0))
-    before, target = slow.doubles(state.learner.value), slow.doubles(state.target)
+    before, target = reference.doubles(state.learner.value), reference.doubles(state.target)
     y, mask = targets(algorithm, before, target, batch), batch.mask
 
     def errors(network):
         q, logits = q_tot(network, before, batch)
-        return slow.masked_mean((q - y) ** 2, mask), slow.masked_mean(logits, mask)
+        return reference.masked_mean((q - y) ** 2, mask), reference.masked_mean(logits, mask)
 
     error, logits = errors(before)
     np.testing.assert_allclose(metrics["loss"], error, rtol=1e-4)
-    np.testing.assert_allclose(metrics["target_value"], slow.masked_mean(y, mask), rtol=1e-4)
+    np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(y, mask), rtol=1e-4)
     np.testing.assert_allclose(metrics["logit_penalty"], algorithm.logit_penalty * logits, rtol=1e-4)
     assert (logits > 0.01) == (algorithm.mixing == "attention")
     weigh = lambda network: np.dot(errors(network), (1.0, algorithm.logit_penalty))
-    slow.assert_descends(state.learner.value, after.learner.value, weigh, entries=2)
+    reference.assert_descends(state.learner.value, after.learner.value, weigh, entries=2)
 
     values = jax.jit(jax.vmap(lambda episode: algorithm.team_values(state, episode, jax.random.key(0))))(batch)
     found, expected = np.where(mask, values, 0), np.where(mask, q_tot(before, before, batch)[0], 0)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_the_target_is_often_worse_than_its_own_best(batch, states, slow):
+def test_the_target_is_often_worse_than_its_own_best(batch, states, reference):
     """Otherwise nobody could tell whether the target's advantage counts."""
     state = states(QPLEX)
     unroll = jax.jit(jax.vmap(lambda net, episode: net.unroll(episode), (None, 0)))
     live, target = (np.asarray(unroll(n.utilities, batch)) for n in (state.learner.value, state.target))
     available, there = np.asarray(batch.timesteps.available)[:, 1:], np.asarray(batch.mask)
-    differ = slow.best(live[:, 1:], available) != slow.best(target[:, 1:], available)
+    differ = reference.best(live[:, 1:], available) != reference.best(target[:, 1:], available)
     assert differ.any((-1, -2))[there].sum() >= 3
 
 

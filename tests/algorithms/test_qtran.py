@@ -12,7 +12,7 @@ import pytest
 from comarl.algorithms.qtran import QTRAN_PYMARL2, JointValue, Qtran
 from comarl.ops.learner import Adam
 from comarl.types import Clock, EnvSpec
-from tests.conftest import SMOOTH, make_episodes
+from tests.data import SMOOTH, make_episodes
 
 SPEC = EnvSpec(3, 2, 4, 3, discrete=True, horizon=4)
 LENGTHS, GAMMA = (2, 4, 3), 0.9  # terminated, cut at the horizon, cut early
@@ -44,12 +44,12 @@ def state(scramble):
 class Equations:
     """The docstring's equations in float64 NumPy, over a whole batch, agent by agent."""
 
-    def __init__(self, slow, batch):
-        self.slow, self.batch, self.state = slow, batch, np.float64(batch.timesteps.state)
+    def __init__(self, reference, batch):
+        self.reference, self.batch, self.state = reference, batch, np.float64(batch.timesteps.state)
         self.action = np.eye(SPEC.action_size)[np.asarray(batch.action)]
 
     def histories(self, network):
-        return self.slow.histories(network.utilities.encoder, SPEC, self.batch)
+        return self.reference.histories(network.utilities.encoder, SPEC, self.batch)
 
     def utilities(self, network):
         head = network.utilities.head
@@ -60,21 +60,23 @@ class Equations:
         team = 0.0
         for i in range(SPEC.num_agents):
             x = np.concatenate([history[..., i, :], action[..., i, :]], axis=-1)
-            team = team + self.slow.mlp(network.joint.embedder, x, self.slow.relu)
-        return self.slow.mlp(network.joint.network, np.concatenate([state, team], axis=-1), self.slow.relu)[..., 0]
+            team = team + self.reference.mlp(network.joint.embedder, x, self.reference.relu)
+        return self.reference.mlp(network.joint.network, np.concatenate([state, team], axis=-1), self.reference.relu)[
+            ..., 0
+        ]
 
     def best(self, network):
-        return self.slow.best(self.utilities(network), np.asarray(self.batch.timesteps.available))
+        return self.reference.best(self.utilities(network), np.asarray(self.batch.timesteps.available))
 
     def targets(self, network, target):
         value = self.joint(target, self.histories(target), self.best(network), self.state)
-        return self.slow.lambda_targets(self.batch, value[:, 1:], GAMMA, QTRAN.trace)
+        return self.reference.lambda_targets(self.batch, value[:, 1:], GAMMA, QTRAN.trace)
 
     def gap(self, network, before, action):
         """sum_i Q_i - Q_jt + V, in which Q_jt is what it was before."""
         total = sum((self.utilities(network)[:, :-1, i] * action[:, :, i]).sum(-1) for i in range(SPEC.num_agents))
         q = self.joint(before, self.histories(before)[:, :-1], action, self.state[:, :-1])
-        return total - q + self.slow.mlp(network.value, self.state[:, :-1], self.slow.relu)[..., 0]
+        return total - q + self.reference.mlp(network.value, self.state[:, :-1], self.reference.relu)[..., 0]
 
     def losses(self, network, before, target):
         """L_td, L_opt, L_nopt; what is `before` does not move."""
@@ -85,40 +87,42 @@ class Equations:
             self.gap(network, before, best),
             np.minimum(self.gap(network, before, self.action), 0.0),
         )
-        return [self.slow.masked_mean(error**2, self.batch.mask) for error in errors]
+        return [self.reference.masked_mean(error**2, self.batch.mask) for error in errors]
 
 
 @pytest.fixture(scope="module")
-def equations(slow, batch):
-    return Equations(slow, batch)
+def equations(reference, batch):
+    return Equations(reference, batch)
 
 
-def test_an_update_descends_the_three_losses(state, batch, equations, slow):
+def test_an_update_descends_the_three_losses(state, batch, equations, reference):
     """Through utilities, Q_jt, V and all steps of the recurrence; targets, and Q_jt in two of them, are numbers."""
     after, metrics = update(QTRAN, state, batch, jnp.int32(0))
-    before, target = slow.doubles(state.learner.value), slow.doubles(state.target)
+    before, target = reference.doubles(state.learner.value), reference.doubles(state.target)
     losses = equations.losses(before, before, target)
     assert min(losses) > 0.01, "nothing would show"
     for name, expected in zip(("td_loss", "opt_loss", "nopt_loss"), losses, strict=True):
         np.testing.assert_allclose(metrics[name], expected, rtol=1e-4)
     y = equations.targets(before, target)
-    np.testing.assert_allclose(metrics["target_value"], slow.masked_mean(y, batch.mask), rtol=1e-4)
+    np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(y, batch.mask), rtol=1e-4)
     weighted = lambda network: np.dot((1.0, 0.7, 0.4), equations.losses(network, before, target))
     np.testing.assert_allclose(metrics["loss"], weighted(before), rtol=1e-4)
-    slow.assert_descends(state.learner.value, after.learner.value, weighted, entries=3)
+    reference.assert_descends(state.learner.value, after.learner.value, weighted, entries=3)
 
 
-def test_what_is_chosen_for_the_target_and_where_the_bound_holds_are_no_foregone_conclusions(state, equations, slow):
+def test_what_is_chosen_for_the_target_and_where_the_bound_holds_are_no_foregone_conclusions(
+    state, equations, reference
+):
     """Otherwise the test above could not tell who chooses, nor that L_nopt is one-sided."""
-    live, target = slow.doubles(state.learner.value), slow.doubles(state.target)
+    live, target = reference.doubles(state.learner.value), reference.doubles(state.target)
     mask = np.asarray(equations.batch.mask)
     assert (equations.best(live) != equations.best(target))[:, 1:][mask].any()
     gap = equations.gap(live, live, equations.action)[mask]
     assert (gap < 0).sum() >= 2 and (gap > 0).sum() >= 2
 
 
-def test_the_teams_values_are_q_jt_and_the_sum_of_utilities_and_v(state, batch, equations, slow):
-    network = slow.doubles(state.learner.value)
+def test_the_teams_values_are_q_jt_and_the_sum_of_utilities_and_v(state, batch, equations, reference):
+    network = reference.doubles(state.learner.value)
     each = lambda method: jax.jit(jax.vmap(lambda e: method(state, e, jax.random.key(0))))(batch)
     q = equations.joint(network, equations.histories(network)[:, :-1], equations.action, equations.state[:, :-1])
     mask = np.asarray(batch.mask)

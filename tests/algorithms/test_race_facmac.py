@@ -15,11 +15,11 @@ from comarl.algorithms.facmac import Facmac
 from comarl.algorithms.race_facmac import RaceFacmac, State
 from comarl.nn.recurrent import Memory, RecurrentNet, unroll_episode
 from comarl.ops.learner import Adam, Learner
-from comarl.training.episode_replay import EpisodeRing
-from comarl.training.train import Run
+from comarl.replay.episodes import EpisodeRing
+from comarl.training.settings import Run
 from comarl.types import Clock, EnvSpec
-from tests.conftest import SMOOTH, make_episodes
-from tests.runs import compilations, raw, session
+from tests.data import SMOOTH, make_episodes
+from tests.sessions import compilations, raw, session
 from tests.training.tasks import Stroll
 
 SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=5)
@@ -162,17 +162,17 @@ def encoded(state, batch):
 class Equations:
     """RACE's targets and losses in NumPy, read from the paper (docstring of the algorithm) and the fact sheet."""
 
-    def __init__(self, slow, state, batch, shared=False):
-        self.slow, self.batch, self.state, self.shared = slow, batch, slow.doubles(state), shared
+    def __init__(self, reference, state, batch, shared=False):
+        self.reference, self.batch, self.state, self.shared = reference, batch, reference.doubles(state), shared
         self.obs, self.states = np.float64(batch.timesteps.obs), np.float64(batch.timesteps.state)
         self.available, self.mask = np.asarray(batch.timesteps.available), np.asarray(batch.mask)
         self.action = np.eye(SPEC.action_size)[np.asarray(batch.action)]
 
     def team(self, j: int):
-        return self.state.head.value if j == TEAMS - 1 else self.slow.part(self.state.population, j)
+        return self.state.head.value if j == TEAMS - 1 else self.reference.part(self.state.population, j)
 
     def logits(self, encoder, heads):
-        z = self.slow.histories(encoder, SPEC, self.batch)
+        z = self.reference.histories(encoder, SPEC, self.batch)
         policy = lambda i: 0 if self.shared else i
         each = [z[..., i, :] @ heads.weight[policy(i)] + heads.bias[policy(i)] for i in range(2)]
         return np.stack(each, axis=-2)
@@ -180,47 +180,49 @@ class Equations:
     def marl_target(self):
         """y_psi: target encoder, target W_marl, target critic."""
         s = self.state
-        action = self.slow.best(self.logits(s.target_encoder, s.target_head), self.available)
-        q = self.slow.factored_critic(s.target_critic, self.obs[:, 1:], action[:, 1:], self.states[:, 1:])
-        return self.slow.lambda_targets(self.batch, q, GAMMA, TRACE)
+        action = self.reference.best(self.logits(s.target_encoder, s.target_head), self.available)
+        q = self.reference.factored_critic(s.target_critic, self.obs[:, 1:], action[:, 1:], self.states[:, 1:])
+        return self.reference.lambda_targets(self.batch, q, GAMMA, TRACE)
 
     def team_target(self, j: int):
         """y_theta: the live encoder and W_j, the target of the team critic."""
         s, heads = self.state, self.team(j)
-        action = self.slow.best(self.logits(s.encoder.value, heads), self.available)
+        action = self.reference.best(self.logits(s.encoder.value, heads), self.available)
         steps = (self.obs[:, 1:], action[:, 1:], self.states[:, 1:])
-        q = self.slow.team_factored_critic(s.target_team_critic, *steps, heads)
-        return self.slow.lambda_targets(self.batch, q, GAMMA, TRACE)
+        q = self.reference.team_factored_critic(s.target_team_critic, *steps, heads)
+        return self.reference.lambda_targets(self.batch, q, GAMMA, TRACE)
 
     def critic_loss(self, critic, target):
-        q = self.slow.factored_critic(critic, self.obs[:, :-1], self.action, self.states[:, :-1])
-        return self.slow.masked_mean((q - target) ** 2, self.mask)
+        q = self.reference.factored_critic(critic, self.obs[:, :-1], self.action, self.states[:, :-1])
+        return self.reference.masked_mean((q - target) ** 2, self.mask)
 
     def team_critic_loss(self, critic, target, j: int):
         steps = (self.obs[:, :-1], self.action, self.states[:, :-1])
-        q = self.slow.team_factored_critic(critic, *steps, self.team(j))
-        return self.slow.masked_mean((q - target) ** 2, self.mask)
+        q = self.reference.team_factored_critic(critic, *steps, self.team(j))
+        return self.reference.masked_mean((q - target) ** 2, self.mask)
 
     def value(self, value):
-        return self.slow.mlp(value, self.states[:, :-1], self.slow.relu)[..., 0]
+        return self.reference.mlp(value, self.states[:, :-1], self.reference.relu)[..., 0]
 
     def draws(self, encoder, heads, heads_before, key):
         """The joint actions that stand for the draws of a team; `heads_before` were those that drew."""
         before = self.logits(self.state.encoder.value, heads_before)[:, :-1]
-        noise = self.slow.gumbel(key, before.shape)
-        return self.slow.straight_through(self.logits(encoder, heads)[:, :-1], before, self.available[:, :-1], noise)
+        noise = self.reference.gumbel(key, before.shape)
+        return self.reference.straight_through(
+            self.logits(encoder, heads)[:, :-1], before, self.available[:, :-1], noise
+        )
 
     def marl_loss(self, encoder, head, key):
         action = self.draws(encoder, head, self.state.head.value, key)
-        q = self.slow.factored_critic(self.state.critic.value, self.obs[:, :-1], action, self.states[:, :-1])
-        return -self.slow.masked_mean(q, self.mask)
+        q = self.reference.factored_critic(self.state.critic.value, self.obs[:, :-1], action, self.states[:, :-1])
+        return -self.reference.masked_mean(q, self.mask)
 
     def teams_loss(self, encoder, j: int, key):
         heads = self.team(j)
         action = self.draws(encoder, heads, heads, key)
         steps = (self.obs[:, :-1], action, self.states[:, :-1])
-        return -self.slow.masked_mean(
-            self.slow.team_factored_critic(self.state.team_critic.value, *steps, heads), self.mask
+        return -self.reference.masked_mean(
+            self.reference.team_factored_critic(self.state.team_critic.value, *steps, heads), self.mask
         )
 
     def weights(self):
@@ -231,12 +233,16 @@ class Equations:
 
     def gaps(self, encoder, mine):
         """[batch, time]: the mean over agents; 0 where no step took place."""
-        slow, z, result = self.slow, self.slow.histories(encoder, SPEC, self.batch), np.zeros(self.mask.shape)
+        reference, z, result = (
+            self.reference,
+            self.reference.histories(encoder, SPEC, self.batch),
+            np.zeros(self.mask.shape),
+        )
         for t in range(SPEC.horizon):
-            f = slow.torso(mine.state_branch, self.states[:, t], slow.leaky_relu)
-            g = slow.torso(mine.z_branch, z[:, t], slow.leaky_relu)
+            f = reference.torso(mine.state_branch, self.states[:, t], reference.leaky_relu)
+            g = reference.torso(mine.z_branch, z[:, t], reference.leaky_relu)
             scores = np.array([[[f_ @ g_i for g_i in g_k] for g_k in g] for f_ in f])
-            result[:, t] = slow.team_gaps(scores, self.mask[:, t]).mean(1)
+            result[:, t] = reference.team_gaps(scores, self.mask[:, t]).mean(1)
         return result
 
     def vmm(self, encoder, mine, weights, reduce="sum"):
@@ -254,8 +260,8 @@ class Equations:
 
 
 @pytest.fixture(scope="module")
-def equations(slow, state, batch) -> Equations:
-    return Equations(slow, state, batch)
+def equations(reference, state, batch) -> Equations:
+    return Equations(reference, state, batch)
 
 
 # Targets and losses
@@ -272,36 +278,36 @@ def test_each_step_gets_the_lambda_returns_of_the_marl_team_and_of_the_team_draw
     assert np.abs(np.asarray(team) - other)[live].max() > 1e-3
 
 
-def test_both_critics_descend_to_their_targets(updated, state, equations, slow):
+def test_both_critics_descend_to_their_targets(updated, state, equations, reference):
     after, metrics = updated
     own, team = equations.marl_target(), equations.team_target(1)
     loss = lambda critic: equations.critic_loss(critic, own)
-    np.testing.assert_allclose(metrics["target_value"], slow.masked_mean(own, equations.mask), rtol=1e-4)
-    np.testing.assert_allclose(metrics["critic_loss"], loss(slow.doubles(state.critic.value)), rtol=1e-4)
-    slow.assert_descends(state.critic.value, after.critic.value, loss, entries=2)
+    np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(own, equations.mask), rtol=1e-4)
+    np.testing.assert_allclose(metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4)
+    reference.assert_descends(state.critic.value, after.critic.value, loss, entries=2)
     loss = lambda critic: equations.team_critic_loss(critic, team, 1)
-    np.testing.assert_allclose(metrics["team_target_value"], slow.masked_mean(team, equations.mask), rtol=1e-4)
-    np.testing.assert_allclose(metrics["team_critic_loss"], loss(slow.doubles(state.team_critic.value)), rtol=1e-4)
-    slow.assert_descends(state.team_critic.value, after.team_critic.value, loss, entries=2)
+    np.testing.assert_allclose(metrics["team_target_value"], reference.masked_mean(team, equations.mask), rtol=1e-4)
+    np.testing.assert_allclose(metrics["team_critic_loss"], loss(reference.doubles(state.team_critic.value)), rtol=1e-4)
+    reference.assert_descends(state.team_critic.value, after.team_critic.value, loss, entries=2)
 
 
-def test_the_value_follows_the_larger_of_both_targets_step_by_step(updated, state, equations, slow):
+def test_the_value_follows_the_larger_of_both_targets_step_by_step(updated, state, equations, reference):
     after, metrics = updated
     own, team = equations.marl_target(), equations.team_target(1)
     larger = (own > team)[equations.mask]
     assert 0 < larger.sum() < larger.size  # each is the larger somewhere
     best = np.where(own > team, own, team)
-    loss = lambda value: slow.masked_mean((equations.value(value) - best) ** 2, equations.mask)
-    np.testing.assert_allclose(metrics["value_loss"], loss(slow.doubles(state.value.value)), rtol=1e-4)
-    slow.assert_descends(state.value.value, after.value.value, loss)
+    loss = lambda value: reference.masked_mean((equations.value(value) - best) ** 2, equations.mask)
+    np.testing.assert_allclose(metrics["value_loss"], loss(reference.doubles(state.value.value)), rtol=1e-4)
+    reference.assert_descends(state.value.value, after.value.value, loss)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_encoder_climbs_the_values_that_it_is_to_learn_from(encoded, state, equations, slow, mode):
+def test_the_encoder_climbs_the_values_that_it_is_to_learn_from(encoded, state, equations, reference, mode):
     """L_phi = - Q_psi - Q_theta + beta L_VMM, with the terms of the switch."""
     keys = keys_of(KEY)[1]
     loss = lambda encoder: equations.encoder_loss(encoder, mode, 2, keys)
-    slow.assert_descends(state.encoder.value, encoded[mode].encoder.value, loss, entries=2)
+    reference.assert_descends(state.encoder.value, encoded[mode].encoder.value, loss, entries=2)
 
 
 def test_whom_the_encoder_learns_from_changes_its_step(encoded):
@@ -310,10 +316,10 @@ def test_whom_the_encoder_learns_from_changes_its_step(encoded):
         assert np.abs(steps[one] - steps[two]).max() > 1e-4
 
 
-def test_w_marl_climbs_its_own_q_alone_whatever_the_encoder_learns_from(encoded, state, equations, slow):
+def test_w_marl_climbs_its_own_q_alone_whatever_the_encoder_learns_from(encoded, state, equations, reference):
     key = keys_of(KEY)[1][0]
     loss = lambda head: equations.marl_loss(equations.state.encoder.value, head, key)
-    slow.assert_descends(state.head.value, encoded["both"].head.value, loss, entries=12)
+    reference.assert_descends(state.head.value, encoded["both"].head.value, loss, entries=12)
     for mode in MODES:
         for one, two in zip(*map(jax.tree.leaves, (encoded[mode].head, encoded["both"].head)), strict=True):
             np.testing.assert_allclose(one, two, atol=1e-7)
@@ -331,10 +337,10 @@ def test_w_marl_gets_no_gradient_from_the_team_critic_even_where_it_is_the_team_
     assert np.abs(np.asarray(one.encoder.value.layer.weight) - two.encoder.value.layer.weight).max() > 1e-4
 
 
-def test_the_estimator_descends_the_same_weighted_gap_in_every_mode(encoded, state, equations, slow):
+def test_the_estimator_descends_the_same_weighted_gap_in_every_mode(encoded, state, equations, reference):
     s = equations.state
     loss = lambda mine: 0.5 * equations.vmm(s.encoder.value, mine, equations.weights())
-    slow.assert_descends(state.mine.value, encoded["both"].mine.value, loss, entries=3)
+    reference.assert_descends(state.mine.value, encoded["both"].mine.value, loss, entries=3)
     for mode in MODES:
         for one, two in zip(*map(jax.tree.leaves, (encoded[mode].mine, encoded["both"].mine)), strict=True):
             np.testing.assert_allclose(one, two, atol=1e-7)
@@ -362,7 +368,7 @@ def test_the_information_is_weighted_by_value_and_summed_over_an_episodes_steps(
     s, weights = equations.state, equations.weights()
     gap = equations.gaps(s.encoder.value, s.mine.value)
     found, vmm = information(RACE, state, batch)
-    np.testing.assert_allclose(found, -equations.slow.masked_mean(gap, equations.mask), rtol=1e-4)
+    np.testing.assert_allclose(found, -equations.reference.masked_mean(gap, equations.mask), rtol=1e-4)
     np.testing.assert_allclose(vmm, equations.vmm(s.encoder.value, s.mine.value, weights), rtol=1e-4)
     assert weights[equations.mask].min() == 0 and weights[equations.mask].max() == 1
     # 15 steps of 4 episodes: the sum of a mean episode is 15 / 4 times the mean of all steps.
@@ -466,8 +472,8 @@ def test_the_number_of_an_action_means_nothing(state, batch):
 SHARED = dataclasses.replace(RACE, heads_shared_by_agents=True)
 
 
-def test_where_agents_share_a_policy_it_is_that_of_agent_0_in_targets_too(state, batch, slow, bits):
-    equations = Equations(slow, state, batch, shared=True)
+def test_where_agents_share_a_policy_it_is_that_of_agent_0_in_targets_too(state, batch, reference, bits):
+    equations = Equations(reference, state, batch, shared=True)
     own, team, _ = fit_critics(SHARED, state, batch, keys_of(KEY)[0])
     live = np.asarray(batch.mask)
     np.testing.assert_allclose(np.asarray(own)[live], equations.marl_target()[live], atol=1e-4)
@@ -544,11 +550,13 @@ def test_race_with_one_policy_for_all_agents_and_without_evolution_and_informati
 # Acting
 
 
-def test_each_team_acts_by_its_own_policies_and_the_last_by_w_marl(state, batch, equations, slow):
+def test_each_team_acts_by_its_own_policies_and_the_last_by_w_marl(state, batch, equations, reference):
     timestep, memory = jax.tree.map(lambda x: x[1, 0], batch.timesteps), Memory.empty(2, RACE.hidden)
     for team in range(TEAMS):
         heads = equations.team(team)
-        best = slow.best(equations.logits(equations.state.encoder.value, heads), equations.available)[1, 0].argmax(-1)
+        best = reference.best(equations.logits(equations.state.encoder.value, heads), equations.available)[1, 0].argmax(
+            -1
+        )
         after, action = act(RACE, state, jnp.int32(team), memory, timestep, False, at(), jax.random.key(0))
         np.testing.assert_array_equal(action, best)
         np.testing.assert_array_equal(after.last_action, action)

@@ -11,7 +11,7 @@ import pytest
 
 from comarl.algorithms import matd3 as matd3_module
 from comarl.algorithms.race_matd3 import RaceMatd3, State
-from comarl.ops import evolution
+from comarl.evolution import operators as evolution
 from comarl.ops.learner import Learner
 
 GAMMA, TEAMS = 0.99, 6  # five that evolve, and the MARL team
@@ -96,15 +96,15 @@ def encoded(plain, state, batch, key):
 class Equations:
     """RACE's targets and losses in NumPy, read from the paper (docstring of the algorithm) and the fact sheet."""
 
-    def __init__(self, slow, spec, state: State, batch):
-        self.slow, self.spec, self.batch = slow, spec, batch
-        self.state = slow.doubles(state)
+    def __init__(self, reference, spec, state: State, batch):
+        self.reference, self.spec, self.batch = reference, spec, batch
+        self.state = reference.doubles(state)
         self.now, self.next = np.float64(batch.now.state), np.float64(batch.next.state)
         self.obs, self.next_obs = np.asarray(batch.now.obs), np.asarray(batch.next.obs)
         self.action = np.float64(batch.action)
 
     def team(self, j: int):
-        return self.state.head.value if j == TEAMS - 1 else self.slow.part(self.state.population, j)
+        return self.state.head.value if j == TEAMS - 1 else self.reference.part(self.state.population, j)
 
     def one_step(self, next_q):
         """r + gamma (1 - d) min_k Q_k"""
@@ -118,54 +118,54 @@ class Equations:
     def marl_target(self, noise=0.0):
         """y_psi: target encoders, target W_marl, target critic."""
         s = self.state
-        action = self.slow.actions(s.target_encoders, s.target_head, self.next_obs, self.spec)
-        return self.one_step(self.slow.critic(s.target_critic, self.next, np.clip(action + noise, -1, 1)))
+        action = self.reference.actions(s.target_encoders, s.target_head, self.next_obs, self.spec)
+        return self.one_step(self.reference.critic(s.target_critic, self.next, np.clip(action + noise, -1, 1)))
 
     def team_target(self, j: int):
         """y_theta: the live encoders and W_j, the target of the team critic, no smoothing."""
         s, heads = self.state, self.team(j)
-        action = self.slow.actions(s.encoders.value, heads, self.next_obs, self.spec)
-        return self.one_step(self.slow.team_critic(s.target_team_critic, self.next, action, heads, self.spec))
+        action = self.reference.actions(s.encoders.value, heads, self.next_obs, self.spec)
+        return self.one_step(self.reference.team_critic(s.target_team_critic, self.next, action, heads, self.spec))
 
     @functools.cached_property
     def team_targets(self):
         return [self.team_target(j) for j in range(TEAMS)]
 
     def critic_loss(self, critic, target):
-        return sum(np.mean((q - target) ** 2) for q in self.slow.critic(critic, self.now, self.action))
+        return sum(np.mean((q - target) ** 2) for q in self.reference.critic(critic, self.now, self.action))
 
     def team_critic_loss(self, critic, target, j: int):
-        values = self.slow.team_critic(critic, self.now, self.action, self.team(j), self.spec)
+        values = self.reference.team_critic(critic, self.now, self.action, self.team(j), self.spec)
         return sum(np.mean((q - target) ** 2) for q in values)
 
     def weights(self):
         """w(s) = (V - min V) / (max V - min V)"""
-        values = self.slow.mlp(self.state.value.value, self.now)[:, 0]
+        values = self.reference.mlp(self.state.value.value, self.now)[:, 0]
         return (values - min(values)) / (max(values) - min(values))
 
     def mutual_information_loss(self, encoders, mine, weights):
         """sum_i mean_b w_b gap_i,b"""
-        slow, total = self.slow, 0.0
-        for i, z in enumerate(slow.features(encoders, self.obs)):
-            t = slow.part(mine, i)
-            f = slow.torso(t.state_branch, self.now, slow.leaky_relu)
-            g = slow.torso(t.z_branch, z, slow.leaky_relu)
-            total += np.mean(weights * slow.gaps(f @ g.T))
+        reference, total = self.reference, 0.0
+        for i, z in enumerate(reference.features(encoders, self.obs)):
+            t = reference.part(mine, i)
+            f = reference.torso(t.state_branch, self.now, reference.leaky_relu)
+            g = reference.torso(t.z_branch, z, reference.leaky_relu)
+            total += np.mean(weights * reference.gaps(f @ g.T))
         return total
 
     def marl_loss(self, encoders, head):
-        action = self.slow.actions(encoders, head, self.obs, self.spec)
-        return -np.mean(self.slow.critic(self.state.critic.value, self.now, action)[0])
+        action = self.reference.actions(encoders, head, self.obs, self.spec)
+        return -np.mean(self.reference.critic(self.state.critic.value, self.now, action)[0])
 
     def teams_loss(self, encoders, j: int):
         heads = self.team(j)
-        action = self.slow.actions(encoders, heads, self.obs, self.spec)
-        return -np.mean(self.slow.team_critic(self.state.team_critic.value, self.now, action, heads, self.spec)[0])
+        action = self.reference.actions(encoders, heads, self.obs, self.spec)
+        return -np.mean(self.reference.team_critic(self.state.team_critic.value, self.now, action, heads, self.spec)[0])
 
 
 @pytest.fixture(scope="module")
-def equations(slow, spec, state, batch) -> Equations:
-    return Equations(slow, spec, state, batch)
+def equations(reference, spec, state, batch) -> Equations:
+    return Equations(reference, spec, state, batch)
 
 
 @pytest.fixture(scope="module")
@@ -183,21 +183,21 @@ def nearest_team(equations, mean_target: float) -> int:
 # --- targets and losses ---
 
 
-def test_the_marl_critic_descends_to_its_clipped_double_q_target(updated, state, equations, slow):
+def test_the_marl_critic_descends_to_its_clipped_double_q_target(updated, state, equations, reference):
     after, metrics = updated[0]
     target = equations.marl_target()
     loss = lambda critic: equations.critic_loss(critic, target)
     np.testing.assert_allclose(metrics["target_value"], target.mean(), atol=1e-5)
-    np.testing.assert_allclose(metrics["critic_loss"], loss(slow.doubles(state.critic.value)), rtol=1e-4)
-    slow.assert_descends(state.critic.value, after.critic.value, loss)
+    np.testing.assert_allclose(metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4)
+    reference.assert_descends(state.critic.value, after.critic.value, loss)
 
 
-def test_the_team_critic_descends_to_the_target_of_one_team(updated, state, equations, slow, team_of_critic):
+def test_the_team_critic_descends_to_the_target_of_one_team(updated, state, equations, reference, team_of_critic):
     after, metrics = updated[0]
     target = equations.team_targets[team_of_critic]
     loss = lambda critic: equations.team_critic_loss(critic, target, team_of_critic)
-    np.testing.assert_allclose(metrics["team_critic_loss"], loss(slow.doubles(state.team_critic.value)), rtol=1e-4)
-    slow.assert_descends(state.team_critic.value, after.team_critic.value, loss)
+    np.testing.assert_allclose(metrics["team_critic_loss"], loss(reference.doubles(state.team_critic.value)), rtol=1e-4)
+    reference.assert_descends(state.team_critic.value, after.team_critic.value, loss)
 
 
 def test_each_transition_gets_its_own_target(plain, state, batch, equations):
@@ -232,10 +232,10 @@ def test_the_team_target_is_not_smoothed_and_the_marl_target_is(race, plain, sta
     assert np.all(smoothed[~ended] != exact[~ended])
 
 
-def test_smoothing_adds_noise_of_at_most_its_clip(race, state, make_batch, spec, slow):
+def test_smoothing_adds_noise_of_at_most_its_clip(race, state, make_batch, spec, reference):
     """With a huge spread the noise is plus or minus the clip, so each target is one of 32: a sign per real action."""
     batch = dataclasses.replace(make_batch(spec, 4), terminated=jnp.zeros(4, bool))
-    equations = Equations(slow, spec, state, batch)
+    equations = Equations(reference, spec, state, batch)
     candidates = []
     for signs in itertools.product((-0.5, 0.5), repeat=5):
         noise = np.zeros((3, 2))
@@ -245,14 +245,14 @@ def test_smoothing_adds_noise_of_at_most_its_clip(race, state, make_batch, spec,
     assert np.all(np.abs(np.array(candidates) - target).min(axis=0) < 1e-5)
 
 
-def test_the_value_follows_the_larger_of_both_targets(updated, state, equations, slow, team_of_critic):
+def test_the_value_follows_the_larger_of_both_targets(updated, state, equations, reference, team_of_critic):
     after, metrics = updated[0]
     own, team = equations.marl_target(), equations.team_targets[team_of_critic]
     best = np.array([max(a, b) for a, b in zip(own, team, strict=True)])
     assert 0 < np.sum(own > team) < np.sum(~equations.batch.terminated)  # each is the larger somewhere
-    loss = lambda value: np.mean((slow.mlp(value, equations.now)[:, 0] - best) ** 2)
-    np.testing.assert_allclose(metrics["value_loss"], loss(slow.doubles(state.value.value)), rtol=1e-4)
-    slow.assert_descends(state.value.value, after.value.value, loss)
+    loss = lambda value: np.mean((reference.mlp(value, equations.now)[:, 0] - best) ** 2)
+    np.testing.assert_allclose(metrics["value_loss"], loss(reference.doubles(state.value.value)), rtol=1e-4)
+    reference.assert_descends(state.value.value, after.value.value, loss)
 
 
 def encoder_steps(equations, before, after, mode: str, weights, beta: float = 0.5) -> np.ndarray:
@@ -266,7 +266,7 @@ def encoder_steps(equations, before, after, mode: str, weights, beta: float = 0.
             return np.array([total + equations.teams_loss(encoders, j) for j in range(TEAMS)])
         return np.array([total])
 
-    expected, found = equations.slow.steps(before.encoders.value, after.encoders.value, losses, entries=2)
+    expected, found = equations.reference.steps(before.encoders.value, after.encoders.value, losses, entries=2)
     assert np.abs(found).max() > 1e-4
     return np.abs(expected - found[:, None]).max(axis=0)
 
@@ -280,9 +280,9 @@ def test_the_encoders_climb_the_values_that_they_are_to_learn_from(encoded, stat
         assert sorted(errors)[1] > 2e-4  # the step shows which team it was
 
 
-def test_w_marl_climbs_its_own_q_alone(encoded, state, equations, slow):
+def test_w_marl_climbs_its_own_q_alone(encoded, state, equations, reference):
     loss = lambda head: equations.marl_loss(equations.state.encoders.value, head)
-    slow.assert_descends(state.head.value, encoded["both"].head.value, loss, entries=20)
+    reference.assert_descends(state.head.value, encoded["both"].head.value, loss, entries=20)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -319,11 +319,11 @@ def test_the_encoders_draw_the_population_and_the_marl_team(plain, state, batch,
     assert len({np.asarray(s.value.layers[0].weight).tobytes() for s in steps}) == TEAMS
 
 
-def test_the_estimators_descend_the_same_weighted_gap(encoded, state, equations, slow):
+def test_the_estimators_descend_the_same_weighted_gap(encoded, state, equations, reference):
     loss = lambda mine: (
         0.5 * equations.mutual_information_loss(equations.state.encoders.value, mine, equations.weights())
     )
-    slow.assert_descends(state.mine.value, encoded["both"].mine.value, loss)
+    reference.assert_descends(state.mine.value, encoded["both"].mine.value, loss)
 
 
 def test_value_weights_off_is_plain_mutual_information(plain, state, batch, key, equations, bits, clock_at):
@@ -337,13 +337,13 @@ def test_value_weights_off_is_plain_mutual_information(plain, state, batch, key,
     assert bits(after.team_critic) == bits(state.team_critic) and "team_critic_loss" not in metrics
 
 
-def test_the_encoders_see_the_critics_and_the_value_that_were_just_fitted(updated, state, slow, spec, batch):
+def test_the_encoders_see_the_critics_and_the_value_that_were_just_fitted(updated, state, reference, spec, batch):
     """The encoders' step of a whole update: networks of before, but critics and V of after (the order of Sec 1.4)."""
     after, _ = updated[0]
     mixed = dataclasses.replace(state, critic=after.critic, team_critic=after.team_critic, value=after.value)
-    equations = Equations(slow, spec, mixed, batch)
+    equations = Equations(reference, spec, mixed, batch)
     assert min(encoder_steps(equations, state, after, "both", equations.weights())) < 2e-5
-    slow.assert_descends(
+    reference.assert_descends(
         state.head.value, after.head.value, lambda head: equations.marl_loss(equations.state.encoders.value, head)
     )
 
@@ -474,7 +474,7 @@ def test_the_marl_critic_is_matd3s_with_smoothing_too(race, matd3, state, batch,
 def test_every_team_acts_by_its_own_policies_on_the_shared_encoders(race, state, batch, equations, clock_at, key, team):
     timestep = jax.tree.map(lambda x: x[0], batch.now)
     action = act(race, state, jnp.int32(team), timestep, False, clock_at(0), key)
-    expected = equations.slow.actions(
+    expected = equations.reference.actions(
         equations.state.encoders.value, equations.team(team), equations.obs[:1], equations.spec
     )
     np.testing.assert_allclose(action, expected[0], atol=1e-5)
@@ -501,7 +501,7 @@ def test_without_evolution_the_only_team_is_marls_and_explores(race, state, batc
     greedy, noisy = (
         act(alone, state, jnp.int32(0), timestep, e, clock_at(0), jax.random.key(1)) for e in (False, True)
     )
-    expected = equations.slow.actions(
+    expected = equations.reference.actions(
         equations.state.encoders.value, equations.team(TEAMS - 1), equations.obs[:1], equations.spec
     )
     np.testing.assert_allclose(greedy, expected[0], atol=1e-5)

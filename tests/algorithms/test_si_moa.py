@@ -12,9 +12,9 @@ import pytest
 from comarl.algorithms.si_moa import SiMoa
 from comarl.algorithms.vm3_ac import MA_AC
 from comarl.nn.values import obs_mask
-from comarl.training.replay import Ring
+from comarl.replay.transitions import Ring
 from comarl.types import EnvSpec
-from tests.conftest import SMOOTH
+from tests.data import SMOOTH
 
 AGENTS, K = range(3), 4
 BASE = dataclasses.replace(MA_AC, hidden=(4,), log_std_range=(-2.0, 1.0), replay=Ring(100, 6))
@@ -61,8 +61,8 @@ def drawn(state, batch, key):
 class Written:
     """The equations, one agent, one row and one entry at a time."""
 
-    def __init__(self, spec, slow, models, batch):
-        self.spec, self.slow, self.models, self.batch = spec, slow, slow.doubles(models), batch
+    def __init__(self, spec, reference, models, batch):
+        self.spec, self.reference, self.models, self.batch = spec, reference, reference.doubles(models), batch
         self.action = np.float64(batch.action)  # [batch, agents, action]
 
     def expected(self, i, own, models=None):
@@ -71,8 +71,8 @@ class Written:
         obs = np.float64(self.batch.now.obs)[:, i, : self.spec.obs_sizes[i]]
         obs = np.pad(obs, ((0, 0), (0, 5 - obs.shape[1])))
         done = [(own if j == i else self.action[:, j])[:, : sizes[j]] for j in AGENTS]
-        network = self.slow.part((models or self.models).networks.networks, i)
-        out = np.tanh(self.slow.mlp(network, np.hstack([obs, *done]), self.slow.relu))
+        network = self.reference.part((models or self.models).networks.networks, i)
+        out = np.tanh(self.reference.mlp(network, np.hstack([obs, *done]), self.reference.relu))
         return out.reshape(-1, 3, 2)
 
     def each(self):
@@ -115,8 +115,8 @@ class Written:
 
 
 @pytest.fixture(scope="module")
-def written(spec, slow, state, batch):
-    return Written(spec, slow, state.models.value, batch)
+def written(spec, reference, state, batch):
+    return Written(spec, reference, state.models.value, batch)
 
 
 def seen_and_done(state, batch):
@@ -156,10 +156,10 @@ def test_who_does_what_it_would_do_anyway_or_is_not_heard_has_no_influence(state
         np.testing.assert_allclose(divergence(algorithm, deaf, *inputs, imagined, key), 0.0, atol=1e-5)
 
 
-def test_models_descend_the_error_of_what_others_do_next(state, batch, updated, drawn, written, slow):
+def test_models_descend_the_error_of_what_others_do_next(state, batch, updated, drawn, written, reference):
     after, metrics = updated
     loss = lambda models: written.loss(models, drawn[1])
-    slow.assert_descends(state.models.value, after.models.value, loss)
+    reference.assert_descends(state.models.value, after.models.value, loss)
     entries = 2 * 5  # each agent's action is predicted by two others
     np.testing.assert_allclose(metrics["model_error"], loss(written.models) / (0.5 * entries), rtol=1e-4)
 

@@ -12,7 +12,7 @@ import pytest
 from comarl.algorithms.vdac import MAA2C, VDAC_MIX_PYMARL2, VDAC_SUM, State, Vdac
 from comarl.nn.recurrent import Memory
 from comarl.types import Clock, EnvSpec
-from tests.conftest import SMOOTH, make_episodes
+from tests.data import SMOOTH, make_episodes
 
 SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=5)
 LENGTHS, TERMINATED = (2, 5, 3, 5), (0, 3)  # terminated early, cut at the horizon, cut early, terminated at its end
@@ -60,13 +60,13 @@ def updated(states, batch):
 class Equations:
     """Policies, V_tot, its returns and the loss in NumPy."""
 
-    def __init__(self, slow, algorithm, batch):
-        self.slow, self.algorithm, self.batch = slow, algorithm, batch
+    def __init__(self, reference, algorithm, batch):
+        self.reference, self.algorithm, self.batch = reference, algorithm, batch
         self.available = np.asarray(batch.timesteps.available)
         self.states = np.float64(batch.timesteps.state)
 
     def policy(self, actor):
-        logits = self.slow.histories(actor.encoder, SPEC, self.batch) @ actor.head.weight + actor.head.bias
+        logits = self.reference.histories(actor.encoder, SPEC, self.batch) @ actor.head.weight + actor.head.bias
         e = np.where(self.available, np.exp(logits), 0.0)
         epsilon = EPSILON if self.algorithm.epsilon_in_loss else 0.0
         count = np.maximum(self.available.sum(-1, keepdims=True), 1)
@@ -75,11 +75,11 @@ class Equations:
 
     def value(self, actor, critic):
         encoder = actor.encoder if critic.encoder is None else critic.encoder
-        each = (self.slow.histories(encoder, SPEC, self.batch) @ critic.head.weight + critic.head.bias)[..., 0]
-        return self.slow.mixer(critic.mixer, each, self.states)
+        each = (self.reference.histories(encoder, SPEC, self.batch) @ critic.head.weight + critic.head.bias)[..., 0]
+        return self.reference.mixer(critic.mixer, each, self.states)
 
     def target(self, networks):
-        return self.slow.lambda_targets(self.batch, self.value(*networks)[:, 1:], GAMMA, TRACE)
+        return self.reference.lambda_targets(self.batch, self.value(*networks)[:, 1:], GAMMA, TRACE)
 
     def losses(self, networks, before):
         """Actor's and critic's loss and the entropy; `before` are the networks whose target and advantage are data."""
@@ -102,15 +102,15 @@ class Equations:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_an_update_descends_the_loss_in_which_advantage_and_return_are_data(name, states, batch, updated, slow):
+def test_an_update_descends_the_loss_in_which_advantage_and_return_are_data(name, states, batch, updated, reference):
     algorithm, (after, metrics) = VARIANTS[name], updated(name)
-    state, equations = states(algorithm), Equations(slow, algorithm, batch)
-    before = slow.doubles(NETWORKS(state))
+    state, equations = states(algorithm), Equations(reference, algorithm, batch)
+    before = reference.doubles(NETWORKS(state))
     found = [metrics[x] for x in ("actor_loss", "critic_loss", "entropy", "target_value")]
-    target = slow.masked_mean(equations.target(before), batch.mask)
+    target = reference.masked_mean(equations.target(before), batch.mask)
     np.testing.assert_allclose(found, [*equations.losses(before, before), target], rtol=1e-4)
     loss = lambda networks: equations.loss(networks, before)
-    slow.assert_descends(NETWORKS(state), NETWORKS(after), loss, entries=3)
+    reference.assert_descends(NETWORKS(state), NETWORKS(after), loss, entries=3)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -134,11 +134,11 @@ def test_the_critics_loss_reaches_the_actor_only_through_an_encoder_that_both_sh
     assert close(after.actor.value.head, whole.actor.value.head)
 
 
-def test_the_values_of_a_team_are_v_tot_of_its_steps(states, batch, slow):
+def test_the_values_of_a_team_are_v_tot_of_its_steps(states, batch, reference):
     algorithm = VARIANTS["vdac-mix"]
     state = states(algorithm)
     values = jax.jit(jax.vmap(lambda episode: algorithm.team_values(state, episode, jax.random.key(0))))(batch)
-    expected = Equations(slow, algorithm, batch).value(*slow.doubles(NETWORKS(state)))[:, :-1]
+    expected = Equations(reference, algorithm, batch).value(*reference.doubles(NETWORKS(state)))[:, :-1]
     took_place = np.asarray(batch.mask)
     np.testing.assert_allclose(values[took_place], expected[took_place], atol=1e-4)
 
@@ -150,13 +150,13 @@ def test_no_agent_can_count_against_the_team(states):
     assert (jax.vmap(jax.grad(lambda v, s: mixer(v, s)))(values, state) >= 0).all()
 
 
-def test_what_explores_is_the_policy_of_the_loss(states, batch, slow):
+def test_what_explores_is_the_policy_of_the_loss(states, batch, reference):
     algorithm = VARIANTS["vdac-mix"]
     state, seen = states(algorithm), jax.tree.map(lambda x: x[1, 0], batch.timesteps)
     act = lambda key: algorithm.act(state, 0, Memory.empty(2, 4), seen, AT, key, explore=True)[1]
     actions = np.asarray(jax.jit(jax.vmap(act))(jax.random.split(jax.random.key(1), 4000)))
     found = np.stack([(actions == u).mean(0) for u in range(3)], axis=-1)
-    expected = Equations(slow, algorithm, batch).policy(slow.doubles(state.actor.value))[1, 0]
+    expected = Equations(reference, algorithm, batch).policy(reference.doubles(state.actor.value))[1, 0]
     np.testing.assert_allclose(found, expected, atol=0.03)
 
 

@@ -14,9 +14,9 @@ from comarl.algorithms.vm3_ac import MA_AC, MA_SAC, Vm3Ac, squared_correlation
 from comarl.nn.predictors import Predictors
 from comarl.nn.stochastic import Noise, Policies, squashed_log_density
 from comarl.nn.values import obs_mask
-from comarl.training.replay import Ring
+from comarl.replay.transitions import Ring
 from comarl.types import EnvSpec
-from tests.conftest import SMOOTH
+from tests.data import SMOOTH
 
 AGENTS, PAIRS = range(3), list(itertools.permutations(range(3), 2))
 SIZES = dict(hidden=(6, 5), latent_size=2, log_std_range=(-2.0, 1.0), beta=0.3, replay=Ring(100, 8))
@@ -86,11 +86,11 @@ def updated(make_state, batch, clock_at, key):
 class Written:
     """The paper's equations in float64, of a whole batch for one agent or one pair at a time."""
 
-    def __init__(self, algorithm, spec, slow):
-        self.algorithm, self.spec, self.slow = algorithm, spec, slow
+    def __init__(self, algorithm, spec, reference):
+        self.algorithm, self.spec, self.reference = algorithm, spec, reference
 
     def net(self, stack, row, x):
-        return self.slow.mlp(self.slow.part(stack.networks, row), x, self.slow.relu)
+        return self.reference.mlp(self.reference.part(stack.networks, row), x, self.reference.relu)
 
     def one_hot(self, row, like):
         return np.tile(np.eye(3)[row], (len(like), 1))
@@ -115,7 +115,7 @@ class Written:
         return self.net(values.networks, i, x)[:, 0]
 
     def q(self, critic, k, i, x):
-        return self.values(self.slow.part(critic, k), i, x)
+        return self.values(self.reference.part(critic, k), i, x)
 
     def gaussian(self, policies, timestep, i, z):
         x = np.concatenate([self.real_obs(timestep, i), z], axis=1)
@@ -229,16 +229,16 @@ def draws(algorithm, spec, timestep, key, which):
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
-def case(request, spec, slow, make_state, updated, batch, key):
+def case(request, spec, reference, make_state, updated, batch, key):
     """An algorithm, its equations, and doubles of what it was before the update."""
     algorithm = VARIANTS[request.param]
     state, (after, metrics) = make_state(algorithm), updated(algorithm)
-    before = {n: slow.doubles(getattr(state, n).value) for n in ("policies", "predictors", "critic")}
+    before = {n: reference.doubles(getattr(state, n).value) for n in ("policies", "predictors", "critic")}
     noise = [draws(algorithm, spec, t, key, n) for n, t in enumerate((batch.now, batch.next))]
-    return algorithm, Written(algorithm, spec, slow), state, after, metrics, before, noise
+    return algorithm, Written(algorithm, spec, reference), state, after, metrics, before, noise
 
 
-def test_policies_and_predictors_descend_the_losses_of_their_agents(case, batch, slow):
+def test_policies_and_predictors_descend_the_losses_of_their_agents(case, batch, reference):
     """Eq. 20 and 21: policies through Q_i1, log pi and the condition of (b) alone, predictors through (b) alone."""
     _, written, state, after, metrics, before, noise = case
     fixed = (before["policies"], before["predictors"])
@@ -247,17 +247,17 @@ def test_policies_and_predictors_descend_the_losses_of_their_agents(case, batch,
         return written.policy_loss(policies, predictors, before["critic"], batch.now, noise[0], fixed)
 
     np.testing.assert_allclose(metrics["actor_loss"], loss(), rtol=1e-4)
-    slow.assert_descends(state.policies.value, after.policies.value, lambda p: loss(policies=p))
-    slow.assert_descends(state.predictors.value, after.predictors.value, lambda p: loss(predictors=p))
+    reference.assert_descends(state.policies.value, after.policies.value, lambda p: loss(policies=p))
+    reference.assert_descends(state.predictors.value, after.predictors.value, lambda p: loss(predictors=p))
 
 
-def test_gradients_through_the_swapped_prediction_would_show(make_state, updated, batch, spec, slow, key):
+def test_gradients_through_the_swapped_prediction_would_show(make_state, updated, batch, spec, reference, key):
     """This guards the power of the test above."""
-    state, (after, _), written = make_state(TINY), updated(TINY), Written(TINY, spec, slow)
-    before = {n: slow.doubles(getattr(state, n).value) for n in ("policies", "predictors", "critic")}
+    state, (after, _), written = make_state(TINY), updated(TINY), Written(TINY, spec, reference)
+    before = {n: reference.doubles(getattr(state, n).value) for n in ("policies", "predictors", "critic")}
     fixed, noise = (before["policies"], before["predictors"]), draws(TINY, spec, batch.now, key, 0)
     loss = lambda p: written.policy_loss(p, fixed[1], before["critic"], batch.now, noise, fixed, live_backward=True)
-    expected, found = slow.steps(state.policies.value, after.policies.value, loss)
+    expected, found = reference.steps(state.policies.value, after.policies.value, loss)
     assert np.abs(expected - found).max() > 1e-4
 
 
@@ -273,10 +273,10 @@ def test_information_that_is_not_climbed_moves_predictors_alone(make_state, upda
     assert bits(after.policies.value) != bits(paper.policies.value)
 
 
-def test_critics_descend_the_squared_error_to_their_own_agents_target(case, batch, slow):
+def test_critics_descend_the_squared_error_to_their_own_agents_target(case, batch, reference):
     """Eq. 16 to 19; or with twin target critics in the place of V."""
     algorithm, written, state, after, metrics, before, noise = case
-    target_net = slow.doubles(state.target)
+    target_net = reference.doubles(state.target)
     if algorithm.value == "v":
         following = [written.values(target_net, i, written.known(batch.next)) for i in AGENTS]
     else:
@@ -292,7 +292,7 @@ def test_critics_descend_the_squared_error_to_their_own_agents_target(case, batc
 
     np.testing.assert_allclose(metrics["target_value"], np.mean(target), rtol=1e-4)
     np.testing.assert_allclose(metrics["critic_loss"], loss(before["critic"]), rtol=1e-4)
-    slow.assert_descends(state.critic.value, after.critic.value, loss)
+    reference.assert_descends(state.critic.value, after.critic.value, loss)
     if algorithm.value == "v":
         soft = written.soft_values(*(before[n] for n in ("policies", "predictors", "critic")), batch.now, noise[0])
 
@@ -300,8 +300,8 @@ def test_critics_descend_the_squared_error_to_their_own_agents_target(case, batc
             known = written.known(batch.now)
             return sum(0.5 * np.mean((written.values(value, i, known) - soft[i]) ** 2) for i in AGENTS)
 
-        np.testing.assert_allclose(metrics["value_loss"], value_loss(slow.doubles(state.value.value)), rtol=1e-4)
-        slow.assert_descends(state.value.value, after.value.value, value_loss)
+        np.testing.assert_allclose(metrics["value_loss"], value_loss(reference.doubles(state.value.value)), rtol=1e-4)
+        reference.assert_descends(state.value.value, after.value.value, value_loss)
 
 
 def test_metrics_are_entropy_and_predictability_of_the_draw(case, batch):
@@ -420,12 +420,12 @@ def test_neither_values_nor_replay_know_of_the_latent(spec, make_state):
     assert inputs(state.policies.value) == 5 + TINY.latent_size
 
 
-def test_greedy_play_is_decentralised_and_needs_no_key(make_state, batch, clock_at, slow, spec):
+def test_greedy_play_is_decentralised_and_needs_no_key(make_state, batch, clock_at, reference, spec):
     state, timestep = make_state(TINY), jax.tree.map(lambda x: x[:1], batch.now)
     one = jax.tree.map(lambda x: x[0], timestep)
     found = [act(TINY, state, one, False, clock_at(0), jax.random.key(k)) for k in range(2)]
     np.testing.assert_array_equal(*found)
-    written, policies = Written(TINY, spec, slow), slow.doubles(state.policies.value)
+    written, policies = Written(TINY, spec, reference), reference.doubles(state.policies.value)
     mean = [written.gaussian(policies, timestep, i, np.zeros((1, 2)))[0][0] for i in AGENTS]
     np.testing.assert_allclose(found[0], np.tanh(mean) * spec.action_mask, atol=1e-5)
     for algorithm in (TINY, dataclasses.replace(TINY, execution_latent="shared")):

@@ -16,8 +16,8 @@ from comarl.nn.action_predictor import ActionPredictor
 from comarl.nn.recurrent import Memory
 from comarl.ops.learner import Learner
 from comarl.types import Clock, EnvSpec, Timestep
-from tests.algorithms.slow_fop import Written, log
-from tests.conftest import SMOOTH, make_episodes
+from tests.algorithms.reference_fop import Written, log
+from tests.data import SMOOTH, make_episodes
 
 AGENTS, ACTIONS, HORIZON, LATENT = 3, 3, 4, 2
 SPEC = EnvSpec(AGENTS, 2, 4, ACTIONS, discrete=True, horizon=HORIZON)
@@ -91,7 +91,7 @@ class Equations(Written):
 
     def policies(self, algorithm, actor, batch, z):
         early, late = (z, z[..., :0]) if algorithm.latent_at == "input" else (z[..., :0], z)
-        histories = self.slow.histories(actor.encoder, SPEC, batch, early)
+        histories = self.reference.histories(actor.encoder, SPEC, batch, early)
         logits = np.zeros((*histories.shape[:-1], ACTIONS))
         for i in range(AGENTS):
             x = np.concatenate([histories[:, :, i], late], axis=-1)
@@ -104,8 +104,8 @@ class Equations(Written):
         wide = lambda row: np.broadcast_to(row, (*obs.shape[:2], len(row)))
         x = np.concatenate([obs[:, :, i], obs[:, :, j], wide(np.eye(AGENTS)[i]), wide(np.eye(AGENTS)[j])], axis=-1)
         linear = lambda layer, x: x @ layer.weight + layer.bias
-        hidden = self.slow.relu(linear(predictor.seen, x) + linear(predictor.given, np.eye(ACTIONS)[u]))
-        odds = np.where(available, np.exp(self.slow.mlp(predictor.rest, hidden, self.slow.relu)), 0.0)
+        hidden = self.reference.relu(linear(predictor.seen, x) + linear(predictor.given, np.eye(ACTIONS)[u]))
+        odds = np.where(available, np.exp(self.reference.mlp(predictor.rest, hidden, self.reference.relu)), 0.0)
         return log(odds / np.maximum(odds.sum(-1, keepdims=True), 1e-30))
 
     def divisor(self, algorithm):
@@ -134,8 +134,8 @@ class Equations(Written):
 
 
 @pytest.fixture(scope="module")
-def equations(slow):
-    return Equations(slow, ALPHA, EPSILON)
+def equations(reference):
+    return Equations(reference, ALPHA, EPSILON)
 
 
 def at(timesteps, part):
@@ -147,14 +147,14 @@ NOW, LATER = slice(None, -1), slice(1, None)
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_actor_climbs_utility_entropy_and_what_its_action_tells_of_others(
-    name, updated, states, batch, z, equations, slow
+    name, updated, states, batch, z, equations, reference
 ):
     """Others' policies in m_i are numbers: of two steps of one network only those of the agent itself move."""
     algorithm, state, (after, metrics) = VARIANTS[name], states[name], updated[name]
-    now, old = at(batch.timesteps, NOW), slow.doubles(state.actor.value)
-    q = np.minimum(*(equations.utilities(slow.doubles(c.value), np.float64(now.obs)) for c in state.critics))
+    now, old = at(batch.timesteps, NOW), reference.doubles(state.actor.value)
+    q = np.minimum(*(equations.utilities(reference.doubles(c.value), np.float64(now.obs)) for c in state.critics))
     pi = equations.policies(algorithm, old, batch, z)[:, NOW]
-    q = q + equations.gain(algorithm, slow.doubles(state.predictor.value), now, pi)
+    q = q + equations.gain(algorithm, reference.doubles(state.predictor.value), now, pi)
 
     def loss(actor):
         pi, total = equations.policies(algorithm, actor, batch, z)[:, NOW], 0.0
@@ -165,19 +165,19 @@ def test_the_actor_climbs_utility_entropy_and_what_its_action_tells_of_others(
         return total / sum(LENGTHS) / AGENTS
 
     np.testing.assert_allclose(metrics["actor_loss"], loss(old), rtol=1e-4)
-    slow.assert_descends(state.actor.value, after.actor.value, loss, entries=4)
+    reference.assert_descends(state.actor.value, after.actor.value, loss, entries=4)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_critics_descend_to_values_with_information_and_q_to_what_was_played(
-    name, updated, states, batch, z, equations, slow
+    name, updated, states, batch, z, equations, reference
 ):
     """The draws are of the policies after the actor's step; q is as it was before its own."""
     algorithm, state, (after, metrics) = VARIANTS[name], states[name], updated[name]
     now, later = (at(batch.timesteps, part) for part in (NOW, LATER))
-    pi = equations.policies(algorithm, slow.doubles(after.actor.value), batch, z)
-    drawn = np.where(pi > 0, log(pi) + slow.gumbel(DRAW_KEY, pi.shape), -np.inf).argmax(-1)
-    action, predictor = drawn[:, LATER], slow.doubles(state.predictor.value)
+    pi = equations.policies(algorithm, reference.doubles(after.actor.value), batch, z)
+    drawn = np.where(pi > 0, log(pi) + reference.gumbel(DRAW_KEY, pi.shape), -np.inf).argmax(-1)
+    action, predictor = drawn[:, LATER], reference.doubles(state.predictor.value)
     entropy = -log(np.take_along_axis(pi[:, LATER], action[..., None], -1))[..., 0].mean(-1)
     information = equations.information(algorithm, predictor, later, action)
     gains = (0.0, 0.0)
@@ -186,31 +186,31 @@ def test_critics_descend_to_values_with_information_and_q_to_what_was_played(
     value = np.minimum(
         *(
             equations.q_tot(algorithm.base, x, x, batch, LATER, action, gains[1])
-            for x in map(slow.doubles, state.targets)
+            for x in map(reference.doubles, state.targets)
         )
     )
     bonus = ALPHA * (entropy + algorithm.information * information)
     if algorithm.base.entropy_in_return:
-        y = slow.lambda_targets(batch, value + bonus, GAMMA, TRACE)
+        y = reference.lambda_targets(batch, value + bonus, GAMMA, TRACE)
     else:
-        y = slow.lambda_targets(batch, value, GAMMA, TRACE) + bonus
-    mask, errors, mean = batch.mask, [], lambda x: slow.masked_mean(x, batch.mask)
+        y = reference.lambda_targets(batch, value, GAMMA, TRACE) + bonus
+    mask, errors, mean = batch.mask, [], lambda x: reference.masked_mean(x, batch.mask)
     for old, new in zip(state.critics, after.critics, strict=True):
-        before = slow.doubles(old.value)
+        before = reference.doubles(old.value)
 
         def loss(critic, before=before):
             q = equations.q_tot(algorithm.base, critic, before, batch, NOW, batch.action, gains[0])
-            return slow.masked_mean((q - y) ** 2, mask)
+            return reference.masked_mean((q - y) ** 2, mask)
 
         errors.append(loss(before))
-        slow.assert_descends(old.value, new.value, loss, entries=2)
+        reference.assert_descends(old.value, new.value, loss, entries=2)
 
     def q_loss(q, given=batch.action):
         said, given = np.asarray(batch.action), np.asarray(given)
         pairs = [equations.pair(q, now, i, j, said, given) for i, j in itertools.permutations(range(AGENTS), 2)]
         return -mean(np.mean(pairs, axis=0))
 
-    slow.assert_descends(state.predictor.value, after.predictor.value, q_loss, entries=4)
+    reference.assert_descends(state.predictor.value, after.predictor.value, q_loss, entries=4)
     expected = {
         **{"critic_loss": np.mean(errors), "target_value": mean(y), "entropy": mean(entropy), "temperature": ALPHA},
         **{"predictability": mean(information), "predictor_loss": q_loss(predictor)},
@@ -220,7 +220,7 @@ def test_critics_descend_to_values_with_information_and_q_to_what_was_played(
         np.testing.assert_allclose(metrics[metric], number, rtol=1e-4, err_msg=metric)
 
 
-def test_team_values_are_those_of_the_critics_at_the_latent_of_execution(updated, batch, equations, slow):
+def test_team_values_are_those_of_the_critics_at_the_latent_of_execution(updated, batch, equations, reference):
     for name, algorithm in VARIANTS.items():
         after, gain = updated[name][0], 0.0
         values = jax.jit(jax.vmap(lambda e, x=algorithm, s=after: x.team_values(s, e, jax.random.key(0))))(batch)
@@ -228,9 +228,9 @@ def test_team_values_are_those_of_the_critics_at_the_latent_of_execution(updated
             base = dataclasses.replace(algorithm.base, epsilon_in_policy=False)
             without_epsilon = dataclasses.replace(algorithm, base=base)
             z = np.zeros((len(LENGTHS), HORIZON + 1, LATENT))
-            pi = equations.policies(without_epsilon, slow.doubles(after.actor.value), batch, z)[:, NOW]
-            gain = equations.gain(algorithm, slow.doubles(after.predictor.value), at(batch.timesteps, NOW), pi)
-        critics = [slow.doubles(critic.value) for critic in after.critics]
+            pi = equations.policies(without_epsilon, reference.doubles(after.actor.value), batch, z)[:, NOW]
+            gain = equations.gain(algorithm, reference.doubles(after.predictor.value), at(batch.timesteps, NOW), pi)
+        critics = [reference.doubles(critic.value) for critic in after.critics]
         expected = np.minimum(*(equations.q_tot(algorithm.base, c, c, batch, NOW, batch.action, gain) for c in critics))
         np.testing.assert_allclose(np.where(batch.mask, values, 0), np.where(batch.mask, expected, 0), atol=1e-4)
 
@@ -296,11 +296,13 @@ def test_greedy_play_has_no_latent_unless_it_is_shared(states, batch):
     assert played(dataclasses.replace(VM3_AC, execution_latent="shared")) == {(u,) * AGENTS for u in range(ACTIONS)}
 
 
-def test_sensitivity_is_the_distance_of_policies_at_two_latents(updated, states, batch, z, equations, slow):
+def test_sensitivity_is_the_distance_of_policies_at_two_latents(updated, states, batch, z, equations, reference):
     after, metrics = updated["defaults"]
-    pi, other = (equations.policies(VM3_AC, slow.doubles(after.actor.value), batch, x) for x in (z, np.roll(z, 1, 0)))
+    pi, other = (
+        equations.policies(VM3_AC, reference.doubles(after.actor.value), batch, x) for x in (z, np.roll(z, 1, 0))
+    )
     distance = 0.5 * np.abs(pi - other)[:, NOW].sum(-1).mean(-1)
-    np.testing.assert_allclose(metrics["latent_sensitivity"], slow.masked_mean(distance, batch.mask), rtol=1e-4)
+    np.testing.assert_allclose(metrics["latent_sensitivity"], reference.masked_mean(distance, batch.mask), rtol=1e-4)
 
 
 # Predictors

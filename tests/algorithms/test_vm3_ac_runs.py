@@ -9,9 +9,9 @@ from comarl.algorithms.maddpg import Maddpg
 from comarl.algorithms.maven_ac import MavenAc
 from comarl.algorithms.si_moa import SiMoa
 from comarl.algorithms.vm3_ac import MA_AC, Vm3Ac
-from comarl.training.replay import Ring
-from comarl.training.train import Run
-from tests.runs import session
+from comarl.replay.transitions import Ring
+from comarl.training.settings import Run
+from tests.sessions import session
 from tests.training.tasks import Wander
 
 TINY = dict(hidden=(4,), replay=Ring(100, 8), warmup_steps=20, updates_per_step=1.0)

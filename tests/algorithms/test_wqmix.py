@@ -12,7 +12,7 @@ import pytest
 from comarl.algorithms.qmix import PYMARL2
 from comarl.algorithms.wqmix import CW_QMIX, CW_QMIX_PYMARL2, OW_QMIX, OW_QMIX_PYMARL2, Wqmix
 from comarl.types import Clock, EnvSpec
-from tests.conftest import SMOOTH, make_episodes
+from tests.data import SMOOTH, make_episodes
 
 SPEC = EnvSpec(2, 2, 4, 3, discrete=True, horizon=5)
 LENGTHS, GAMMA, TRACE, LOW = (2, 5, 3, 4), 0.9, 0.6, 0.3  # the first two terminated, the others cut
@@ -42,30 +42,30 @@ def state(scramble):
 class Equations:
     """The docstring's equations in float64 NumPy, over a whole batch."""
 
-    def __init__(self, slow, batch):
-        self.slow, self.batch, self.state = slow, batch, np.float64(batch.timesteps.state)
+    def __init__(self, reference, batch):
+        self.reference, self.batch, self.state = reference, batch, np.float64(batch.timesteps.state)
         self.action = np.eye(SPEC.action_size)[np.asarray(batch.action)]
 
     def utilities(self, net):
-        return self.slow.histories(net.encoder, SPEC, self.batch) @ net.head.weight + net.head.bias
+        return self.reference.histories(net.encoder, SPEC, self.batch) @ net.head.weight + net.head.bias
 
     def best(self, network):
         """u* of every step, one-hot."""
-        return self.slow.best(self.utilities(network.utilities), np.asarray(self.batch.timesteps.available))
+        return self.reference.best(self.utilities(network.utilities), np.asarray(self.batch.timesteps.available))
 
     def q_tot(self, network):
         chosen = (self.utilities(network.utilities)[:, :-1] * self.action).sum(-1)
-        return self.slow.mixer(network.mixer, chosen, self.state[:, :-1])
+        return self.reference.mixer(network.mixer, chosen, self.state[:, :-1])
 
     def q_star(self, unrestricted, action):
         """Of one-hot actions at the first steps."""
-        steps, mlp = action.shape[1], lambda m, x: self.slow.mlp(m, x, self.slow.relu)[..., 0]
+        steps, mlp = action.shape[1], lambda m, x: self.reference.mlp(m, x, self.reference.relu)[..., 0]
         chosen, state = (self.utilities(unrestricted.utilities)[:, :steps] * action).sum(-1), self.state[:, :steps]
         return mlp(unrestricted.mixer, np.concatenate([state, chosen], axis=-1)) + mlp(unrestricted.bias, state)
 
     def targets(self, network, target):
         value = self.q_star(target, self.best(network))
-        return self.slow.lambda_targets(self.batch, value[:, 1:], GAMMA, TRACE)
+        return self.reference.lambda_targets(self.batch, value[:, 1:], GAMMA, TRACE)
 
     def important(self, name, network, target):
         """The two reasons to weigh a step fully, of which OW-QMIX knows one."""
@@ -81,44 +81,44 @@ class Equations:
         y = self.targets(before, target)
         weight = np.where(np.any(self.important(name, before, target), axis=0), 1.0, LOW)
         errors = weight * (self.q_tot(network) - y) ** 2, (self.q_star(network.unrestricted, self.action) - y) ** 2
-        return [self.slow.masked_mean(error, self.batch.mask) for error in errors]
+        return [self.reference.masked_mean(error, self.batch.mask) for error in errors]
 
 
 @pytest.fixture(scope="module")
-def equations(slow, batch):
-    return Equations(slow, batch)
+def equations(reference, batch):
+    return Equations(reference, batch)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_an_update_descends_both_losses(name, state, batch, equations, slow):
+def test_an_update_descends_both_losses(name, state, batch, equations, reference):
     """Through both recurrences and mixers; targets and weights are numbers."""
     after, metrics = update(VARIANTS[name], state, batch, jnp.int32(0))
-    before, target = slow.doubles(state.learner.value), slow.doubles(state.target)
+    before, target = reference.doubles(state.learner.value), reference.doubles(state.target)
     losses = equations.losses(name, before, before, target)
     np.testing.assert_allclose([metrics["monotonic_loss"], metrics["unrestricted_loss"]], losses, rtol=1e-4)
     np.testing.assert_allclose(metrics["loss"], sum(losses), rtol=1e-4)
     weight = np.where(np.any(equations.important(name, before, target), axis=0), 1.0, LOW)
     y = equations.targets(before, target)
     for metric, expected in (("weight", weight), ("target_value", y)):
-        np.testing.assert_allclose(metrics[metric], slow.masked_mean(expected, batch.mask), rtol=1e-4)
+        np.testing.assert_allclose(metrics[metric], reference.masked_mean(expected, batch.mask), rtol=1e-4)
     total = lambda network: sum(equations.losses(name, network, before, target))
-    slow.assert_descends(state.learner.value, after.learner.value, total, entries=2)
+    reference.assert_descends(state.learner.value, after.learner.value, total, entries=2)
 
 
-def test_every_reason_for_a_full_weight_holds_somewhere_alone_and_somewhere_none_does(state, equations, slow):
+def test_every_reason_for_a_full_weight_holds_somewhere_alone_and_somewhere_none_does(state, equations, reference):
     """Otherwise the test above could not tell one from another; nor who chooses for the target."""
-    network, target = slow.doubles(state.learner.value), slow.doubles(state.target)
+    network, target = reference.doubles(state.learner.value), reference.doubles(state.target)
     mask = np.asarray(equations.batch.mask)
     best, better = (x[mask] for x in equations.important("cw", network, target))
     (optimistic,) = (x[mask] for x in equations.important("ow", network, target))
     assert (best & ~better).any() and (better & ~best).any() and not (best | better).all()
     assert optimistic.any() and not optimistic.all() and (optimistic != (best | better)).any()
-    other = slow.best(equations.utilities(target.utilities), np.asarray(equations.batch.timesteps.available))
+    other = reference.best(equations.utilities(target.utilities), np.asarray(equations.batch.timesteps.available))
     assert (other != equations.best(network))[:, 1:][mask].any()
 
 
-def test_the_teams_values_are_q_tot_and_q_star(state, batch, equations, slow):
-    network, mask = slow.doubles(state.learner.value), np.asarray(batch.mask)
+def test_the_teams_values_are_q_tot_and_q_star(state, batch, equations, reference):
+    network, mask = reference.doubles(state.learner.value), np.asarray(batch.mask)
     each = lambda method: jax.jit(jax.vmap(lambda e: method(state, e, jax.random.key(0))))(batch)
     np.testing.assert_allclose(each(CW.team_values)[mask], equations.q_tot(network)[mask], atol=1e-4)
     q_star = equations.q_star(network.unrestricted, equations.action)

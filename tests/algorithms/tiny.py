@@ -17,8 +17,8 @@ from comarl.algorithms.race_facmac import RaceFacmac
 from comarl.algorithms.vdac import MAA2C, Vdac
 from comarl.algorithms.vm3_ac_discrete import Vm3AcDiscrete
 from comarl.algorithms.wqmix import Wqmix
-from comarl.training.episode_replay import EpisodeRing, RecentAndOld
-from tests.conftest import SMOOTH
+from comarl.replay.episodes import EpisodeRing, RecentAndOld
+from tests.data import SMOOTH
 
 SIZES = dict(hidden=4, mixer_width=3, hypernet=3)
 PACE = dict(replay=EpisodeRing(100, 5), parallel_envs=2, updates_per_episode=1.5)

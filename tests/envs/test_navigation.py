@@ -1,4 +1,4 @@
-"""Cooperative navigation, held against slow rules in plain Python, against mpe2 and against JaxMARL, step by step."""
+"""Cooperative navigation, held against reference rules in plain Python, against mpe2 and against JaxMARL, step by step."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ from mpe2 import simple_spread_v3
 from comarl.envs import find_task
 from comarl.envs.check import check, random_action
 from comarl.envs.navigation import Navigation, Plane
-from tests.envs.slow_navigation import SlowNavigation
+from tests.envs.reference_navigation import ReferenceNavigation
 
 TEAM = Navigation()
 RULES = ("mpe2", "openai", "jaxmarl")
@@ -53,13 +53,13 @@ def test_every_step_of_random_episodes_is_that_of_the_slow_rules(rules):
     met = 0
     for episode in range(12):
         start, rest = jax.tree.map(lambda x, e=episode: x[e], (starts, steps))
-        slow = SlowNavigation(start.agents.tolist(), start.landmarks.tolist(), rules)
+        reference = ReferenceNavigation(start.agents.tolist(), start.landmarks.tolist(), rules)
         for time in range(env.spec.horizon):
             action, after, later, reward, terminated, truncated = jax.tree.map(lambda x, t=time: x[t], rest)
-            expected, ended = slow.step(action.tolist())
+            expected, ended = reference.step(action.tolist())
             np.testing.assert_allclose(reward, expected, atol=1e-4)
             assert (bool(terminated), bool(truncated)) == (False, ended)
-            np.testing.assert_allclose(later.obs, [slow.obs(agent) for agent in range(3)], atol=1e-4)
+            np.testing.assert_allclose(later.obs, [reference.obs(agent) for agent in range(3)], atol=1e-4)
             assert later.state.tolist() == later.obs.reshape(-1).tolist()
             met += (np.linalg.norm(after.agents[:, None] - after.agents, axis=-1) < 0.3).sum() - 3
     assert met > 30, "the comparison must see agents that push each other"

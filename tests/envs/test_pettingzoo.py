@@ -15,9 +15,9 @@ from comarl.cli import main
 from comarl.envs import find_task
 from comarl.envs.check import check
 from comarl.envs.pettingzoo import PettingZoo
-from comarl.envs.pool import Workers
-from comarl.training.records import read
+from comarl.runs.records import read
 from comarl.types import HostEnvironment, Task
+from comarl.workers.pool import Workers
 from comarl.workers.team import ParallelTeam
 
 SPREAD = "mpe2.simple_spread_v3"

@@ -1,4 +1,4 @@
-"""Predators and prey, held against slow rules in plain Python, step by step."""
+"""Predators and prey, held against reference rules in plain Python, step by step."""
 
 import itertools
 
@@ -10,7 +10,7 @@ import pytest
 from comarl.envs import find_task
 from comarl.envs.check import check, random_action
 from comarl.envs.predator_prey import ACTIONS, GONE, PRESETS, SIGHT, Draws, Grid, PredatorPrey
-from tests.envs.slow_predator_prey import SlowPredatorPrey
+from tests.envs.reference_predator_prey import ReferencePredatorPrey
 
 RIGHT, DOWN, LEFT, UP, STAY, CATCH = range(6)
 TRIO = PredatorPrey(agents=3, prey=2, size=5, horizon=12, punishment=-1.5)  # one task for all scripts: compiled once
@@ -67,10 +67,10 @@ def random_episodes(env, episodes, seed=0):
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(seed), episodes)))
 
 
-def assert_looks_like(slow, timestep):
-    assert timestep.state.tolist() == slow.state()
-    assert timestep.obs.tolist() == [slow.obs(agent) for agent in range(slow.num_agents)]
-    assert timestep.available.tolist() == [slow.available(agent) for agent in range(slow.num_agents)]
+def assert_looks_like(reference, timestep):
+    assert timestep.state.tolist() == reference.state()
+    assert timestep.obs.tolist() == [reference.obs(agent) for agent in range(reference.num_agents)]
+    assert timestep.available.tolist() == [reference.available(agent) for agent in range(reference.num_agents)]
 
 
 @pytest.mark.parametrize(
@@ -83,15 +83,15 @@ def test_every_step_of_random_episodes_is_that_of_the_slow_rules(env, episodes):
     for episode in range(episodes):
         start, look, rest = jax.tree.map(lambda x, e=episode: x[e], (starts, looks, steps))
         places_of = [places(env, cells) for cells in (start.agents, start.prey)]
-        slow = SlowPredatorPrey(*places_of, env.size, env.horizon, env.punishment)
-        assert_looks_like(slow, look)
+        reference = ReferencePredatorPrey(*places_of, env.size, env.horizon, env.punishment)
+        assert_looks_like(reference, look)
         for time in range(env.horizon):
             _, after, later, action, draws, reward, terminated, truncated = jax.tree.map(lambda x, t=time: x[t], rest)
-            expected = slow.step(action.tolist(), *(x.tolist() for x in draws))
+            expected = reference.step(action.tolist(), *(x.tolist() for x in draws))
             assert (float(reward), bool(terminated), bool(truncated)) == expected
-            assert places(env, after.agents) == list(slow.agents.values())
-            assert places(env, after.prey) == list(slow.prey.values())
-            assert_looks_like(slow, later)
+            assert places(env, after.agents) == list(reference.agents.values())
+            assert places(env, after.prey) == list(reference.prey.values())
+            assert_looks_like(reference, later)
             captures, lone = captures + (reward >= 8.0), lone + (reward < 0.0)
             if terminated:
                 ended += 1

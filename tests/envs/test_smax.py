@@ -10,7 +10,7 @@ from comarl.envs import TASKS, find_task
 from comarl.envs.check import check
 from comarl.envs.smax import MAPS, MISSING, Smax, _game
 from comarl.types import Environment
-from comarl.usage import UnknownName
+from comarl.validation import UnknownName
 
 SIZES = {  # allies, enemies, obs, state, actions, SMAC's limit
     "2m_vs_1z": (2, 1, 36, 36, 6, 150),

@@ -1,4 +1,4 @@
-"""Treasure collection, held against slow rules in plain Python and against mpe2, step by step."""
+"""Treasure collection, held against reference rules in plain Python and against mpe2, step by step."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from mpe2 import collect_treasure_v1
 from comarl.envs import find_task
 from comarl.envs.check import check, random_action
 from comarl.envs.treasure import GONE, NOTHING, Draws, Treasure, World
-from tests.envs.slow_treasure import SlowTreasure
+from tests.envs.reference_treasure import ReferenceTreasure
 
 TRIO = Treasure()
 FOUR = Treasure(deposits=2)
@@ -68,21 +68,23 @@ def test_every_step_of_random_episodes_is_that_of_the_slow_rules(env):
         start, look, rest = jax.tree.map(lambda x, e=episode: x[e], (starts, looks, steps))
         agents = start.agents.tolist()
         things = agents[: env.collectors], agents[env.collectors :], start.treasures.tolist(), start.kind.tolist()
-        slow = SlowTreasure(*things, env.maac_compat)
-        np.testing.assert_allclose(look.obs, padded(env, slow.observations()), atol=1e-6)
+        reference = ReferenceTreasure(*things, env.maac_compat)
+        np.testing.assert_allclose(look.obs, padded(env, reference.observations()), atol=1e-6)
         for time in range(env.horizon):
             action, draws, after, later, reward, terminated, truncated = jax.tree.map(lambda x, t=time: x[t], rest)
-            expected, seen = slow.step(action.tolist(), *(x.tolist() for x in draws))
+            expected, seen = reference.step(action.tolist(), *(x.tolist() for x in draws))
             np.testing.assert_allclose(reward, expected, atol=2e-4)
             assert (bool(terminated), bool(truncated)) == (False, time + 1 == env.horizon)
             np.testing.assert_allclose(later.obs, padded(env, seen), atol=2e-4)
-            holding = [NOTHING if c["holding"] is None else c["holding"] for c in slow.collectors]
+            holding = [NOTHING if c["holding"] is None else c["holding"] for c in reference.collectors]
             assert after.holding.tolist() == holding
             overlaps += reward < -1.0
-            for agent, place, velocity in zip(slow.agents, after.agents.tolist(), after.velocity.tolist(), strict=True):
+            for agent, place, velocity in zip(
+                reference.agents, after.agents.tolist(), after.velocity.tolist(), strict=True
+            ):
                 agent.update(at=place, velocity=velocity)  # or rounding would grow from bump to bump
-        assert int(after.deliveries) == slow.deliveries
-        deliveries += slow.deliveries
+        assert int(after.deliveries) == reference.deliveries
+        deliveries += reference.deliveries
     assert deliveries > 5 and overlaps > 5, "the comparison must see deliveries and overlaps"
 
 

@@ -1,4 +1,4 @@
-"""Predators and waves of prey, held against slow rules in plain Python, step by step."""
+"""Predators and waves of prey, held against reference rules in plain Python, step by step."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ import pytest
 from comarl.envs import find_task
 from comarl.envs.check import check, random_action
 from comarl.envs.waves import PRESETS, Square, Waves
-from tests.envs.slow_waves import SlowWaves
+from tests.envs.reference_waves import ReferenceWaves
 
 PAIR = Waves(predators=2, prey=4, catchers=2, radius=0.1, start="apart", horizon=6)  # prey at 0.1 and 0.9
 step_pair = jax.jit(PAIR.step)
@@ -59,17 +59,17 @@ def test_every_step_of_random_episodes_is_that_of_the_slow_rules(env):
     for episode in range(6):
         start, look, rest = jax.tree.map(lambda x, e=episode: x[e], (starts, looks, steps))
         settings = env.catchers, env.radius, env.speed, env.capture_reward, env.growth, env.horizon
-        slow = SlowWaves(start.predators.tolist(), round(env.prey**0.5), *settings)
-        seen = lambda slow=slow: [slow.obs(agent) for agent in range(env.predators)]
+        reference = ReferenceWaves(start.predators.tolist(), round(env.prey**0.5), *settings)
+        seen = lambda reference=reference: [reference.obs(agent) for agent in range(env.predators)]
         np.testing.assert_allclose(look.obs, seen(), atol=1e-6)
         for time in range(env.horizon):
             action, after, later, reward, terminated, truncated = jax.tree.map(lambda x, t=time: x[t], rest)
-            assert (float(reward), bool(truncated)) == slow.step(action.tolist())
+            assert (float(reward), bool(truncated)) == reference.step(action.tolist())
             assert not terminated
-            np.testing.assert_allclose(after.predators, slow.predators, atol=2e-6)
+            np.testing.assert_allclose(after.predators, reference.predators, atol=2e-6)
             np.testing.assert_allclose(later.obs, seen(), atol=4e-6)
             assert later.state.tolist() == later.obs.reshape(-1).tolist()
-        assert int(after.captures) == slow.captures
+        assert int(after.captures) == reference.captures
         waves += int(after.wave)
     assert waves > 3, "the comparison must see waves that follow one another"
 

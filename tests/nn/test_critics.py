@@ -43,8 +43,8 @@ def embedding(critic, heads):
     return critic.embed(jax.tree.map(lambda leaf: leaf[0], critic.embedders), heads)
 
 
-def test_a_critic_equals_its_equations(critic, batch, slow):
-    expected = slow.critic(slow.doubles(critic), np.float64(batch.now.state), np.float64(batch.action))
+def test_a_critic_equals_its_equations(critic, batch, reference):
+    expected = reference.critic(reference.doubles(critic), np.float64(batch.now.state), np.float64(batch.action))
     assert expected.shape == (3, 6)
     np.testing.assert_allclose(call(critic, batch.now.state, batch.action), expected, atol=2e-5)
 
@@ -67,9 +67,9 @@ def test_the_first_team_critic_is_row_0(team_critic, batch, heads):
     np.testing.assert_allclose(first(team_critic, *inputs), call(team_critic, *inputs)[0], atol=1e-6)
 
 
-def test_a_team_critic_equals_its_equations(team_critic, batch, heads, spec, slow):
+def test_a_team_critic_equals_its_equations(team_critic, batch, heads, spec, reference):
     state, action = np.float64(batch.now.state), np.float64(batch.action)
-    expected = slow.team_critic(slow.doubles(team_critic), state, action, slow.doubles(heads), spec)
+    expected = reference.team_critic(reference.doubles(team_critic), state, action, reference.doubles(heads), spec)
     assert expected.shape == (2, 6)
     np.testing.assert_allclose(call(team_critic, batch.now.state, batch.action, heads), expected, atol=2e-5)
 
@@ -113,14 +113,14 @@ def test_values_depend_on_the_team_and_on_the_action(team_critic, batch, heads):
     assert np.abs(call(team_critic, batch.now.state, -batch.action, heads) - values).max() > 1e-3
 
 
-def test_without_sizes_every_column_is_real(spec, heads, slow):
+def test_without_sizes_every_column_is_real(spec, heads, reference):
     whole = dataclasses.replace(spec, action_sizes=None)
     critic = jax.jit(lambda k: TeamCritic(whole, FEATURES, (4,), 4, layer_norm=False, key=k))(jax.random.key(3))
     garbage = eqx.tree_at(lambda h: h.bias, heads, heads.bias.at[1, 1].add(3.0))
     assert np.abs(embedding(critic, garbage) - embedding(critic, heads)).max() > 1e-4
-    expected = slow.team_embedding(
-        slow.doubles(slow.part(critic.embedders, 0)),
-        slow.doubles(heads),
+    expected = reference.team_embedding(
+        reference.doubles(reference.part(critic.embedders, 0)),
+        reference.doubles(heads),
         dataclasses.replace(spec, action_sizes=(2, 2, 2)),
     )
     np.testing.assert_allclose(embedding(critic, heads), expected, atol=1e-5)
@@ -150,10 +150,10 @@ def team_factored(spec, scramble):
 
 
 @pytest.mark.parametrize("mixing", ["monotonic", "sum"])
-def test_a_factored_critic_equals_its_equations(factored, batch, slow, mixing):
+def test_a_factored_critic_equals_its_equations(factored, batch, reference, mixing):
     critic = factored(mixing)
     inputs = (batch.now.obs, batch.action, batch.now.state)
-    expected = slow.factored_critic(slow.doubles(critic), *map(np.float64, inputs))
+    expected = reference.factored_critic(reference.doubles(critic), *map(np.float64, inputs))
     assert expected.shape == (6,)
     np.testing.assert_allclose(call(critic, *inputs), expected, atol=1e-4)
 
@@ -180,10 +180,12 @@ def test_agents_share_the_utility_and_only_their_number_tells_them_apart(factore
     assert np.abs(before - after).max() > 1e-3
 
 
-def test_a_team_factored_critic_equals_its_equations(team_factored, batch, heads, slow):
+def test_a_team_factored_critic_equals_its_equations(team_factored, batch, heads, reference):
     """chi_i for the utility of agent i, the sum of another chi_i over agents for the mixer."""
     inputs = (batch.now.obs, batch.action, batch.now.state)
-    expected = slow.team_factored_critic(slow.doubles(team_factored), *map(np.float64, inputs), slow.doubles(heads))
+    expected = reference.team_factored_critic(
+        reference.doubles(team_factored), *map(np.float64, inputs), reference.doubles(heads)
+    )
     np.testing.assert_allclose(call(team_factored, *inputs, heads), expected, atol=1e-4)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from comarl.nn.duplex import Attention, Importance, Positive, dueling
 from comarl.types import EnvSpec, Timestep
-from tests.nn import slow_duplex
+from tests.nn import reference_duplex
 
 SPEC = EnvSpec(num_agents=3, obs_size=2, state_size=7, action_size=4, discrete=True, horizon=5)
 ATTENTIONS = {
@@ -31,12 +31,12 @@ def doubles(*arrays):
 
 
 @pytest.mark.parametrize("hidden", [(), (6,), (6, 5)])
-def test_importance_equals_its_equation_and_is_positive(hidden, inputs, scramble, slow):
+def test_importance_equals_its_equation_and_is_positive(hidden, inputs, scramble, reference):
     _, action, steps = inputs
     make = jax.jit(lambda key: Importance(SPEC, 4, hidden, key=key))
     net = scramble(make(jax.random.key(0)), 1, 0.5)
     found = jax.jit(lambda net: net(steps.state, action))(net)
-    expected = slow_duplex.importance(slow.doubles(net), *doubles(steps.state), action)
+    expected = reference_duplex.importance(reference.doubles(net), *doubles(steps.state), action)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert (found > 0).all() and found.std() > 0.1
 
@@ -49,13 +49,13 @@ def test_each_kernel_starts_apart_as_a_linear_layer_of_pytorch_does():
 
 
 @pytest.mark.parametrize("name", ATTENTIONS)
-def test_attention_equals_its_equations(name, inputs, scramble, slow):
+def test_attention_equals_its_equations(name, inputs, scramble, reference):
     (unit_size, weighted_heads, nonlinear), (utilities, _, steps) = ATTENTIONS[name], inputs
     kind = dict(weighted_heads=weighted_heads, nonlinear=nonlinear)
     make = jax.jit(lambda key: Attention(SPEC, 2, 5, 6, unit_size, **kind, key=key))
     net = scramble(make(jax.random.key(0)), 1, 0.5)
     found = jax.jit(lambda net: net(utilities, steps))(net)
-    expected = slow_duplex.attention(slow.doubles(net), *doubles(utilities, steps.obs, steps.state))
+    expected = reference_duplex.attention(reference.doubles(net), *doubles(utilities, steps.obs, steps.state))
     for one, two in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
     assert (found[0] > 0).all() and found[0].std() > 0.1
@@ -68,11 +68,11 @@ def test_attention_needs_a_state_that_holds_all_agents():
         Attention(SPEC, 2, 5, 6, 3, weighted_heads=False, nonlinear=False, key=jax.random.key(0))
 
 
-def test_the_plain_transformation_equals_its_equations(inputs, scramble, slow):
+def test_the_plain_transformation_equals_its_equations(inputs, scramble, reference):
     utilities, _, steps = inputs
     net = scramble(jax.jit(lambda key: Positive(SPEC, 6, key=key))(jax.random.key(0)), 1, 0.5)
     found = jax.jit(lambda net: net(utilities, steps))(net)
-    for one, two in zip(found, slow_duplex.positive(slow.doubles(net), *doubles(steps.state)), strict=True):
+    for one, two in zip(found, reference_duplex.positive(reference.doubles(net), *doubles(steps.state)), strict=True):
         np.testing.assert_allclose(one, np.broadcast_to(two, one.shape), rtol=1e-4, atol=1e-5)
 
 

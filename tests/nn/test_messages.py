@@ -84,7 +84,7 @@ def test_messages_are_their_mean_and_noise_of_the_spread(x):
 
 
 @pytest.mark.parametrize("routing", ["pairwise", "broadcast"])
-def test_the_bottleneck_is_its_equation(routing, x, slow, scramble):
+def test_the_bottleneck_is_its_equation(routing, x, reference, scramble):
     messenger = scramble(make(routing), 1)
     messages = messenger(x, jax.random.key(4), 1.0)
     label = jnp.asarray(np.random.default_rng(0).integers(0, 3, (TIME, AGENTS)), jnp.int32)
@@ -94,8 +94,8 @@ def test_the_bottleneck_is_its_equation(routing, x, slow, scramble):
         expected = 0.0
         for i in range(AGENTS):
             told = [np.float64(sent[t, j, i if routing == "pairwise" else 0]) for j in range(AGENTS)]
-            logits = slow.mlp(
-                slow.doubles(messenger.posterior), np.concatenate([np.float64(x[t, i]), *told]), slow.relu
+            logits = reference.mlp(
+                reference.doubles(messenger.posterior), np.concatenate([np.float64(x[t, i]), *told]), reference.relu
             )
             expected += np.log(np.exp(logits).sum()) - logits[label[t, i]]
         expected += 0.3 * sum(m**2 / 2 for m in mean[t].flat)

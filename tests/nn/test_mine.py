@@ -22,26 +22,26 @@ def batch():
     return tuple(jnp.asarray(random.normal(size=shape), jnp.float32) for shape in shapes)
 
 
-def branches(slow, mine, state, z):
+def branches(reference, mine, state, z):
     """f(s): two layers; g(z): one. All leaky."""
-    layer = lambda one, x: slow.leaky_relu(np.float64(x) @ one.weight + one.bias)
-    mine = slow.doubles(mine)
+    layer = lambda one, x: reference.leaky_relu(np.float64(x) @ one.weight + one.bias)
+    mine = reference.doubles(mine)
     first, second = mine.state_branch.layers
     (only,) = mine.z_branch.layers
     return layer(second, layer(first, state)), layer(only, z)
 
 
-def test_a_score_is_the_dot_product_of_a_states_and_a_representations_branch(mine, batch, slow):
+def test_a_score_is_the_dot_product_of_a_states_and_a_representations_branch(mine, batch, reference):
     state, z = batch
-    f, g = branches(slow, mine, state, z[:, 0])
+    f, g = branches(reference, mine, state, z[:, 0])
     expected = [[sum(f[m] * g[k]) for k in range(BATCH)] for m in range(BATCH)]
     np.testing.assert_allclose(jax.jit(lambda m, *x: m(*x))(mine, state, z[:, 0]), expected, atol=1e-4)
 
 
-def test_the_scores_of_a_team_are_those_of_its_agents_each_on_its_own(mine, batch, slow):
+def test_the_scores_of_a_team_are_those_of_its_agents_each_on_its_own(mine, batch, reference):
     """`scores[m, k, i]` is T(s_m, z_ki)."""
     state, z = batch
-    f, g = branches(slow, mine, state, z)
+    f, g = branches(reference, mine, state, z)
     found = jax.jit(lambda m, *x: m.team_scores(*x))(mine, state, z)
     assert found.shape == (BATCH, BATCH, AGENTS)
     for m, k, i in np.ndindex(found.shape):

@@ -48,11 +48,11 @@ def in_numpy(mixer, q, s, sign):
 
 @pytest.mark.parametrize("hypernet", [HYPERNET, 0])
 @pytest.mark.parametrize("mixing", ["monotonic", "any"])
-def test_a_mixer_equals_its_equation_weight_by_weight(batch, scramble, slow, mixing, hypernet):
+def test_a_mixer_equals_its_equation_weight_by_weight(batch, scramble, reference, mixing, hypernet):
     mixer = scramble(make(mixing, hypernet), seed=1)
     sign = np.abs if mixing == "monotonic" else lambda w: w
     found = mix(mixer, *batch)
-    mixer = slow.doubles(mixer)
+    mixer = reference.doubles(mixer)
     expected = [in_numpy(mixer, np.float64(q), np.float64(s), sign) for q, s in zip(*batch, strict=True)]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 

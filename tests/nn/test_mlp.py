@@ -49,11 +49,11 @@ def test_a_linear_layer_is_x_times_weight_plus_bias_for_any_leading_axes():
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_an_mlp_equals_its_equations_layer_by_layer(slow, scramble, layer_norm):
+def test_an_mlp_equals_its_equations_layer_by_layer(reference, scramble, layer_norm):
     mlp = scramble(MLP((5, 7, 6, 2), activation=leaky_relu, layer_norm=layer_norm, key=jax.random.key(1)), seed=1)
     x = np.random.default_rng(2).normal(size=(9, 5))
     found = jax.jit(lambda m, x: m(x))(mlp, jnp.asarray(x, jnp.float32))
-    np.testing.assert_allclose(found, slow.mlp(slow.doubles(mlp), x), atol=2e-5)
+    np.testing.assert_allclose(found, reference.mlp(reference.doubles(mlp), x), atol=2e-5)
 
 
 def test_a_torso_activates_its_last_layer_too():

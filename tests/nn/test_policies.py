@@ -24,9 +24,9 @@ def act(spec):
     return jax.jit(lambda encoders, heads, obs: choose(heads, encode(encoders, obs), spec))
 
 
-def test_actions_equal_their_equations(act, encoders, heads, make_batch, spec, slow):
+def test_actions_equal_their_equations(act, encoders, heads, make_batch, spec, reference):
     obs = make_batch(spec, 7).now.obs
-    expected = slow.actions(slow.doubles(encoders), slow.doubles(heads), np.asarray(obs), spec)
+    expected = reference.actions(reference.doubles(encoders), reference.doubles(heads), np.asarray(obs), spec)
     np.testing.assert_allclose(act(encoders, heads, obs), expected, atol=1e-5)
 
 

@@ -68,8 +68,8 @@ def unrolled(encoder, inputs):
     return jax.jit(lambda encoder, x: encoder.unroll(x))(encoder, inputs)
 
 
-def test_the_encoder_is_a_linear_layer_a_relu_and_pytorchs_gru(encoder, inputs, unrolled, slow):
-    network = slow.doubles(encoder)
+def test_the_encoder_is_a_linear_layer_a_relu_and_pytorchs_gru(encoder, inputs, unrolled, reference):
+    network = reference.doubles(encoder)
     h = np.zeros((AGENTS, HIDDEN))
     for t in range(TIME):
         x = np.maximum(np.float64(inputs[t]) @ network.layer.weight + network.layer.bias, 0.0)

@@ -31,13 +31,13 @@ def ends(make_batch, spec):
 
 
 class Written:
-    def __init__(self, spec, slow, share):
-        self.spec, self.slow, self.share = spec, slow, share
+    def __init__(self, spec, reference, share):
+        self.spec, self.reference, self.share = spec, reference, share
 
     def net(self, stack, i, x):
         if self.share:
-            return self.slow.mlp(self.slow.part(stack.networks, 0), x, self.slow.relu)
-        return self.slow.mlp(self.slow.part(stack.networks, i), x, self.slow.relu)
+            return self.reference.mlp(self.reference.part(stack.networks, 0), x, self.reference.relu)
+        return self.reference.mlp(self.reference.part(stack.networks, i), x, self.reference.relu)
 
     def told(self, i, x):
         return np.hstack([x, np.tile(np.eye(3)[i], (len(x), 1))]) if self.share else x
@@ -58,7 +58,7 @@ class Written:
         return self.net(values.networks, i, np.maximum(np.hstack(first), 0.0))[:, 0]
 
     def attention(self, values, i, obs, action):
-        leaky, torso = self.slow.leaky_relu, self.slow.torso
+        leaky, torso = self.reference.leaky_relu, self.reference.torso
         e = [torso(values.encoder, unit, leaky) for unit in self.units(obs, action)]
         query, heard, width = torso(values.looker, obs[i], leaky) @ values.queries, [], HIDDEN[0] // HEADS
         for b, h in itertools.product(range(len(obs[i])), range(HEADS)):
@@ -67,18 +67,18 @@ class Written:
             spoken = [torso(values.values, e[j][b], leaky)[part] for j in others]
             heard.append(sum(s * v for s, v in zip(scores, spoken, strict=True)) / sum(scores))
         together = np.hstack([e[i], np.reshape(heard, (len(obs[i]), -1))])
-        return self.slow.mlp(values.head, together, leaky)[:, 0]
+        return self.reference.mlp(values.head, together, leaky)[:, 0]
 
 
 @pytest.mark.parametrize("acts", [False, True])
 @pytest.mark.parametrize(("form", "share"), FORMS)
-def test_each_form_equals_its_equations(form, acts, share, spec, slow, ends, scramble):
+def test_each_form_equals_its_equations(form, acts, share, spec, reference, ends, scramble):
     seen, action, own = ends
     make = lambda k: make_values(form, spec, HIDDEN, acts=acts, heads=HEADS, share=share, key=k)
     values = scramble(make(jax.random.key(0)), 0, 0.4)
-    doubles, obs = slow.doubles(values), np.float64(seen.obs)
+    doubles, obs = reference.doubles(values), np.float64(seen.obs)
     done, instead = ([np.float64(a) for a in x] if acts else None for x in (action, own))
-    written = getattr(Written(spec, slow, share), form)
+    written = getattr(Written(spec, reference, share), form)
     cases = [((action,) if acts else (), lambda i: done)]
     if acts:
         cases.append(((action, own), lambda i: [instead[j] if j == i else done[j] for j in range(3)]))

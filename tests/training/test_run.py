@@ -7,7 +7,7 @@ import pytest
 from comarl.algorithms import ALGORITHMS
 from comarl.envs import find_task
 from comarl.training.run import learning_rate_option
-from comarl.training.train import Run
+from comarl.training.settings import Run
 
 
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if not name.startswith("ea-")])

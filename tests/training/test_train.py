@@ -8,14 +8,15 @@ import pytest
 
 from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.race_matd3 import RaceMatd3
+from comarl.replay.transitions import Ring
+from comarl.runs.identity import identity
+from comarl.runs.records import read
 from comarl.training import train
-from comarl.training.records import identity, read
-from comarl.training.replay import Ring
 from comarl.training.run import Diverged
-from comarl.training.train import Run
+from comarl.training.settings import Run
 from comarl.types import TaskDied
-from tests import runs
-from tests.runs import raw
+from tests import sessions
+from tests.sessions import raw
 
 from .tasks import HostWander, Wander
 
@@ -31,7 +32,7 @@ RUNS = {
 
 
 def session(run, folder, **options):
-    return runs.session(run, folder, **{"checkpoint_seconds": 0.0, **options})
+    return sessions.session(run, folder, **{"checkpoint_seconds": 0.0, **options})
 
 
 def same_bits(one, other):
@@ -136,7 +137,7 @@ def test_one_compilation_serves_all_rounds(tmp_path):
     for run, steps in ((dataclasses.replace(RUNS["race-matd3"], evaluate_every=37), 120), (host, 100)):
         folder = tmp_path / run.algorithm.__class__.__name__
         session(dataclasses.replace(run, steps=steps), folder).train()
-        with runs.compilations() as compiled:
+        with sessions.compilations() as compiled:
             session(dataclasses.replace(run, steps=3 * steps), folder).train()
         assert not compiled
 

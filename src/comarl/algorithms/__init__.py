@@ -26,7 +26,7 @@ from comarl.algorithms.vdac import MAA2C, VDAC_MIX_PYMARL2, VDAC_SUM, Vdac
 from comarl.algorithms.vm3_ac import MA_AC, MA_SAC, Vm3Ac
 from comarl.algorithms.vm3_ac_discrete import Vm3AcDiscrete
 from comarl.algorithms.wqmix import CW_QMIX, CW_QMIX_PYMARL2, OW_QMIX, OW_QMIX_PYMARL2
-from comarl.usage import unknown
+from comarl.validation import unknown
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,9 @@ from comarl.ops.distributions import log_probability
 from comarl.ops.exploration import epsilon_softmax, explore_or_greedy, linear, pick, policy_with_epsilon
 from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
-from comarl.training.episode_replay import RecentAndOld
+from comarl.replay.episodes import RecentAndOld
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep, tree_where
-from comarl.usage import check_layers, check_range
+from comarl.validation import check_layers, check_range
 
 
 class Critic(eqx.Module):

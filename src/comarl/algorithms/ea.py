@@ -19,9 +19,9 @@ from jaxtyping import Array, Float, Int, PyTree
 from comarl.algorithms.facmac import Facmac
 from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.merl import breed_networks, make_population
-from comarl.training.replay import Nothing
+from comarl.replay.transitions import Nothing
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep
-from comarl.usage import check_range
+from comarl.validation import check_range
 
 
 class State(eqx.Module):

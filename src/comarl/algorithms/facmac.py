@@ -38,10 +38,10 @@ from comarl.ops.distributions import straight_through_steps
 from comarl.ops.exploration import epsilon_softmax, greedy, linear
 from comarl.ops.learner import Adam, Learner, copy_every, polyak
 from comarl.ops.returns import episode_targets, masked_mean
-from comarl.training.episode_replay import EpisodeRing
-from comarl.training.replay import Ring
+from comarl.replay.episodes import EpisodeRing
+from comarl.replay.transitions import Ring
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep, Transition
-from comarl.usage import check_choices, check_range
+from comarl.validation import check_choices, check_range
 
 
 class State(eqx.Module):

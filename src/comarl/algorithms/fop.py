@@ -41,9 +41,9 @@ from comarl.ops.distributions import draw_steps
 from comarl.ops.exploration import epsilon_softmax, explore_or_greedy, linear, only_available, pick
 from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
-from comarl.training.episode_replay import EpisodeRing
+from comarl.replay.episodes import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_range
+from comarl.validation import check_range
 
 Scalar = Float[Array, ""]
 LogPolicies = Float[Array, "batch steps agents actions"]

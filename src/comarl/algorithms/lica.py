@@ -33,9 +33,9 @@ from comarl.ops.distributions import draw_steps, entropy
 from comarl.ops.exploration import epsilon_softmax, greedy, only_available
 from comarl.ops.learner import Adam, Learner, Optimiser, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
-from comarl.training.episode_replay import EpisodeRing
+from comarl.replay.episodes import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_range
+from comarl.validation import check_range
 
 
 class Critic(eqx.Module):

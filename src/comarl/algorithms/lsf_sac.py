@@ -40,9 +40,9 @@ from comarl.ops.distributions import noise_of_steps
 from comarl.ops.exploration import epsilon_greedy, explore_or_greedy, greedy, only_available, pick
 from comarl.ops.learner import Adam, Learner, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
-from comarl.training.episode_replay import EpisodeRing
+from comarl.replay.episodes import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_choices, check_interval, check_range
+from comarl.validation import check_choices, check_interval, check_range
 
 
 class Critic(eqx.Module):

@@ -37,9 +37,9 @@ from comarl.nn.policies import explore_with_noise
 from comarl.nn.stochastic import Stack
 from comarl.nn.values import AgentValues, make_values, obs_mask, see, see_actions
 from comarl.ops.learner import Adam, Learner, polyak
-from comarl.training.replay import Ring
+from comarl.replay.transitions import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
-from comarl.usage import check_range
+from comarl.validation import check_range
 
 
 class Actors(eqx.Module):

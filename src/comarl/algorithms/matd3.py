@@ -28,9 +28,9 @@ from comarl.nn.critics import Critic
 from comarl.nn.mlp import Linear, Torso
 from comarl.nn.policies import choose, encode, explore_with_noise, make_encoders, make_heads, smooth_target
 from comarl.ops.learner import Adam, Learner, polyak
-from comarl.training.replay import Ring
+from comarl.replay.transitions import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
-from comarl.usage import check_layers, check_range
+from comarl.validation import check_layers, check_range
 
 
 class Actors(eqx.Module):

@@ -34,9 +34,9 @@ from comarl.algorithms.vm3_ac import MA_AC, Vm3Ac
 from comarl.nn.mlp import MLP
 from comarl.nn.values import obs_mask, see_actions, with_actions
 from comarl.ops.learner import Adam, Learner
-from comarl.training.replay import Ring
+from comarl.replay.transitions import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
-from comarl.usage import check_range
+from comarl.validation import check_range
 
 
 class Memory(eqx.Module):

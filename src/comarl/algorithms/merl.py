@@ -27,9 +27,9 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from comarl.algorithms.facmac import Facmac
 from comarl.algorithms.matd3 import Matd3
-from comarl.ops import evolution
+from comarl.evolution import operators as evolution
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, tree_where
-from comarl.usage import check_range
+from comarl.validation import check_range
 
 
 class State(eqx.Module):

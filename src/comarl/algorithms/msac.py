@@ -36,9 +36,9 @@ from comarl.nn.recurrent import Memory, RecurrentNet
 from comarl.ops.exploration import greedy, only_available, pick
 from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, polyak
 from comarl.ops.returns import episode_targets, masked_mean
-from comarl.training.episode_replay import EpisodeRing
+from comarl.replay.episodes import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_interval, check_range
+from comarl.validation import check_interval, check_range
 
 
 class LinearMixer(eqx.Module):

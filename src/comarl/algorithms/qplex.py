@@ -43,9 +43,9 @@ from comarl.nn.recurrent import Memory, RecurrentNet
 from comarl.ops.exploration import epsilon_greedy, explore_or_greedy, greedy, only_available, pick
 from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
-from comarl.training.episode_replay import EpisodeRing
+from comarl.replay.episodes import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_choices, check_range
+from comarl.validation import check_choices, check_range
 
 
 class DuplexMixer(eqx.Module):

@@ -42,22 +42,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from comarl.evolution import operators as evolution
+from comarl.evolution.operators import Crossover, Mutation
 from comarl.nn.critics import FactoredCritic, TeamFactoredCritic
 from comarl.nn.mine import Mine
 from comarl.nn.mixers import Mixing
 from comarl.nn.mlp import MLP, Linear
 from comarl.nn.policies import make_heads
 from comarl.nn.recurrent import Memory, RecurrentEncoder, agent_inputs, input_size, unroll_episode
-from comarl.ops import evolution
 from comarl.ops.distributions import straight_through_steps
-from comarl.ops.evolution import Crossover, Mutation
 from comarl.ops.exploration import epsilon_softmax, greedy, linear
 from comarl.ops.information import team_gaps, value_weights
 from comarl.ops.learner import Adam, Learner, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
-from comarl.training.episode_replay import EpisodeRing
+from comarl.replay.episodes import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_choices, check_range
+from comarl.validation import check_choices, check_range
 
 Histories = Float[Array, "batch steps agents hidden"]  # z of every step, and of the one after the end
 

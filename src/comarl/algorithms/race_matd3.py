@@ -41,17 +41,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from comarl.evolution import operators as evolution
+from comarl.evolution.operators import Crossover, Mutation
 from comarl.nn.critics import Critic, TeamCritic
 from comarl.nn.mine import Mine
 from comarl.nn.mlp import MLP, Linear, Torso, leaky_relu
 from comarl.nn.policies import choose, encode, explore_with_noise, make_encoders, make_heads, smooth_target
-from comarl.ops import evolution
-from comarl.ops.evolution import Crossover, Mutation
 from comarl.ops.information import jensen_shannon_gap, value_weights
 from comarl.ops.learner import Adam, Learner, polyak
-from comarl.training.replay import Ring
+from comarl.replay.transitions import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
-from comarl.usage import check_choices, check_layers, check_range
+from comarl.validation import check_choices, check_layers, check_range
 
 
 class State(eqx.Module):

@@ -40,7 +40,7 @@ from comarl.nn.values import Seen, deviating, see_actions, with_actions
 from comarl.ops.learner import Adam, Learner
 from comarl.ops.returns import masked_mean
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
-from comarl.usage import check_choices, check_range
+from comarl.validation import check_choices, check_range
 
 
 class Models(eqx.Module):

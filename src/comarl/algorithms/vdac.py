@@ -37,9 +37,9 @@ from comarl.ops.distributions import entropy, log_probability
 from comarl.ops.exploration import epsilon_softmax, explore_or_greedy, linear, pick, policy_with_epsilon
 from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp
 from comarl.ops.returns import episode_targets, masked_mean
-from comarl.training.episode_replay import EpisodeRing
+from comarl.replay.episodes import EpisodeRing
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_choices, check_range
+from comarl.validation import check_choices, check_range
 
 
 class Critic(eqx.Module):

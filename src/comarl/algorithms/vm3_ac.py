@@ -39,9 +39,9 @@ from comarl.nn.predictors import Predictors, Sharing
 from comarl.nn.stochastic import Drawn, Noise, Policies
 from comarl.nn.values import AgentValues, Form, Seen, each, make_values, obs_mask, see, see_actions, twin
 from comarl.ops.learner import Adam, Learner, polyak
-from comarl.training.replay import Ring
+from comarl.replay.transitions import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
-from comarl.usage import check_choices, check_interval, check_layers, check_range
+from comarl.validation import check_choices, check_interval, check_layers, check_range
 
 PROBED, DRAWS = 4, 8  # transitions of a batch that diagnostics look at, and how often they draw z for each
 
@@ -221,7 +221,7 @@ class Vm3Ac:
         )
 
     def information(self, predictors: Predictors, seen: Seen, action: Float[Array, "agents batch action"]) -> Array:
-        """M_i `[agents batch]`. Gradients pass to a_i through the climbed terms, and to q through (b) alone (Eq. 21)."""
+        """M_i `[agents batch]`. Gradients reach a_i by the climbed terms, and q by (b) alone (Eq. 21)."""
         fixed, agents = jax.lax.stop_gradient(action), action.shape[0]
         climbs = lambda term: self.climbed_terms in (term, "both")
         forward = predictors.log_q(fixed, action if climbs("b") else fixed, seen.obs)  # (b)

@@ -51,7 +51,7 @@ from comarl.ops.exploration import epsilon_softmax, explore_or_greedy, pick
 from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import masked_mean
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.usage import check_choices, check_range
+from comarl.validation import check_choices, check_range
 
 PROBED = 4  # episodes of a batch in which it is looked at what z does
 

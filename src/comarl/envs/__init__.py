@@ -15,7 +15,7 @@ from comarl.envs import (
     treasure,
     waves,
 )
-from comarl.usage import unknown
+from comarl.validation import unknown
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "mamujoco": mamujoco.TASKS,

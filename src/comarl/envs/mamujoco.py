@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from comarl.envs.mamujoco_physics import ROBOTS, BatchPhysics, GymnasiumPhysics, Reference, new_reference
-from comarl.envs.pool import available_cores
 from comarl.types import EnvSpec, HostTimestep, TaskDied
-from comarl.usage import unknown
+from comarl.validation import unknown
+from comarl.workers.pool import available_cores
 
 TASKS = {
     "HalfCheetah-2x3": "a two-legged runner; its hind and its front leg are agents",

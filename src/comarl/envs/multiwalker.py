@@ -26,9 +26,9 @@ simulation finds, which need not be the nearest.
 import functools
 from dataclasses import dataclass, field
 
-from comarl.envs.pool import Pool, Workers
 from comarl.types import EnvSpec
-from comarl.usage import check_range
+from comarl.validation import check_range
+from comarl.workers.pool import Pool, Workers
 from comarl.workers.walkers import Walkers
 
 PIECES = 25  # of terrain, for each walker

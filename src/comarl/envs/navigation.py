@@ -29,7 +29,7 @@ from jaxtyping import Array, Float, Int
 
 from comarl.envs.particles import lengths, move, offsets, repulsion
 from comarl.types import EnvSpec, Key, Timestep
-from comarl.usage import check_choices, check_range
+from comarl.validation import check_choices, check_range
 
 RADIUS = 0.15
 FORCE = 5.0  # of an action of 1; an agent's mass is 1

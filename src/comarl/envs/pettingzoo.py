@@ -24,9 +24,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from comarl.envs.pool import Pool, Workers
 from comarl.types import EnvSpec
-from comarl.usage import check_choices, check_range
+from comarl.validation import check_choices, check_range
+from comarl.workers.pool import Pool, Workers
 from comarl.workers.team import ParallelTeam
 
 TASKS = {

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from comarl.types import EnvSpec, Key, Timestep
-from comarl.usage import check_range
+from comarl.validation import check_range
 
 ACTIONS = ("right", "down", "left", "up", "stay", "catch")
 MOVES = ((0, 1), (1, 0), (0, -1), (-1, 0))  # row and column of the first four

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from comarl.types import EnvSpec, Key, Timestep
-from comarl.usage import UnknownName, check_choices, check_range, unknown
+from comarl.validation import UnknownName, check_choices, check_range, unknown
 
 UNITS = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")
 """the types that SMAX has, in the order of its numbers"""

@@ -39,7 +39,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from comarl.envs.particles import lengths, move, offsets, repulsion
 from comarl.types import EnvSpec, Key, Timestep
-from comarl.usage import check_range
+from comarl.validation import check_range
 
 COLLECTOR, DEPOSIT, TREASURE = 0.05, 0.075, 0.025  # radii
 COLLECTOR_MASS, DEPOSIT_MASS = 1.0, 2.25

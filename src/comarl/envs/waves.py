@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from comarl.types import EnvSpec, Key, Timestep
-from comarl.usage import check_choices, check_range
+from comarl.validation import check_choices, check_range
 
 MARGIN = 0.1  # between the lattice and the walls
 REACH = 1.25  # a predator's radius and a prey's, in radii

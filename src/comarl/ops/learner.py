@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from comarl.types import tree_where
-from comarl.usage import check_range
+from comarl.validation import check_range
 
 Module = TypeVar("Module")
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from comarl.report.curves import draw, draw_training, save
 from comarl.report.curves import single_run_curve as single_run_curve
-from comarl.report.payoff import learnt, payoff_csv, payoff_markdown
 from comarl.report.runs import Curves as Curves
 from comarl.report.runs import ReportError as ReportError
 from comarl.report.runs import SeedCurve as SeedCurve
@@ -17,7 +16,8 @@ from comarl.report.runs import check_measured, compared_by, read_run
 from comarl.report.statistics import Middle
 from comarl.report.tables import improvements, latex_table, markdown_table, per_seed_csv, table_rows, training_csv
 from comarl.report.tables import rich_table as rich_table
-from comarl.training.records import RETURN
+from comarl.runs.records import RETURN
+from comarl.training.payoff import learnt, payoff_csv, payoff_markdown
 
 
 def report(

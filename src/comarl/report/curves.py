@@ -15,7 +15,7 @@ import numpy as np
 
 from comarl.report.runs import Curves, Team, compared_by, read_run, shown_scale
 from comarl.report.statistics import SEEDS_FOR_AN_INTERVAL, Middle, summarise
-from comarl.training.records import RETURN, WON, in_words
+from comarl.runs.records import RETURN, WON, in_words
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow, which is faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from comarl.report.statistics import mean_over_episodes, on_common_grid
-from comarl.training import records
-from comarl.training.records import RETURN, WON
+from comarl.runs import records
+from comarl.runs.records import RETURN, WON
 
 Team = Literal["marl_team", "best_team"]
 Values = tuple[tuple[float, ...], ...]

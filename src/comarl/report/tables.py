@@ -15,7 +15,7 @@ import numpy as np
 from comarl.report.papers import Paper, paper_numbers
 from comarl.report.runs import Curves, SeedCurve, Team, compared_by, shown_scale
 from comarl.report.statistics import SEEDS_FOR_AN_INTERVAL, bootstrap_interval, probability_of_improvement, t_interval
-from comarl.training.records import RETURN, WON, in_words
+from comarl.runs.records import RETURN, WON, in_words
 
 CSV_HEADER = (  # after which come the same four columns of every metric besides the return
     *("algorithm", "task", "seed", "env_steps", "updates"),

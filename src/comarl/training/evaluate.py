@@ -1,7 +1,6 @@
 """Greedy episodes, apart from training: of the team that MARL trains, and of the team that was best in training."""
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from comarl.envs.pool import Pool, Tell, say
-from comarl.training import host_rollout, rollout
-from comarl.training.placement import ONE_DEVICE, Placement
-from comarl.training.records import Records, write_about
-from comarl.training.train import Run, seed_keys
-from comarl.types import Clock, Environment, Episode, Evolutionary, Keys
-
-Player = Callable[[PyTree, Clock, np.ndarray, np.ndarray, Keys, rollout.Mode], Episode]
-"""Plays `teams` `[seeds teams]` where `playing`, with one key per seed: whatever the task, the same episodes."""
+from comarl.play.player import Player
+from comarl.runs.records import Records, write_about
+from comarl.training.settings import Run
+from comarl.training.train import seed_keys
+from comarl.types import Clock, Evolutionary, Keys
 
 TEAMS = ("marl_team", "best_team")
 """what is evaluated: the team that MARL trains, and the one that did best in training, where there is a population"""
-
-
-def make_player(
-    run: Run, num_copies: int, on_restart: Tell = say, placement: Placement = ONE_DEVICE
-) -> tuple[Player, Callable[[], None]]:
-    """What plays `num_copies` episodes of every seed, and what to call when it is no longer needed.
-
-    `on_restart` is told of every worker process that died and was replaced, where a task has some.
-    """
-    if isinstance(run.task, Environment):
-        return functools.partial(rollout.play, run.algorithm, run.task, placement=placement), lambda: None
-    env = run.task.make(run.seeds * num_copies)
-    if isinstance(env, Pool):
-        env.on_restart = on_restart
-
-    def play(agent: PyTree, clock: Clock, teams: Any, playing: Any, keys: Keys, mode: rollout.Mode) -> Episode:
-        # Acting is little work and often, so that all seeds had better do it on one device.
-        agent, clock, keys = placement.gather((agent, clock, keys))
-        return placement.scatter(host_rollout.play(run.algorithm, env, agent, clock, teams, playing, keys, mode))
-
-    return play, env.close
 
 
 def num_evaluated_teams(run: Run) -> int:

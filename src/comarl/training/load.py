@@ -7,9 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from comarl.training.checkpoint import Checkpoints, describe, differences
-from comarl.training.records import CHECKPOINTS, CONFIG, identity, read_config
-from comarl.training.train import Run, RunState, start
+from comarl.algorithms import find_algorithm
+from comarl.envs import find_task
+from comarl.runs.checkpoint import Checkpoints, describe
+from comarl.runs.identity import differences, identity
+from comarl.runs.records import CHECKPOINTS, CONFIG, read_config
+from comarl.training.settings import Run
+from comarl.training.train import RunState, start
 
 
 def load_run(folder: Path) -> tuple[Run, dict[str, Any], RunState]:
@@ -57,9 +61,6 @@ def load_state(folder: Path, run: Run, config: dict[str, Any]) -> RunState:
 
 def rebuild(config: dict[str, Any]) -> Run:
     """The settings that `config.json` holds, as the dataclasses that they were."""
-    from comarl.algorithms import find_algorithm
-    from comarl.envs import find_task
-
     algorithm = find_algorithm(config["algorithm_name"]).algorithm
     template = Run(algorithm, find_task(config["task_name"]))
     return fill(template, config)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
-from comarl.training.train import Run, start
+from comarl.training.settings import Run
+from comarl.training.train import start
 
 
 class TooLittleMemory(Exception):

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from comarl.training.records import RETURN, WON
+from comarl.runs.records import RETURN, WON
 
 WINDOW = 20.0  # seconds over which speeds are averaged
 

@@ -1,9 +1,8 @@
 """A run from its first step to its budget: train, evaluate, record, checkpoint; and the same again after any stop."""
 
-import signal
+import functools
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,20 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from comarl.training.checkpoint import Checkpoints
-from comarl.training.compile_time import compile_seconds
-from comarl.training.evaluate import Player, due, evaluate, evaluation_line, make_player, num_evaluated_teams
+from comarl.machine.compile_time import compile_seconds
+from comarl.machine.interrupt import stop_requests
+from comarl.machine.placement import place
+from comarl.play.player import Player, make_player
+from comarl.runs.checkpoint import Checkpoints
+from comarl.runs.records import CHECKPOINTS, Records, versions, write_about
+from comarl.training.evaluate import due, evaluate, evaluation_line, num_evaluated_teams
 from comarl.training.memory import check_memory
-from comarl.training.placement import place
 from comarl.training.progress import Display
-from comarl.training.records import CHECKPOINTS, Records, fingerprint, versions, write_about
+from comarl.training.settings import Run
 from comarl.training.train import (
     PER_SEED_STATE,
     Phase,
     Round,
-    Run,
     RunState,
     absorb,
     finish_round,
@@ -52,7 +53,7 @@ class Options:
     """least time between checkpoints"""
     seeds_together: bool | None = None
     """map seeds over array axes, or let them take turns; by default the first on accelerators, and on CPUs neither:
-    there each seed has a device of its own, if JAX sees so many (`comarl.training.placement.see_a_device_for_each`)"""
+    there each seed has a device of its own, if JAX sees so many (`comarl.machine.placement.see_a_device_for_each`)"""
 
 
 @dataclass
@@ -70,11 +71,6 @@ class Means:
         means = {name: total / count for name, (total, count) in self.sums[seed].items() if count}
         self.sums[seed] = {}
         return means
-
-
-def folder_name(config: dict[str, Any]) -> str:
-    task = "".join(c if c.isalnum() else "-" for c in config["task_name"])
-    return f"{config['algorithm_name']}-{task}-{fingerprint(config)}"
 
 
 @dataclass
@@ -102,8 +98,9 @@ class Session:
         self.saved_at = self.began
         self.placement = place(run.seeds, self.options.seeds_together)
         state = self.resume() or self.begin()
-        player, close_player = make_player(run, run.num_copies, self.restarted, self.placement)
-        evaluator, close_evaluator = make_player(run, num_evaluated_teams(run), self.restarted, self.placement)
+        make = functools.partial(make_player, run.algorithm, run.task, run.seeds)
+        player, close_player = make(run.num_copies, self.restarted, self.placement)
+        evaluator, close_evaluator = make(num_evaluated_teams(run), self.restarted, self.placement)
         minutes = self.options.minutes
         display = Display(self.console, run.steps, run.seeds, None if minutes is None else self.began + 60 * minutes)
         try:
@@ -292,32 +289,9 @@ def optimisers(algorithm: Any, prefix: str = "--algorithm") -> Iterator[tuple[st
         yield from optimisers(values["base"], f"{prefix}.base")
 
 
-@contextmanager
-def stop_requests(console: Console) -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a request to stop after the round, so that it can be saved; the second interrupts."""
-    requested = False
-
-    def request(signum: int, frame: object) -> None:
-        nonlocal requested
-        if requested:
-            raise KeyboardInterrupt
-        requested = True
-        console.print("Stopping at the end of this round, then saving. Ctrl-C again stops at once.")
-
-    try:
-        previous = signal.signal(signal.SIGINT, request)
-    except ValueError:  # not the main thread: whoever runs us handles signals
-        yield lambda: False
-        return
-    try:
-        yield lambda: requested
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
 def evaluate_once(run: Run, state: RunState) -> dict[str, np.ndarray]:
     """Greedy returns of a state's teams, `[seeds episodes]` by team, outside any training."""
-    player, close = make_player(run, num_evaluated_teams(run))
+    player, close = make_player(run.algorithm, run.task, run.seeds, num_evaluated_teams(run))
     try:
         return evaluate(run, player, state.agent, state.clock, np.ones(run.seeds, bool))
     finally:

@@ -5,86 +5,20 @@ seed's own steps or episodes allow; the population takes in the team that learnt
 """
 
 import functools
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from comarl.training.packing import pack
-from comarl.training.placement import ONE_DEVICE, Placement
+from comarl.machine.placement import ONE_DEVICE, Placement
+from comarl.replay.packing import cuts, pack, packs, which_cut
+from comarl.training.settings import Run, num_teams
 from comarl.types import PER_SEED, Algorithm, Clock, EnvSpec, Episode, Evolutionary, Key, Keys, Metrics, tree_where
-from comarl.usage import check_range
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything that determines a result, and the budget."""
-
-    algorithm: Algorithm
-    """the algorithm and its hyperparameters"""
-    task: Any
-    """the task and its settings"""
-    seeds: int = 1
-    """how many seeds train together"""
-    first_seed: int = 0
-    """the first seed; the others count up from it"""
-    steps: int = 1_000_000
-    """environment steps of each seed, those of all its teams together; a round begun is finished"""
-    evaluate_every: int = 10_000
-    """environment steps between evaluations"""
-    evaluation_episodes: int = 10
-    """greedy episodes of each evaluation"""
-
-    def __post_init__(self):
-        check_range(self, 1, None, "seeds", "steps", "evaluate_every", "evaluation_episodes")
-        rate = getattr(self.algorithm, "updates_per_episode", 0.0)
-        if 0 < rate * self.num_copies <= 0.5:
-            raise ValueError(
-                f"algorithm.updates_per_episode {rate}: a round of {self.num_copies} episode(s) would never come to an "
-                f"update; with this number it takes more than {0.5 / rate:g} episodes: set --algorithm.parallel-envs"
-            )
-        rate = getattr(self.algorithm, "updates_per_step", 0.0)
-        if 0 < rate <= 0.5 and rate * self.num_copies * self.spec.horizon <= 0.5:
-            raise ValueError(
-                f"algorithm.updates_per_step {rate}: a round of {self.num_copies} episode(s) of at most "
-                f"{self.spec.horizon} steps would never come to an update; it takes more than {0.5 / rate:g} steps: "
-                "raise it, or play more episodes side by side (parallel_envs) or longer ones"
-            )
-
-    @property
-    def num_teams(self) -> int:
-        return num_teams(self.algorithm)
-
-    @property
-    def num_copies(self) -> int:
-        """Episodes that a seed's teams play side by side in a round."""
-        return self.num_teams * getattr(self.algorithm, "parallel_envs", 1)
-
-    @property
-    def most_updates(self) -> int:
-        """Gradient steps that a seed may come to in a round, 1 at least."""
-        if self.algorithm.learns_from == "transitions":
-            of_episode = self.spec.horizon * self.algorithm.updates_per_step  # type: ignore[attr-defined]
-        else:
-            of_episode = self.algorithm.updates_per_episode  # type: ignore[attr-defined]
-        return max(1, math.ceil(self.num_copies * of_episode))
-
-    @property
-    def spec(self) -> EnvSpec:
-        return self.task.spec
-
 
 Phase = Literal["warm-up", "alone", "training"]
 """random play without learning; the team that MARL trains without the others; all of it"""
-
-
-def num_teams(algorithm: Algorithm) -> int:
-    return algorithm.num_teams if isinstance(algorithm, Evolutionary) else 1
 
 
 class RunState(NamedTuple):
@@ -251,45 +185,6 @@ def learn(
         return jax.lax.map(lambda x: one_seed(*x), (*arguments, lengths))
 
     return placement.split(all_seeds)(agent, replay, clock.env_steps, clock.updates, keys, num_updates)
-
-
-MIN_STEPS = 32  # shorter episodes are not worth compiling an update more than once
-QUARTERS = (0.25, 0.5, 0.75, 1.0)  # of the horizon, that episodes are cut to
-FILLED = (0.25, 1 / 3, 0.5, 0.75, 1.0)  # of a batch's rows, that packed episodes fill
-
-
-def cuts(algorithm: Algorithm, spec: EnvSpec) -> list[Callable[[PyTree], PyTree]]:
-    """What cuts a batch to each size that updates are compiled for: quarters of the horizon, or rows that are filled.
-
-    Most episodes end long before the horizon, and what comes after an end changes nothing but costs as much.
-    """
-    if algorithm.learns_from == "transitions" or spec.horizon < MIN_STEPS:
-        return [lambda batch: batch]
-    if packs(algorithm, spec):
-        return [lambda batch, part=part: batch.rows(rows_of(batch.mask.shape[0], part)) for part in FILLED]
-    return [functools.partial(Episode.cut, time=rows_of(spec.horizon, part)) for part in QUARTERS]
-
-
-def rows_of(number: int, part: float) -> int:
-    """That part of a number, rounded up."""
-    return math.ceil(number * part)
-
-
-def packs(algorithm: Algorithm, spec: EnvSpec) -> bool:
-    """Whether short episodes share rows: where it is worth it, and the algorithm can tell them apart."""
-    return getattr(algorithm, "packs", False) and spec.horizon >= MIN_STEPS
-
-
-def which_cut(algorithm: Algorithm, spec: EnvSpec, batches: PyTree, indices: Int[Array, " chunk"]) -> Array:
-    """The first cut that keeps every step that took place, for each seed and each batch of a chunk."""
-    if len(cuts(algorithm, spec)) == 1:
-        return jnp.zeros((jax.tree.leaves(batches)[0].shape[0], indices.shape[0]), jnp.int32)
-    if packs(algorithm, spec):
-        filled, size, parts = batches.mask.any(axis=-1).sum(axis=-1), batches.mask.shape[2], FILLED
-    else:
-        filled, size, parts = batches.mask.sum(axis=-1).max(axis=-1), spec.horizon, QUARTERS
-    ends = jnp.array([rows_of(size, part) for part in parts])
-    return (filled[..., None] > ends).sum(axis=-1).astype(jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnames=("algorithm", "phase", "placement"), donate_argnames="state")

@@ -1,4 +1,4 @@
-"""The loop of a worker process: copies of a task, which do what `comarl.envs.pool` asks and never outlive it."""
+"""The loop of a worker process: copies of a task, which do what `comarl.workers.pool` asks and never outlive it."""
 
 import os
 import pickle

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from comarl.usage import unknown
+from comarl.validation import unknown
 from comarl.workers.serve import Seen
 
 REMEDY = 'pip install "comarl[pettingzoo]"'

@@ -1,0 +1,1 @@
+"""Teams that evolve: operators, and the population."""

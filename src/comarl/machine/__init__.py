@@ -1,0 +1,1 @@
+"""The processor, its memory, its compiler and its signals."""

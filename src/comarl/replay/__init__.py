@@ -1,0 +1,1 @@
+"""Where experience waits to be learnt from."""

@@ -1,0 +1,293 @@
+"""Saving a run's whole state, so that a resumed run is the run that never stopped.
+
+A checkpoint is one uncompressed zip: `header.json` says whose it is, `arrays.json` what it holds, and each array is a
+`.npy` member named by its path in the state. The CRC of every member finds damage; nothing is pickled.
+"""
+
+import json
+import os
+import re
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+from numpy.lib import format as npy
+
+from comarl.runs.identity import first_difference
+
+CHUNK = 1 << 24  # bytes read at once: large enough to be fast, small enough to need no second copy of a replay memory
+# What zipfile, json and numpy raise when they read a damaged file. LookupError is a member that is not there,
+# RuntimeError one that claims to be encrypted or compressed. No TypeError: that is a mistake of ours.
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, LookupError, ValueError, RuntimeError)
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint that cannot be read, or does not hold the state that was asked for."""
+
+
+class DamagedCheckpointWarning(UserWarning):
+    """A damaged checkpoint was passed over for an older one."""
+
+
+class OtherConfiguration(Exception):
+    """A checkpoint that was written by a run with other settings."""
+
+
+@contextmanager
+def atomically(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes the place of `path` when the block ends: a crash leaves the old or the new one whole.
+
+    If the block raises, `path` stays as it was.
+    """
+    beside = path.with_name(path.name + ".partial")
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name itself must survive a power cut
+    finally:
+        os.close(folder)
+
+
+def save(path: Path, state: PyTree, header: dict[str, Any]) -> None:
+    """Writes `state` and `header` (JSON data) to `path`, atomically.
+
+    Raises TypeError for a leaf that is neither an array nor a function, ValueError for two leaves with one path or a
+    header that is not JSON.
+    """
+    arrays = {name: leaf for name, leaf in _leaves(state) if not _is_function(leaf)}
+    with atomically(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("header.json", json.dumps(header, indent=1, allow_nan=False))
+        archive.writestr("arrays.json", json.dumps(describe(state)))
+        for name, leaf in arrays.items():
+            raw = _raw(leaf)
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                npy.write_array_header_1_0(member, npy.header_data_from_array_1_0(raw))
+                member.write(raw.reshape(-1).view(np.uint8).data)  # the array's own memory, not a copy
+
+
+def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    """The state saved at `path`, in the structure of `like`, and the header.
+
+    `like` is a state or the result of `jax.eval_shape`; functions among its leaves are taken from it. Its NumPy
+    leaves come back as NumPy arrays, all others as JAX arrays.
+    Raises DamagedCheckpoint if anything of the file is damaged or differs from `like`; TypeError if `like` has leaves
+    that `save` would refuse.
+    """
+    leaves = _leaves(like)
+    values = []
+    with path.open("rb") as file:
+        with _naming(path):
+            archive = zipfile.ZipFile(file)
+            header = _json(archive, "header.json")
+            # Cheap to find out, so before anything large is read.
+            _compare(_json(archive, "arrays.json"), describe(like))
+        for name, leaf in leaves:
+            if not _is_function(leaf):
+                raw = _empty(leaf)
+                with _naming(path):
+                    _fill(raw, archive, name)
+                leaf = _wrap(raw, leaf)  # not under _naming: if the device has no memory left, the file is not damaged
+            values.append(leaf)
+    return jax.tree.unflatten(jax.tree.structure(like), values), header
+
+
+def describe(state: PyTree) -> dict[str, str]:
+    """Type and shape of each array of a state by its path, in JAX's short form: `float32[3,4]`, `key<fry>[]`.
+
+    Raises as `save` does.
+    """
+    arrays = ((name, leaf) for name, leaf in _leaves(state) if not _is_function(leaf))
+    return {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in arrays}
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header alone. Raises DamagedCheckpoint."""
+    with path.open("rb") as file, _naming(path):
+        return _json(zipfile.ZipFile(file), "header.json")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, DamagedCheckpointWarning, stacklevel=3)
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The newest checkpoints of one run, as `checkpoint-00000123.npz` in its own folder."""
+
+    folder: Path
+    keep: int = 2
+    """how many to keep; with two, one may be damaged"""
+
+    def __post_init__(self):
+        if self.keep < 1:
+            raise ValueError(f"keep must be at least 1, not {self.keep}")
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"checkpoint-{number:08d}.npz"
+
+    def numbers(self) -> list[int]:
+        """The numbers of the checkpoints there are, newest first."""
+        names = (re.fullmatch(r"checkpoint-(\d{8,})\.npz", path.name) for path in self.folder.glob("checkpoint-*.npz"))
+        return sorted((int(name[1]) for name in names if name), reverse=True)
+
+    def save(self, number: int, state: PyTree, header: dict[str, Any]) -> Path:
+        """Writes checkpoint `number`, then deletes those that are no longer needed.
+
+        Higher numbers go too: the run has gone back before them, so they are of a future that is being replaced.
+        Raises what `save` of this module raises.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for stale in self.folder.glob("checkpoint-*.partial"):  # of a run that was killed while writing
+            stale.unlink(missing_ok=True)
+        save(self.path(number), state, header)
+        kept = [n for n in self.numbers() if n <= number][: self.keep]
+        for n in set(self.numbers()) - set(kept):
+            self.path(n).unlink(missing_ok=True)
+        return self.path(number)
+
+    def newest(
+        self, like: PyTree, config: dict[str, Any], tell: Callable[[str], None] = _warn
+    ) -> tuple[PyTree, dict[str, Any]] | None:
+        """State and header of the newest checkpoint that can be read, or None if there is no checkpoint.
+
+        Damaged ones are named through `tell`, by default as a DamagedCheckpointWarning.
+        Raises OtherConfiguration if a checkpoint is not of a run with `config`, DamagedCheckpoint if none can be read.
+        """
+        causes = []
+        for number in self.numbers():
+            path = self.path(number)
+            try:
+                # The configuration decides the shapes, so a difference there is the cause to name.
+                self._check(path, read_header(path), config)
+                found = load(path, like)
+            except DamagedCheckpoint as damage:
+                causes.append(str(damage))
+                continue
+            for cause in causes:
+                tell(f"{cause}. The run continues from the older {path.name}.")
+            return found
+        if causes:
+            raise DamagedCheckpoint(
+                f"no checkpoint in {self.folder} can be read: {'; '.join(causes)}. "
+                f"Delete {self.folder} to start this run from the beginning."
+            )
+        return None
+
+    def _check(self, path: Path, header: dict[str, Any], config: dict[str, Any]) -> None:
+        """Raises OtherConfiguration or DamagedCheckpoint unless the header is of a run with `config`."""
+        if not isinstance(header.get("config"), dict):
+            raise DamagedCheckpoint(f"{path}: its header has no configuration")
+        if difference := first_difference(header["config"], json.loads(json.dumps(config))):
+            field, theirs, ours = difference
+            raise OtherConfiguration(
+                f"{field}: the checkpoint has {theirs}, this run has {ours} ({path}). "
+                f"Give this run a folder of its own, or delete {self.folder} to start it from the beginning."
+            )
+
+
+def _is_function(leaf: Any) -> bool:
+    return callable(leaf) and not hasattr(leaf, "dtype")
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
+    """The leaves with their paths. Raises TypeError for one that cannot be saved, ValueError for a path used twice."""
+    leaves = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    for name, leaf in leaves:
+        if not _is_function(leaf) and not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
+            raise TypeError(f"{name} is a {type(leaf).__name__}; a state holds arrays only")
+    names = [name for name, _ in leaves]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two leaves of the state have one path: {max(names, key=names.count)}")
+    return leaves
+
+
+def _raw(leaf: Any) -> np.ndarray:
+    """The numbers of an array or key as a contiguous array of a type that NumPy can name in a file."""
+    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
+    if array.dtype.hasobject:
+        raise TypeError("an array of Python objects cannot be saved")
+    return array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")  # bfloat16 and its kin
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turns whatever reading a damaged file raises into a DamagedCheckpoint with path and cause."""
+    try:
+        yield
+    except DAMAGE as error:
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise DamagedCheckpoint(f"{path}: {cause}") from error
+
+
+def _json(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
+    if name not in archive.namelist():
+        raise LookupError(f"it has no {name}")
+    value = json.loads(archive.read(name))
+    if not isinstance(value, dict):
+        raise ValueError(f"its {name} is not an object")
+    return value
+
+
+def _compare(there: dict[str, Any], wanted: dict[str, str]) -> None:
+    """Raises LookupError or ValueError unless the file has the arrays that are wanted and no others."""
+    for name, description in wanted.items():
+        if name not in there:
+            raise LookupError(f"it has no array {name}")
+        if there[name] != description:
+            raise ValueError(f"its array {name} is {there[name]}, this run's is {description}")
+    if surplus := [name for name in there if name not in wanted]:
+        raise ValueError(f"it has an array {surplus[0]} that this run has not")
+
+
+def _empty(like: Any) -> np.ndarray:
+    """Memory for the numbers of an array or key, as `_raw` gives them."""
+    numbers = jax.eval_shape(jax.random.key_data, like) if _is_key(like) else like
+    dtype = np.dtype(numbers.dtype)
+    return np.empty(numbers.shape, dtype if dtype.isbuiltin == 1 else f"u{dtype.itemsize}")
+
+
+def _fill(raw: np.ndarray, archive: zipfile.ZipFile, name: str) -> None:
+    """Reads one member into `raw`, to its end, where its CRC is checked. Raises ValueError with the array's name."""
+    buffer, filled = raw.reshape(-1).view(np.uint8).data, 0
+    try:
+        with archive.open(f"{name}.npy") as member:
+            if npy.read_magic(member) != (1, 0) or npy.read_array_header_1_0(member) != (raw.shape, False, raw.dtype):
+                raise ValueError("its type or shape is another")
+            while piece := member.read(CHUNK):
+                buffer[filled : filled + len(piece)] = piece  # ValueError if there is more than fits
+                filled += len(piece)
+        if filled < len(buffer):
+            raise ValueError("it is too short")
+    except DAMAGE as error:
+        raise ValueError(f"its array {name} cannot be read: {error}") from error
+
+
+def _wrap(raw: np.ndarray, like: Any) -> Any:
+    """The array or key whose numbers are in `raw`, of the type of `like`."""
+    if _is_key(like):
+        implementation = jax.random.key_impl(jnp.empty(0, like.dtype))  # `like` itself may be a mere shape
+        return jax.random.wrap_key_data(jnp.asarray(raw), impl=implementation)
+    array = raw.view(np.dtype(like.dtype))
+    return array if isinstance(like, np.ndarray | np.generic) else jnp.asarray(array)

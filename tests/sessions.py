@@ -1,0 +1,42 @@
+"""Whole runs as `comarl train` makes them, without its display."""
+
+from collections import Counter
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from comarl.runs.identity import identity
+from comarl.training.run import Options, Session
+
+
+def session(run, folder, **options):
+    return Session(run, identity(run, "test", "test"), folder, Options(**options), Console(quiet=True))
+
+
+LOOP = ("play", "act", "absorb", "learn", "finish_round")
+
+
+@contextmanager
+def compilations():
+    """How often XLA compiles each part of the loop within this context."""
+    counts = Counter()
+
+    def listen(event, duration_secs, fun_name="", **_):
+        name = fun_name.removeprefix("jit(").removesuffix(")")
+        if event.endswith("backend_compile_duration") and name in LOOP:
+            counts[name] += 1
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield counts
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def raw(tree):
+    """The same with NumPy leaves, random keys as their data."""
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x), tree)

@@ -1,0 +1,275 @@
+"""Worker processes: whatever happens to them, the same episodes; and none is left behind."""
+
+import contextlib
+import functools
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import psutil
+import pytest
+from rich.console import Console
+
+from comarl.algorithms.matd3 import Matd3
+from comarl.cli import summarise
+from comarl.envs.multiwalker import Multiwalker
+from comarl.replay.transitions import Ring
+from comarl.runs.identity import identity
+from comarl.runs.records import read
+from comarl.training.run import Options, Session
+from comarl.training.settings import Run
+from comarl.types import EnvSpec, HostEnvironment, TaskDied
+from comarl.workers.pool import TRIES, Pool, Workers
+from tests.envs.frail import Drift
+
+SPEC = EnvSpec(2, 2, 4, 2, discrete=False, horizon=6)
+PLAYING = np.array([True, True, False, True, True])
+SEEDS = np.array([3, 5, 11, 9, 4])  # episodes of 5, 7, 6, 4, 6 steps; the horizon is 6
+
+
+def pool_of(make=Drift, copies=5, **workers):
+    return Pool("drift", SPEC, make, copies, Workers(**workers))
+
+
+def play(pool, rounds=1):
+    """All that a pool says in some rounds, and the lines about its workers."""
+    told, said = [], []
+    pool.on_restart = told.append
+    actions = np.random.default_rng(0).normal(size=(SPEC.horizon, pool.num_copies, 2, 2)).astype(np.float32)
+    try:
+        for _ in range(rounds):
+            said.append(pool.reset(SEEDS[: pool.num_copies], PLAYING[: pool.num_copies])[:2])
+            for action in actions:
+                timestep, *rest = pool.step(action)
+                said.append((*timestep[:2], *rest))
+    finally:
+        pool.close()
+    return said, told
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    pool = pool_of(number=1)
+    assert isinstance(pool, HostEnvironment)
+    said, told = play(pool)
+    assert not told
+    return said
+
+
+def assert_same(said, expected):
+    for ours, theirs in zip(said, expected, strict=True):
+        for x, y in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(x, y, strict=True)
+
+
+def test_a_pool_says_what_its_teams_say_one_by_one(undisturbed):
+    actions = np.random.default_rng(0).normal(size=(SPEC.horizon, 5, 2, 2)).astype(np.float32)
+    for copy in np.flatnonzero(PLAYING):
+        team = Drift()
+        seen, over = team.reset(SEEDS[copy]), False
+        np.testing.assert_array_equal(undisturbed[0][0][copy], seen.obs)
+        for time_, (obs, state, reward, terminated, truncated) in enumerate(undisturbed[1:]):
+            expected = 0.0, False, False
+            if not over:
+                seen, *outcome, cut = team.step(actions[time_, copy])
+                expected = (*outcome, cut or (time_ == 5 and not outcome[1]))
+                over = expected[1] or expected[2]
+            assert (reward[copy], terminated[copy], truncated[copy]) == pytest.approx(expected)
+            np.testing.assert_array_equal(obs[copy], seen.obs)
+            np.testing.assert_array_equal(state[copy], seen.state)
+
+
+@pytest.mark.parametrize("number", [2, 5, 9])
+def test_the_number_of_workers_changes_nothing(number, undisturbed):
+    assert_same(play(pool_of(number=number))[0], undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("killed", "was killed by SIGKILL in step 3 of the episode"),
+        ("exits", "ended with exit status 3 in step 3"),
+        ("raises", "raised ArithmeticError: the walls are gone in step 3"),
+        ("hangs", "gave no answer for 1 s in step 3"),
+    ],
+)
+def test_a_worker_that_fails_is_named_and_replaced_and_nothing_else_changes(fault, words, undisturbed, tmp_path):
+    make = functools.partial(Drift, fault, str(tmp_path))
+    said, told = play(pool_of(make, number=2, timeout=1.0), rounds=2)
+    assert_same(said, [*undisturbed, *undisturbed])
+    (line,) = told
+    assert line.startswith(("worker 1 of 2 of drift (process ", "worker 2 of 2 of drift (process ")) and words in line
+    assert "replaces it and plays the" in line
+
+
+def test_a_worker_that_died_between_two_episodes_is_replaced_and_plays_only_the_second(undisturbed):
+    pool = pool_of(number=2)
+    pool.reset(SEEDS + 1, PLAYING)
+    pool.step(np.zeros((5, 2, 2), np.float32))
+    os.kill(pool._workers[0]._process.pid, signal.SIGKILL)
+    said, told = play(pool)
+    assert_same(said, undisturbed)
+    assert len(told) == 1 and "killed by SIGKILL in a reset" in told[0]
+
+
+def test_what_fails_again_and_again_ends_the_run_with_its_traceback():
+    pool, told = pool_of(functools.partial(Drift, "always"), copies=2, number=1), []
+    pool.on_restart = told.append
+    pool.reset(SEEDS[:2], PLAYING[:2])
+    with pytest.raises(TaskDied, match=rf"^worker 1 of 1 of drift raised ArithmeticError.* {TRIES} times") as error:
+        for _ in range(3):
+            pool.step(np.zeros((2, 2, 2), np.float32))
+    pool.close()
+    assert "frail.py" in str(error.value) and len(told) == TRIES - 1
+
+
+def test_a_team_that_cannot_be_made_in_a_worker_is_told_at_once():
+    with pytest.raises(TaskDied, match=r"worker 1 of 1 of drift raised TypeError: .*'nothing' at its start"):
+        pool_of(functools.partial(Drift, nothing=1), copies=1)
+    assert not workers_of(psutil.Process())
+
+
+def test_a_task_that_depends_on_more_than_its_seed_is_told_so(tmp_path):
+    _, told = play(pool_of(functools.partial(Drift, "chance", str(tmp_path)), copies=2, number=1))
+    (line,) = told  # one for each worker that was replaced: they are counted
+    assert "replaces it" in line and "came out differently" in line and "comarl.envs.check" in line
+
+
+def test_an_action_that_is_no_number_ends_the_run():
+    pool = pool_of(copies=2)
+    pool.reset(SEEDS[:2], PLAYING[:2])
+    with pytest.raises(TaskDied, match="drift, step 1 of the episode: an action is not finite"):
+        pool.step(np.full((2, 2, 2), np.nan, np.float32))
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"number": 0}, "number=0 of Workers must be 1 or more"), ({"timeout": 0.0}, "timeout=0 of Workers must be more")],
+)
+def test_impossible_workers_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Workers(**settings)
+
+
+def test_the_summary_counts_what_was_replaced(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "comarl.report", None)  # no curve is needed
+    line = {"seed": 0, "env_steps": 50, "updates": 7, "marl_team": [2.0], "worker_restarts": 3, "training": {}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    state = SimpleNamespace(clock=SimpleNamespace(env_steps=np.array([50])))
+    summarise(SimpleNamespace(steps=50), state, tmp_path, Console(file=(screen := io.StringIO()), width=200))
+    assert "3 worker process(es) died and were replaced" in screen.getvalue()
+
+
+def workers_of(process):
+    found = []
+    for child in process.children():
+        with contextlib.suppress(psutil.Error):  # it may end as we look
+            found += [child] if "comarl.workers" in " ".join(child.cmdline()) else []
+    return found
+
+
+HANGS = """
+import functools, tempfile
+import numpy as np
+from comarl.workers.pool import Pool, Workers
+from comarl.types import EnvSpec
+from tests.envs.frail import Drift
+make = functools.partial(Drift, "hangs", tempfile.mkdtemp(), 1)
+pool = Pool("drift", EnvSpec(2, 2, 4, 2, discrete=False, horizon=6), make, 2, Workers(2))
+print("ready", flush=True)
+pool.reset(np.arange(2), np.ones(2, bool))
+pool.step(np.zeros((2, 2, 2), np.float32))
+"""
+
+
+def test_no_worker_outlives_the_process_that_started_it_even_in_the_middle_of_a_step():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGS], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    workers = workers_of(psutil.Process(process.pid))
+    assert len(workers) == 2
+    process.kill()
+    process.communicate(timeout=30)
+    assert not psutil.wait_procs(workers, timeout=30)[1]
+
+
+RUN = Run(
+    Matd3(hidden=(8, 8), replay=Ring(4_000, 16), warmup_steps=60, updates_per_step=0.1),
+    Multiwalker(3, horizon=60, workers=Workers(2)),
+    steps=600,
+    evaluate_every=300,
+    evaluation_episodes=2,
+    seeds=2,
+)
+
+
+class Interrupted(Session):
+    """Is stopped by Ctrl-C in its sixth round, whose state is saved."""
+
+    def save(self, state):
+        super().save(state)
+        if self.number == 6:
+            raise KeyboardInterrupt
+
+
+def train(folder, screen, run=RUN, kind=Session):
+    config = identity(run, "matd3", "multiwalker/3")
+    session = kind(run, config, folder, Options(checkpoint_seconds=0.0), Console(file=screen, width=10_000))
+    try:
+        return session.train()
+    finally:
+        assert not workers_of(psutil.Process()), "no worker is left"
+
+
+def kill_some(stop, killed):
+    """Kills workers of this process at random moments, a few in all, but gives a new one the time to load the task."""
+    chance = random.Random(0)
+    while not stop.wait(chance.uniform(0.3, 2.0)) and len(killed) < 8:
+        old = [worker for worker in workers_of(psutil.Process()) if time.time() - worker.create_time() > 3.0]
+        if old:
+            victim = chance.choice(old)
+            with contextlib.suppress(psutil.Error):
+                victim.kill()
+                killed.append(victim.pid)
+
+
+def test_a_run_whose_workers_are_killed_at_random_and_that_is_interrupted_is_the_run_that_never_was(tmp_path):
+    stop, killed, screen, calm = threading.Event(), [], io.StringIO(), io.StringIO()
+    killer = threading.Thread(target=kill_some, args=(stop, killed))
+    killer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "killed", screen, kind=Interrupted)
+        state = train(tmp_path / "killed", screen, replace(RUN, task=replace(RUN.task, workers=Workers(1))))
+    finally:
+        stop.set()
+        killer.join()
+    expected = train(tmp_path / "whole", calm)
+    restarts = read(tmp_path / "killed")[-1]["worker_restarts"]
+    assert 0 < restarts <= len(killed), "the record counts them"
+    assert "was killed by SIGKILL" in screen.getvalue() and "SIGKILL" not in calm.getvalue()
+    assert "Continuing after round 6" in screen.getvalue()
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        same = jax.random.key_data if jax.dtypes.issubdtype(ours.dtype, jax.dtypes.prng_key) else np.asarray
+        np.testing.assert_array_equal(same(ours), same(theirs))
+    of_chance = ("wall_time", "worker_restarts")
+    lines = [
+        [{k: v for k, v in line.items() if k not in of_chance} for line in read(tmp_path / name)]
+        for name in ("killed", "whole")
+    ]
+    assert lines[0] == lines[1] and len(lines[0]) == 4
+    assert all("worker_restarts" not in line for line in read(tmp_path / "whole"))
