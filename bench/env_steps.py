@@ -1,9 +1,11 @@
-"""Environment steps per second of Multi-Agent MuJoCo: comarl's copies against gymnasium-robotics, one after the other.
+"""Environment steps per second of Multi-Agent MuJoCo: comarl's copies against gymnasium-robotics,
+one after the other.
 
-Both play the same number of robots with random actions, resets included, and take turns within one run, so that a busy
-machine slows both. comarl is measured twice: "waiting" as training plays it, where a copy that is over waits for the
-last one (random actions soon let a Hopper fall, so many wait), and "together", where all start anew as soon as one is
-over, so that every copy moves at every step, as it is with robots that do not fall.
+Both play the same number of robots with random actions, resets included, and take turns within one
+run, so that a busy machine slows both. comarl is measured twice: "waiting" as training plays it,
+where a copy that is over waits for the last one (random actions soon let a Hopper fall, so many
+wait), and "together", where all start anew as soon as one is over, so that every copy moves at
+every step, as it is with robots that do not fall.
 """
 
 import csv
@@ -55,7 +57,9 @@ class Comarl:
                 if not (self.playing.any() if self.wait else self.playing.all()):
                     self.rounds += 1
                     self.playing = np.ones(len(self.playing), bool)
-                    self.envs.reset(np.arange(len(self.playing)) + len(self.playing) * self.rounds, self.playing)
+                    self.envs.reset(
+                        np.arange(len(self.playing)) + len(self.playing) * self.rounds, self.playing
+                    )
                 steps += np.count_nonzero(self.playing)
                 _, _, terminated, truncated = self.envs.step(action)
                 self.playing = self.playing & ~(terminated | truncated)
@@ -63,13 +67,19 @@ class Comarl:
 
 
 class GymnasiumRobotics:
-    """As many environments of gymnasium-robotics, stepped one by one; each starts anew when it is over itself."""
+    """As many environments of gymnasium-robotics, stepped one by one; each starts anew when it is
+    over itself."""
 
     def __init__(self, task: MultiAgentMujoco, copies: int):
-        self.envs = [new_reference(task.robot, task.partition, task.agent_obsk) for _ in range(copies)]
+        self.envs = [
+            new_reference(task.robot, task.partition, task.agent_obsk) for _ in range(copies)
+        ]
         spaces = {agent: self.envs[0].action_space(agent) for agent in self.envs[0].possible_agents}
         draw = np.random.default_rng(0).uniform
-        self.actions = [{a: draw(s.low, s.high).astype(np.float32) for a, s in spaces.items()} for _ in range(64)]
+        self.actions = [
+            {a: draw(s.low, s.high).astype(np.float32) for a, s in spaces.items()}
+            for _ in range(64)
+        ]
         for seed, env in enumerate(self.envs):
             env.reset(seed=seed)
 
@@ -91,8 +101,14 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
     """The best turn of each side, and comarl's ratios to gymnasium-robotics."""
     task = dataclasses.replace(parse(name), agent_obsk=settings.agent_obsk)
     copies = settings.copies
-    sides = Comarl(task, copies, wait=True), Comarl(task, copies, wait=False), GymnasiumRobotics(task, copies)
-    turns = np.array([[side.play(settings.seconds) for side in sides] for _ in range(settings.turns)])
+    sides = (
+        Comarl(task, copies, wait=True),
+        Comarl(task, copies, wait=False),
+        GymnasiumRobotics(task, copies),
+    )
+    turns = np.array(
+        [[side.play(settings.seconds) for side in sides] for _ in range(settings.turns)]
+    )
     waiting, together, theirs = turns.max(0)
     return {
         "task": name,

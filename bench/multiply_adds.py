@@ -1,7 +1,8 @@
 """The multiply-adds that an update cannot do without, counted by hand, for `bench/updates.py`.
 
-Only matrix products count, per sample of the batch: a layer of `i` inputs and `o` outputs takes i o to go forward, as
-many for the gradient of its weights, and as many for that of its inputs, where something before it needs one.
+Only matrix products count, per sample of the batch: a layer of `i` inputs and `o` outputs takes i o
+to go forward, as many for the gradient of its weights, and as many for that of its inputs, where
+something before it needs one.
 """
 
 import itertools
@@ -10,7 +11,8 @@ from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.race_matd3 import RaceMatd3
 from comarl.types import EnvSpec
 
-Count = dict[str, float]  # what for -> multiply-adds of one update, the mean over updates with and without the policy's
+# What for -> multiply-adds of one update, the mean over updates with and without the policy's
+Count = dict[str, float]
 
 
 def network(*sizes: int) -> int:
@@ -18,8 +20,8 @@ def network(*sizes: int) -> int:
 
 
 class Sizes:
-    """Multiply-adds of whole networks going forward, for one sample; `into` is what of a critic's inputs wants a
-    gradient, from its first layer."""
+    """Multiply-adds of whole networks going forward, for one sample; `into` is what of a critic's
+    inputs wants a gradient, from its first layer."""
 
     def __init__(self, algorithm: Matd3 | RaceMatd3, spec: EnvSpec):
         hidden, self.actions = algorithm.hidden, spec.num_agents * spec.action_size
@@ -33,7 +35,8 @@ class Sizes:
 
 
 def of_critics(pair: int, upper: int, count: int, label: str, extra: int = 0) -> Count:
-    """Twin critics, or more of them; `extra` is what their first layer's gradient by its inputs takes."""
+    """Twin critics, or more of them; `extra` is what their first layer's gradient by its inputs
+    takes."""
     return {
         f"{label}: forward": count * pair,
         f"{label}: gradient": count * (pair + upper + extra),
@@ -57,7 +60,12 @@ def of_matd3(algorithm: Matd3, spec: EnvSpec) -> Count:
 def of_race(algorithm: RaceMatd3, spec: EnvSpec) -> Count:
     """One sample's. What is done once a batch counts as a share of a sample."""
     s, rare, batch = Sizes(algorithm, spec), 1 / algorithm.policy_delay, algorithm.replay.batch_size
-    features, chi, width, agents = algorithm.hidden[-1], algorithm.embedding, algorithm.mine_width, spec.num_agents
+    features, chi, width, agents = (
+        algorithm.hidden[-1],
+        algorithm.embedding,
+        algorithm.mine_width,
+        spec.num_agents,
+    )
     embed = s.actions * network(features + 1, chi, chi, chi) / batch
     into_chi = chi * algorithm.hidden[0]
     team = s.critic + into_chi
@@ -75,7 +83,8 @@ def of_race(algorithm: RaceMatd3, spec: EnvSpec) -> Count:
         "value: forward": s.value,
         "value: gradient": s.value + s.upper,
         "encoders and two teams: forward": rare * (s.encoders + 2 * s.heads),
-        "first critics, there and back": rare * (s.critic + team + embed + 2 * (s.upper + s.into_actions)),
+        "first critics, there and back": rare
+        * (s.critic + team + embed + 2 * (s.upper + s.into_actions)),
         "mutual information: forward": rare * (branches + scores + s.value),
         "mutual information: gradient": rare * (2 * (branches + scores) - no_inputs),
         "encoders and heads: gradient": rare * (2 * s.encoders - s.encoders_first + 3 * s.heads),

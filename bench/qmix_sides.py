@@ -1,7 +1,8 @@
-"""What takes turns in `bench/qmix_smax.py`, each in a process of its own: comarl's training, and JaxMARL's.
+"""What takes turns in `bench/qmix_smax.py`, each in a process of its own: comarl's training, and
+JaxMARL's.
 
-Neither is rewritten for this. JaxMARL's script reports every iteration to wandb, and comarl's session calls `round`;
-both calls wait here until it is their turn.
+Neither is rewritten for this. JaxMARL's script reports every iteration to wandb, and comarl's
+session calls `round`; both calls wait here until it is their turn.
 """
 
 import importlib.util
@@ -33,7 +34,10 @@ from comarl.training.run import Options, Session
 from comarl.training.settings import Run
 from comarl.training.train import Phase, Round, RunState
 
-SCRIPT, CONFIG = Path("baselines/QLearning/qmix_rnn.py"), Path("baselines/QLearning/config/alg/ql_rnn_smax.yaml")
+SCRIPT, CONFIG = (
+    Path("baselines/QLearning/qmix_rnn.py"),
+    Path("baselines/QLearning/config/alg/ql_rnn_smax.yaml"),
+)
 LONG = 2**30  # environment steps that nothing here reaches
 
 Config = dict[str, Any]
@@ -49,7 +53,8 @@ class Ready(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What one turn took and did, all seeds together; and how many environment steps a batch holds."""
+    """What one turn took and did, all seeds together; and how many environment steps a batch
+    holds."""
 
     seconds: float
     cpu_seconds: float  # of all cores
@@ -76,18 +81,25 @@ class Turns:
             self.compiling += duration
 
     def wait(self, env_steps: int, updates: int, batch_steps: float, learnt: bool) -> None:
-        """Called after each iteration, or round, which `learnt` or only played; returns when the next is to begin.
+        """Called after each iteration, or round, which `learnt` or only played; returns when the
+        next is to begin.
 
-        Turns begin and end where something was learnt, so that they hold as many steps for each update as training.
+        Turns begin and end where something was learnt, so that they hold as many steps for each
+        update as training.
         """
-        now, before = Turn(time.perf_counter(), time.process_time(), env_steps, updates, batch_steps), self.before
+        now, before = (
+            Turn(time.perf_counter(), time.process_time(), env_steps, updates, batch_steps),
+            self.before,
+        )
         if not learnt or now.seconds - before.seconds < self.seconds:
             return
         if self.seconds:
             report = Turn(*(a - b for a, b in zip(now[:-1], before[:-1], strict=True)), batch_steps)
         else:
             hardware = f"{cpu_model()}, {usable_cores()} cores"
-            report = Ready(self.compiling, self.config["HIDDEN_SIZE"], steps_per_update(self.config), hardware)
+            report = Ready(
+                self.compiling, self.config["HIDDEN_SIZE"], steps_per_update(self.config), hardware
+            )
         try:
             self.pipe.send(report)
             self.seconds = self.pipe.recv()
@@ -97,12 +109,15 @@ class Turns:
 
 
 def read_config(jaxmarl: Path, changes: Config, map_name: str) -> Config:
-    """JaxMARL's released settings, but for `changes`, and for what concerns the map, the budget and tests."""
+    """JaxMARL's released settings, but for `changes`, and for what concerns the map, the budget and
+    tests."""
     config = yaml.safe_load((jaxmarl / CONFIG).read_text())
     unknown = set(changes) - set(config)
     if unknown:
         raise SystemExit(f"{CONFIG} has no {', '.join(sorted(unknown))}")
-    config |= changes | dict(TOTAL_TIMESTEPS=1e7, MAP_NAME=map_name, TEST_DURING_TRAINING=False, LEARNING_STARTS=0)
+    config |= changes | dict(
+        TOTAL_TIMESTEPS=1e7, MAP_NAME=map_name, TEST_DURING_TRAINING=False, LEARNING_STARTS=0
+    )
     config["ENV_KWARGS"]["max_steps"] = MAPS[map_name].limit
     return config
 
@@ -129,10 +144,13 @@ def play_jaxmarl(turns: Turns, jaxmarl: Path, config: Config, seeds: int) -> Non
 def load_script(jaxmarl: Path, log: Any) -> Any:
     """`qmix_rnn.py` as a module, with stubs of what it only starts and logs with.
 
-    Its replay is ready with the first windows, rather than with 32 of each environment, whose play would take minutes.
+    Its replay is ready with the first windows, rather than with 32 of each environment, whose play
+    would take minutes.
     """
     make_buffer = flashbax.make_trajectory_buffer
-    flashbax.make_trajectory_buffer = lambda **given: make_buffer(**given | dict(min_length_time_axis=1))
+    flashbax.make_trajectory_buffer = lambda **given: make_buffer(
+        **given | dict(min_length_time_axis=1)
+    )
     decorate = lambda **_: lambda f: f
     stubs = dict(wandb=dict(log=log), hydra=dict(main=decorate), omegaconf=dict(OmegaConf=None))
     for name, contents in stubs.items():
@@ -155,7 +173,9 @@ def algorithm(config: Config, episodes: int) -> Qmix:
         hypernet=config["MIXER_HYPERNET_HIDDEN_DIM"],
         gamma=config["GAMMA"],
         epsilon=(config["EPS_START"], config["EPS_FINISH"]),
-        epsilon_steps=int(config["EPS_DECAY"] * iterations) * config["NUM_STEPS"] * config["NUM_ENVS"],
+        epsilon_steps=int(config["EPS_DECAY"] * iterations)
+        * config["NUM_STEPS"]
+        * config["NUM_ENVS"],
         target_period=config["TARGET_UPDATE_INTERVAL"] * config["NUM_EPOCHS"],
         optimiser=Adam(config["LR"], config["MAX_GRAD_NORM"]),
         replay=EpisodeRing(config["BUFFER_SIZE"], episodes),
@@ -176,7 +196,9 @@ class Paced(Session):
     turns: Turns
     steps_per_update: float
 
-    def round(self, state: RunState, player: Player, evaluator: Player, display: Display) -> RunState:
+    def round(
+        self, state: RunState, player: Player, evaluator: Player, display: Display
+    ) -> RunState:
         before = self.updates(state)
         state = super().round(state, player, evaluator, display)
         updates, env_steps = self.updates(state), int(np.asarray(state.clock.env_steps).sum())
@@ -194,13 +216,21 @@ class Paced(Session):
             self.learnt_at = self.learnt_at + due * self.steps_per_update
         else:
             due = np.zeros(self.run.seeds)
-        return super().learn(state, plan._replace(num_updates=jnp.asarray(due, jnp.int32)), phase, display)
+        return super().learn(
+            state, plan._replace(num_updates=jnp.asarray(due, jnp.int32)), phase, display
+        )
 
 
 def play_comarl(turns: Turns, config: Config, episodes: int, seeds: int, together: bool) -> None:
     """comarl's training, as the command line runs it."""
-    run = Run(algorithm(config, episodes), Smax(config["MAP_NAME"]), seeds, steps=LONG, evaluate_every=LONG)
-    options = Options(checkpoint_seconds=float("inf"), seeds_together=together)
+    run = Run(
+        algorithm(config, episodes),
+        Smax(config["MAP_NAME"]),
+        seeds,
+        steps=LONG,
+        evaluate_every=LONG,
+    )
+    options = Options(checkpoint_seconds=float("inf"), vmapped_seeds=together)
     with tempfile.TemporaryDirectory() as folder:
         session = Paced(run, {}, Path(folder), options, Console(quiet=True))
         session.turns, session.steps_per_update = turns, steps_per_update(config)

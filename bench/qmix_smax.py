@@ -1,33 +1,40 @@
-"""Environment steps per second of the whole training of QMIX on SMAX: comarl against JaxMARL's own baseline.
+"""Environment steps per second of the whole training of QMIX on SMAX: comarl against JaxMARL's own
+baseline.
 
     git clone https://github.com/FLAIROx/JaxMARL      # for its scripts; the package itself comes with comarl[smax]
     pip install "comarl[smax,bench]"                  # bench: flashbax for JaxMARL's script, six for gymnax
     python bench/qmix_smax.py --jaxmarl JaxMARL       # or: make bench JAXMARL=JaxMARL
 
-JaxMARL's side is `baselines/QLearning/qmix_rnn.py` of that checkout, unchanged: `jit(vmap(make_train(config, env)))`
-with the released `config/alg/ql_rnn_smax.yaml`. wandb, hydra and omegaconf, which it starts and logs with, are stubs.
-comarl's side is the session that `comarl train` runs. What is the same on both sides:
+JaxMARL's side is `baselines/QLearning/qmix_rnn.py` of that checkout, unchanged:
+`jit(vmap(make_train(config, env)))` with the released `config/alg/ql_rnn_smax.yaml`. wandb, hydra
+and omegaconf, which it starts and logs with, are stubs. comarl's side is the session that `comarl
+train` runs. What is the same on both sides:
 
 - The task: the map with comarl's time limit, 16 parallel environments.
-- The networks: linear, ReLU, GRU, linear (512 units); mixer (64) and hypernetworks (256). comarl's agents also see
-  their last action. Adam at the same rate with the same clipping; JaxMARL's is RAdam, which costs the same.
-- The ratio: one gradient step per 256 environment steps of a seed (theirs: 8 after every 16 x 128 steps; ours: after
-  the round in which they are due), double Q-learning, a target copied every 80 gradient steps, epsilon from 1 on.
-- The batch: 4096 environment steps that took place (theirs: 32 windows of 128, in which the next episode follows the
-  last; ours: `episodes` whole ones). comarl's episodes are arrays as long as the time limit, so that it computes, and
-  masks, more steps than these: this counts against it. `batch_steps` is what a batch holds on average.
+- The networks: linear, ReLU, GRU, linear (512 units); mixer (64) and hypernetworks (256). comarl's
+  agents also see their last action. Adam at the same rate with the same clipping; JaxMARL's is
+  RAdam, which costs the same.
+- The ratio: one gradient step per 256 environment steps of a seed (theirs: 8 after every 16 x 128
+  steps; ours: after the round in which they are due), double Q-learning, a target copied every 80
+  gradient steps, epsilon from 1 on.
+- The batch: 4096 environment steps that took place (theirs: 32 windows of 128, in which the next
+  episode follows the last; ours: `episodes` whole ones). comarl's episodes are arrays as long as
+  the time limit, so that it computes, and masks, more steps than these: this counts against it.
+  `batch_steps` is what a batch holds on average.
 - No evaluation, no checkpoints, nothing logged but one line to nowhere for each iteration.
 
-Replays hold 5000 windows, or episodes. Both learn from the first steps that there are, so that turns begin soon.
-Steps are those that took place, of all seeds together: 256 for each update that a turn had time for. (A turn of
-comarl's may hold a round more or less than these; `env_steps_per_update` is what turns did hold.) Several seeds: theirs
-are mapped as in their script; ours both so ("together") and in turns, which on one core is as fast as comarl's
-default on a CPU, a device for each.
+Replays hold 5000 windows, or episodes. Both learn from the first steps that there are, so that
+turns begin soon. Steps are those that took place, of all seeds together: 256 for each update that a
+turn had time for. (A turn of comarl's may hold a round more or less than these;
+`env_steps_per_update` is what turns did hold.) Several seeds: theirs are mapped as in their script;
+ours both so ("together") and in turns, which on one core is as fast as comarl's default on a CPU, a
+device for each.
 
-Every side runs in a process of its own and waits while another has its turn, on the same cores. JaxMARL runs once as it
-is and once with comarl's setting of malloc (`comarl.machine.allocator`); the better of both counts, and runs several
-seeds. Figures are medians over turns, after compilation, whose time stands beside them. Where other programs run on the same
-cores, trust the rates by CPU time.
+Every side runs in a process of its own and waits while another has its turn, on the same cores.
+JaxMARL runs once as it is and once with comarl's setting of malloc (`comarl.machine.allocator`);
+the better of both counts, and runs several seeds. Figures are medians over turns, after
+compilation, whose time stands beside them. Where other programs run on the same cores, trust the
+rates by CPU time.
 """
 
 import math
@@ -88,14 +95,17 @@ class Side:
 
     @property
     def mode(self) -> str:
-        seeds = "" if self.seeds == 1 else "seeds together" if self.together else "seeds taking turns"
+        seeds = (
+            "" if self.seeds == 1 else "seeds together" if self.together else "seeds taking turns"
+        )
         malloc = "malloc keeps memory" if self.keeps_memory else "malloc as it is"
         return ", ".join(filter(None, (seeds, malloc)))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement. Rates are of all seeds; ratios are to JaxMARL's better way, with as many seeds or with one."""
+    """One measurement. Rates are of all seeds; ratios are to JaxMARL's better way, with as many
+    seeds or with one."""
 
     framework: str
     mode: str
@@ -153,9 +163,12 @@ class Child:
 
 
 def sides(seeds: int, together: bool, keeps: tuple[bool, ...]) -> list[Side]:
-    """JaxMARL with the settings of malloc that `keeps` names, then comarl, its seeds in turns and perhaps together."""
+    """JaxMARL with the settings of malloc that `keeps` names, then comarl, its seeds in turns and
+    perhaps together."""
     theirs = [Side("JaxMARL", seeds, seeds > 1, keep) for keep in keeps]
-    return theirs + [Side("comarl", seeds, mode, True) for mode in ((False, True) if together else (False,))]
+    return theirs + [
+        Side("comarl", seeds, mode, True) for mode in ((False, True) if together else (False,))
+    ]
 
 
 def measure(sides: list[Side], settings: Settings) -> list[Row]:
@@ -174,12 +187,18 @@ def measure(sides: list[Side], settings: Settings) -> list[Row]:
     finally:
         for child in children:
             child.close()
-    return [to_row(child, np.array([turn[i] for turn in turns])) for i, child in enumerate(children)]
+    return [
+        to_row(child, np.array([turn[i] for turn in turns])) for i, child in enumerate(children)
+    ]
 
 
 def to_row(child: Child, turns: np.ndarray) -> Row:
     """The medians of one side's `turns`."""
-    side, ready, (seconds, cpu_seconds, env_steps, updates, batch_steps) = child.side, child.ready, turns.T
+    side, ready, (seconds, cpu_seconds, env_steps, updates, batch_steps) = (
+        child.side,
+        child.ready,
+        turns.T,
+    )
     rate = lambda factor, time: round(float(np.median(factor * updates / time)), 3)
     return Row(
         framework=side.framework,
@@ -200,18 +219,26 @@ def with_ratios(rows: list[Row]) -> list[Row]:
     """The rows with their ratios to JaxMARL's better way."""
 
     def best(seeds: int, rate: str) -> float:
-        return max(getattr(row, rate) for row in rows if row.framework == "JaxMARL" and row.seeds == seeds)
+        return max(
+            getattr(row, rate) for row in rows if row.framework == "JaxMARL" and row.seeds == seeds
+        )
 
     def ratios(row: Row) -> dict[str, float]:
         wall, cpu = "env_steps_per_second", "env_steps_per_cpu_second"
         to = lambda seeds, rate: round(getattr(row, rate) / best(seeds, rate), 2)
-        return dict(ratio=to(row.seeds, wall), ratio_to_one_seed=to(1, wall), ratio_by_cpu_time=to(row.seeds, cpu))
+        return dict(
+            ratio=to(row.seeds, wall),
+            ratio_to_one_seed=to(1, wall),
+            ratio_by_cpu_time=to(row.seeds, cpu),
+        )
 
     return [replace(row, **ratios(row)) for row in rows]
 
 
 def show(rows: list[Row], settings: Settings) -> None:
-    title = f"Training QMIX on SMAX {settings.map_name}, {rows[0].hidden} units, on {rows[0].hardware}"
+    title = (
+        f"Training QMIX on SMAX {settings.map_name}, {rows[0].hidden} units, on {rows[0].hardware}"
+    )
     table = Table(title=title, title_justify="left")
     numbers = ("seeds", "steps/s", "per CPU s", "updates/s", "batch", "ratio", "to one", "by CPU")
     for name in ("", "mode", *numbers, "goal"):
@@ -223,7 +250,15 @@ def show(rows: list[Row], settings: Settings) -> None:
             f"{row.updates_per_second:.2f}",
         )
         ratios = (f"{x:.2f}" for x in (row.ratio, row.ratio_to_one_seed, row.ratio_by_cpu_time))
-        table.add_row(row.framework, row.mode, str(row.seeds), *rates, str(row.batch_steps), *ratios, goal(row))
+        table.add_row(
+            row.framework,
+            row.mode,
+            str(row.seeds),
+            *rates,
+            str(row.batch_steps),
+            *ratios,
+            goal(row),
+        )
     CONSOLE.print(table)
     CONSOLE.print(
         "ratio: to JaxMARL's steps/s with as many seeds, the better of its rows; to one: with one seed; "

@@ -53,7 +53,10 @@ def random_episodes() -> Episode:
 
 def torch_replay(episodes: Episode, batch_size: int) -> Replay:
     """The same transitions in tensors."""
-    now, after = (jax.tree.map(lambda x, p=part: x[:, p], episodes.timesteps) for part in (slice(-1), slice(1, None)))
+    now, after = (
+        jax.tree.map(lambda x, p=part: x[:, p], episodes.timesteps)
+        for part in (slice(-1), slice(1, None))
+    )
     transitions = Transition(now, episodes.action, episodes.reward, episodes.terminated, after)
     flat = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), transitions)
     return Replay(to_torch(flat, device()), len(flat.reward), batch_size)
@@ -92,7 +95,7 @@ class Comarl(Side):
     def __init__(self, name: str, seeds: int, placement: Placement, replay: RingState):
         self.name, self.seeds, self.threads, self.begin = name, seeds, usable_cores(), 0
         if seeds > 1:
-            on_one = "seeds together" if placement.together else "seeds taking turns"
+            on_one = "seeds together" if placement.vmapped else "seeds taking turns"
             self.mode = on_one if placement.mesh is None else "a device for each seed"
         algorithm, counts = ALGORITHMS[name][0], jnp.zeros(seeds, jnp.int32)
         agent = jax.tree.map(lambda x: jnp.repeat(x[None], seeds, axis=0), begin_with(name))
@@ -101,7 +104,9 @@ class Comarl(Side):
         self.agent, replay, *rest = placement.scatter((agent, replay, keys, jnp.full(seeds, 2**30)))
         self.rest = (replay, clock, *rest)
         begin = time.perf_counter()
-        self.learn = learn.lower(algorithm, SPEC, self.agent, *self.rest, np.int32(0), CHUNK, placement).compile()
+        self.learn = learn.lower(
+            algorithm, SPEC, self.agent, *self.rest, np.int32(0), CHUNK, placement
+        ).compile()
         self.compile_seconds = time.perf_counter() - begin
 
     def play(self, seconds: float) -> float:
@@ -119,7 +124,13 @@ class Torch(Side):
     framework = "PyTorch"
 
     def __init__(self, name: str, learner: Any, replay: Replay, threads: int, mode: str):
-        self.name, self.learner, self.replay, self.threads, self.mode = name, learner, replay, threads, mode
+        self.name, self.learner, self.replay, self.threads, self.mode = (
+            name,
+            learner,
+            replay,
+            threads,
+            mode,
+        )
 
     def play(self, seconds: float) -> float:
         torch.set_num_threads(self.threads)
@@ -133,7 +144,8 @@ class Torch(Side):
 
 
 class Product(Side):
-    """The machine's own rate, in GFLOP/s: one large matrix product in float32, as JAX does it by default."""
+    """The machine's own rate, in GFLOP/s: one large matrix product in float32, as JAX does it by
+    default."""
 
     framework, name = "JAX", "matrix product, in GFLOP/s"
 

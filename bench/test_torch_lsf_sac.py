@@ -1,14 +1,24 @@
-"""PyTorch's update of LSF-SAC computes what comarl's does: `python -m pytest bench/test_torch_lsf_sac.py`.
+"""PyTorch's update of LSF-SAC computes what comarl's does: `python -m pytest
+bench/test_torch_lsf_sac.py`.
 
-Both begin with the same parameters and see the same episodes and noise on messages. Losses must agree to 1e-4, and so
-must the change of every parameter and target, relative to the largest change in its array.
+Both begin with the same parameters and see the same episodes and noise on messages. Losses must
+agree to 1e-4, and so must the change of every parameter and target, relative to the largest change
+in its array.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_torch_race_facmac import BATCH, SPEC, UPDATES, arrays, assert_changed_alike, assert_same, make_batch
+from test_torch_race_facmac import (
+    BATCH,
+    SPEC,
+    UPDATES,
+    arrays,
+    assert_changed_alike,
+    assert_same,
+    make_batch,
+)
 from torch import Tensor
 from torch_lsf_sac import TorchLsfSac
 from torch_matd3 import tensor
@@ -20,11 +30,15 @@ from comarl.ops.learner import Adam
 from comarl.types import Clock, Key
 
 SIZE = 2  # of a message
-SMOOTH = Adam(1e-3, 0.0, 1e-4)  # Adam with a smaller epsilon makes updates of gradients that are all rounding error
+# Adam with a smaller epsilon makes updates of gradients that are all rounding error
+SMOOTH = Adam(1e-3, 0.0, 1e-4)
 CLIPPED = Adam(1e-3, 0.05, 1e-4)
-SHARES = {  # of the messages' loss, in which parameters of the messenger change by little else, and in all
+# Of the messages' loss, in which parameters of the messenger change by little else, and in all
+SHARES = {
     "as they are": {},
-    "so that all of it shows": dict(message_weight=0.5, kl_weight=0.3, message_entropy_weight=0.2, message_spread=0.7),
+    "so that all of it shows": dict(
+        message_weight=0.5, kl_weight=0.3, message_entropy_weight=0.2, message_std=0.7
+    ),
 }
 
 
@@ -48,10 +62,17 @@ def test_both_ways_of_pytorch_update_as_comarl_does(share):
     adams = dict(actor_optimiser=SMOOTH, critic_optimiser=CLIPPED)
     algorithm = LsfSac(**sizes, **schedule, **adams, **SHARES[share], logit_clamp=(-0.15, 0.1))
     state = start = jax.jit(lambda key: algorithm.init(SPEC, key))(jax.random.key(0))
-    both, update = [TorchLsfSac(algorithm, state, mode) for mode in ("stepped", "whole")], jax.jit(algorithm.update)
+    both, update = (
+        [TorchLsfSac(algorithm, state, mode) for mode in ("stepped", "whole")],
+        jax.jit(algorithm.update),
+    )
     alphas = []
     for index in range(UPDATES):
-        batch, key, env_steps = make_batch(jax.random.key(100 + index)), jax.random.key(200 + index), 600 * index
+        batch, key, env_steps = (
+            make_batch(jax.random.key(100 + index)),
+            jax.random.key(200 + index),
+            600 * index,
+        )
         clock = Clock(jnp.int32(env_steps), jnp.int32(index), jnp.int32(index))
         state, metrics = update(state, batch, clock, key)
         alphas.append(float(metrics["alpha"]))
@@ -59,8 +80,12 @@ def test_both_ways_of_pytorch_update_as_comarl_does(share):
             values = theirs.update(to_torch(batch, SPEC), *draws(key), env_steps)
             assert set(values) == set(metrics)
             for name, value in values.items():
-                np.testing.assert_allclose(float(value), float(metrics[name]), rtol=1e-4, atol=1e-6, err_msg=name)
-    assert alphas[-1] == np.float32(0.3) < alphas[-2] < alphas[0], "another schedule would test more"
+                np.testing.assert_allclose(
+                    float(value), float(metrics[name]), rtol=1e-4, atol=1e-6, err_msg=name
+                )
+    assert alphas[-1] == np.float32(0.3) < alphas[-2] < alphas[0], (
+        "another schedule would test more"
+    )
     for theirs in both:
         for before, after, net in (
             (start.critic.value, state.critic.value, theirs.critic),
@@ -70,7 +95,11 @@ def test_both_ways_of_pytorch_update_as_comarl_does(share):
             for name in ("messenger", "mixer"):
                 assert_same(getattr(before, name), getattr(after, name), getattr(net, name))
             assert_same(before.utility.encoder, after.utility.encoder, net.encoder)
-            assert_changed_alike(arrays(before.utility.head), arrays(after.utility.head), list(net.head.parameters()))
+            assert_changed_alike(
+                arrays(before.utility.head), arrays(after.utility.head), list(net.head.parameters())
+            )
         before, after = start.actor.value, state.actor.value
         assert_same(before.encoder, after.encoder, theirs.actor.encoder)
-        assert_changed_alike(arrays(before.head), arrays(after.head), list(theirs.actor.head.parameters()))
+        assert_changed_alike(
+            arrays(before.head), arrays(after.head), list(theirs.actor.head.parameters())
+        )

@@ -1,7 +1,9 @@
-"""PyTorch's update of RACE on FACMAC computes what comarl's does: `python -m pytest bench/test_torch_race_facmac.py`.
+"""PyTorch's update of RACE on FACMAC computes what comarl's does: `python -m pytest
+bench/test_torch_race_facmac.py`.
 
-Both begin with the same parameters and see the same episodes, Gumbel noise and teams. Losses must agree to 1e-4, and so
-must the change of every parameter and target, relative to the largest change in its array.
+Both begin with the same parameters and see the same episodes, Gumbel noise and teams. Losses must
+agree to 1e-4, and so must the change of every parameter and target, relative to the largest change
+in its array.
 """
 
 from typing import Any
@@ -24,7 +26,8 @@ BATCH, UPDATES = 8, 4
 
 
 def make_batch(key: Key) -> Episode:
-    """Episodes of different lengths, of which some terminate, with actions that are not available."""
+    """Episodes of different lengths, of which some terminate, with actions that are not
+    available."""
     keys = jax.random.split(key, 7)
     steps = (BATCH, SPEC.horizon + 1, SPEC.num_agents)
     available = jax.random.bernoulli(keys[0], 0.7, (*steps, SPEC.action_size)).at[..., 0].set(True)
@@ -33,10 +36,14 @@ def make_batch(key: Key) -> Episode:
         jax.random.normal(keys[2], (*steps[:2], SPEC.state_size)),
         available,
     )
-    action = jax.random.categorical(keys[3], jnp.where(available, 0.0, -1e10))[:, :-1].astype(jnp.int32)
+    action = jax.random.categorical(keys[3], jnp.where(available, 0.0, -1e10))[:, :-1].astype(
+        jnp.int32
+    )
     length = jax.random.randint(keys[4], (BATCH, 1), 2, SPEC.horizon + 1).at[0].set(SPEC.horizon)
     mask = jnp.arange(SPEC.horizon) < length
-    terminated = (jnp.arange(SPEC.horizon) == length - 1) & jax.random.bernoulli(keys[5], 0.5, (BATCH, 1))
+    terminated = (jnp.arange(SPEC.horizon) == length - 1) & jax.random.bernoulli(
+        keys[5], 0.5, (BATCH, 1)
+    )
     reward = jnp.where(mask, jax.random.normal(keys[6], mask.shape), 0.0)
     return Episode((), timesteps, action, reward, terminated, mask)
 
@@ -45,10 +52,13 @@ def draws(algorithm: RaceFacmac, key: Key) -> tuple[list[Tensor], list[int]]:
     """The noise and the teams that comarl's update draws from its key."""
     team_key, noise_key, other_key, team_noise_key = jax.random.split(key, 4)
     shape = (BATCH, SPEC.num_agents, SPEC.action_size)
-    step = lambda k, t: jax.random.gumbel(jax.random.fold_in(k, t), shape)  # as `straight_through_steps` draws
+    # As `straight_through_steps` draws
+    step = lambda k, t: jax.random.gumbel(jax.random.fold_in(k, t), shape)
     gumbel = lambda k: jnp.stack([step(k, t) for t in range(SPEC.horizon)]).swapaxes(1, 2)
     noise = [tensor(gumbel(k)) for k in (noise_key, team_noise_key)]
-    return noise, [int(jax.random.randint(k, (), 0, algorithm.num_teams)) for k in (team_key, other_key)]
+    return noise, [
+        int(jax.random.randint(k, (), 0, algorithm.num_teams)) for k in (team_key, other_key)
+    ]
 
 
 def linears(module: Any) -> list[Any]:
@@ -59,7 +69,9 @@ def linears(module: Any) -> list[Any]:
 
 def arrays(module: Any) -> list[np.ndarray]:
     """The same in PyTorch's form."""
-    return [np.asarray(array) for layer in linears(module) for array in (layer.weight.T, layer.bias)]
+    return [
+        np.asarray(array) for layer in linears(module) for array in (layer.weight.T, layer.bias)
+    ]
 
 
 def gates(encoder: Any) -> list[np.ndarray]:
@@ -69,7 +81,9 @@ def gates(encoder: Any) -> list[np.ndarray]:
     return [*weights, *(np.asarray(part.bias).reshape(-1) for part in pair)]
 
 
-def assert_changed_alike(before: list[np.ndarray], after: list[np.ndarray], theirs: list[Any]) -> None:
+def assert_changed_alike(
+    before: list[np.ndarray], after: list[np.ndarray], theirs: list[Any]
+) -> None:
     for start, ours, other in zip(before, after, theirs, strict=True):
         other, change = other.detach().numpy().reshape(ours.shape), np.abs(ours - start).max()
         assert change > 0
@@ -88,9 +102,12 @@ def assert_same(before: Any, after: Any, theirs: nn.Module) -> None:
 
 @pytest.mark.parametrize("mixing", ["monotonic", "any"])
 def test_both_ways_of_pytorch_update_as_comarl_does(mixing):
-    adam = Adam(1e-3, 10.0, 1e-4)  # Adam with a smaller epsilon makes updates of gradients that are all rounding error
+    # Adam with a smaller epsilon makes updates of gradients that are all rounding error
+    adam = Adam(1e-3, 10.0, 1e-4)
     adams = dict.fromkeys(("actor_optimiser", "critic_optimiser", "mine_optimiser"), adam)
-    sizes = dict(hidden=16, embedding=12, mine_width=20, value_hidden=10, mixer_width=8, hypernet=14)
+    sizes = dict(
+        hidden=16, embedding=12, mine_width=20, value_hidden=10, mixer_width=8, hypernet=14
+    )
     algorithm = RaceFacmac(mixing=mixing, beta=0.5, target_period=3, **sizes, **adams)
     state = start = jax.jit(lambda key: algorithm.init(SPEC, key))(jax.random.key(0))
     both, drawn = [TorchRaceFacmac(algorithm, state, mode) for mode in ("stepped", "whole")], set()
@@ -99,14 +116,20 @@ def test_both_ways_of_pytorch_update_as_comarl_does(mixing):
         batch, key = make_batch(jax.random.key(100 + index)), jax.random.key(200 + index)
         noise, teams = draws(algorithm, key)
         drawn |= set(teams)
-        state, metrics = update(state, batch, Clock(jnp.int32(0), jnp.int32(index), jnp.int32(index)), key)
+        state, metrics = update(
+            state, batch, Clock(jnp.int32(0), jnp.int32(index), jnp.int32(index)), key
+        )
         for theirs in both:
             for name, value in theirs.update(to_torch(batch, SPEC), *noise, *teams).items():
-                np.testing.assert_allclose(float(value), float(metrics[name]), rtol=1e-4, atol=1e-6, err_msg=name)
+                np.testing.assert_allclose(
+                    float(value), float(metrics[name]), rtol=1e-4, atol=1e-6, err_msg=name
+                )
     assert algorithm.population in drawn and len(drawn) > 2, "other keys would test more"
     for theirs in both:
         for name in ("encoder", "critic", "team_critic", "value", "mine"):
-            assert_same(getattr(start, name).value, getattr(state, name).value, getattr(theirs, name))
+            assert_same(
+                getattr(start, name).value, getattr(state, name).value, getattr(theirs, name)
+            )
         for name in ("target_encoder", "target_critic", "target_team_critic"):
             assert_same(getattr(start, name), getattr(state, name), getattr(theirs, name))
         for before, after, pair in (

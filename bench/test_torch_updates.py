@@ -1,7 +1,9 @@
-"""PyTorch's updates compute what comarl's do: `python -m pytest bench/test_torch_updates.py`, which needs PyTorch.
+"""PyTorch's updates compute what comarl's do: `python -m pytest bench/test_torch_updates.py`, which
+needs PyTorch.
 
-Both begin with the same parameters and see the same batches, noise and teams. Their losses must agree to 1e-4, and so
-must the change of every parameter and target, relative to the largest change in its array.
+Both begin with the same parameters and see the same batches, noise and teams. Their losses must
+agree to 1e-4, and so must the change of every parameter and target, relative to the largest change
+in its array.
 """
 
 from typing import Any
@@ -30,7 +32,8 @@ EPSILON = 1e-4  # Adam with less makes updates of single gradients that are all 
 def make_batch(key: Key, size: int = BATCH) -> Transition:
     keys = jax.random.split(key, 7)
     see = lambda o, s: Timestep(
-        jax.random.normal(o, (size, SPEC.num_agents, SPEC.obs_size)), jax.random.normal(s, (size, SPEC.state_size))
+        jax.random.normal(o, (size, SPEC.num_agents, SPEC.obs_size)),
+        jax.random.normal(s, (size, SPEC.state_size)),
     )
     action = jax.random.uniform(keys[4], (size, SPEC.num_agents, SPEC.action_size), minval=-1.0)
     reward = jax.random.normal(keys[5], (size,))
@@ -40,7 +43,9 @@ def make_batch(key: Key, size: int = BATCH) -> Transition:
 
 def make_noise(algorithm: Any, key: Key) -> jax.Array:
     """What `smooth_target` draws from this key."""
-    noise = algorithm.target_noise * jax.random.normal(key, (BATCH, SPEC.num_agents, SPEC.action_size))
+    noise = algorithm.target_noise * jax.random.normal(
+        key, (BATCH, SPEC.num_agents, SPEC.action_size)
+    )
     return jnp.clip(noise, -algorithm.target_noise_clip, algorithm.target_noise_clip)
 
 
@@ -64,7 +69,9 @@ def assert_same(before: Any, after: Any, module: nn.Module) -> None:
 
 def assert_metrics(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     for name, value in theirs.items():
-        np.testing.assert_allclose(float(value), float(ours[name]), rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            float(value), float(ours[name]), rtol=1e-4, atol=1e-6, err_msg=name
+        )
 
 
 def clock(index: int) -> Clock:
@@ -75,7 +82,12 @@ def clock(index: int) -> Clock:
 def test_matd3_updates_are_the_same(layer_norm, max_norm):
     adam = Adam(1e-3, max_norm, EPSILON)
     algorithm = Matd3(
-        hidden=HIDDEN, layer_norm=layer_norm, tau=0.2, target_noise=0.5, actor_optimiser=adam, critic_optimiser=adam
+        hidden=HIDDEN,
+        layer_norm=layer_norm,
+        tau=0.2,
+        target_noise=0.5,
+        actor_optimiser=adam,
+        critic_optimiser=adam,
     )
     state = start = algorithm.init(SPEC, jax.random.key(0))
     all_theirs = [TorchMatd3(algorithm, state, "cpu", kind) for kind in ("for", "foreach", "fused")]
@@ -84,7 +96,9 @@ def test_matd3_updates_are_the_same(layer_norm, max_norm):
         batch, key = make_batch(jax.random.key(100 + index)), jax.random.key(200 + index)
         state, metrics = update(state, batch, clock(index), key)
         for theirs in all_theirs:
-            assert_metrics(metrics, theirs.update(to_torch(batch, "cpu"), tensor(make_noise(algorithm, key))))
+            assert_metrics(
+                metrics, theirs.update(to_torch(batch, "cpu"), tensor(make_noise(algorithm, key)))
+            )
     for theirs in all_theirs:
         assert_same(start.actors.value, state.actors.value, theirs.policy)
         assert_same(start.critic.value, state.critic.value, theirs.critic)
@@ -92,10 +106,14 @@ def test_matd3_updates_are_the_same(layer_norm, max_norm):
         assert_same(start.target_critic, state.target_critic, theirs.target_critic)
 
 
-@pytest.mark.parametrize(("algorithm", "make", "teams"), [(Matd3(), TorchMatd3, ()), (RaceMatd3(), TorchRace, (0, 1))])
+@pytest.mark.parametrize(
+    ("algorithm", "make", "teams"), [(Matd3(), TorchMatd3, ()), (RaceMatd3(), TorchRace, (0, 1))]
+)
 def test_multiply_adds_are_those_of_pytorch(algorithm, make, teams):
     """PyTorch counts what it does: no less than is needed, and little more."""
-    theirs = make(algorithm, jax.jit(lambda key: algorithm.init(SPEC, key))(jax.random.key(0)), "cpu")
+    theirs = make(
+        algorithm, jax.jit(lambda key: algorithm.init(SPEC, key))(jax.random.key(0)), "cpu"
+    )
     batch = to_torch(make_batch(jax.random.key(1), algorithm.replay.batch_size), "cpu")
     with FlopCounterMode(display=False) as counter:
         for _ in range(algorithm.policy_delay):
@@ -109,7 +127,15 @@ def test_multiply_adds_are_those_of_pytorch(algorithm, make, teams):
 def test_race_updates_are_the_same(layer_norm):
     names = ("encoder_optimiser", "head_optimiser", "critic_optimiser", "mine_optimiser")
     adams = dict.fromkeys(names, Adam(1e-3, 10.0, EPSILON))
-    algorithm = RaceMatd3(hidden=HIDDEN, layer_norm=layer_norm, beta=0.5, embedding=16, mine_width=20, tau=0.2, **adams)
+    algorithm = RaceMatd3(
+        hidden=HIDDEN,
+        layer_norm=layer_norm,
+        beta=0.5,
+        embedding=16,
+        mine_width=20,
+        tau=0.2,
+        **adams,
+    )
     state = start = algorithm.init(SPEC, jax.random.key(0))
     theirs, drawn = TorchRace(algorithm, state, "cpu"), set()
     update = jax.jit(algorithm.update)
@@ -119,7 +145,10 @@ def test_race_updates_are_the_same(layer_norm):
         teams = [int(jax.random.randint(k, (), 0, algorithm.num_teams)) for k in team_keys]
         drawn |= set(teams)
         state, metrics = update(state, batch, clock(index), key)
-        assert_metrics(metrics, theirs.update(to_torch(batch, "cpu"), tensor(make_noise(algorithm, noise_key)), *teams))
+        assert_metrics(
+            metrics,
+            theirs.update(to_torch(batch, "cpu"), tensor(make_noise(algorithm, noise_key)), *teams),
+        )
     assert algorithm.population in drawn and len(drawn) > 2, "other keys would test more"
     assert_same(start.encoders.value, state.encoders.value, theirs.policy.encoders)
     assert_same(start.head.value, state.head.value, theirs.policy.heads)

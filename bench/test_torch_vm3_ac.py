@@ -1,7 +1,9 @@
-"""VM3-AC in PyTorch computes what comarl's does: `python -m pytest bench/test_torch_vm3_ac.py`, which needs PyTorch.
+"""VM3-AC in PyTorch computes what comarl's does: `python -m pytest bench/test_torch_vm3_ac.py`,
+which needs PyTorch.
 
-Both begin with the same parameters and see the same batches and noise; losses must agree to 1e-4, and so must the
-change of every parameter and target, relative to the largest change in its array. Both tasks play the same episode.
+Both begin with the same parameters and see the same batches and noise; losses must agree to 1e-4,
+and so must the change of every parameter and target, relative to the largest change in its array.
+Both tasks play the same episode.
 """
 
 from typing import Any
@@ -22,7 +24,8 @@ from comarl.types import Timestep, Transition
 
 TASK, BATCH, UPDATES = PRESETS["4"], 16, 4
 SPEC, TEAM = TASK.spec, (BATCH, TASK.predators)
-ADAM = Adam(1e-3, 0.0, 1e-4)  # with a smaller epsilon gradients that are all rounding error make updates
+# With a smaller epsilon gradients that are all rounding error make updates
+ADAM = Adam(1e-3, 0.0, 1e-4)
 
 
 def make_batch(index: int) -> Transition:
@@ -31,7 +34,13 @@ def make_batch(index: int) -> Transition:
     see = lambda obs: Timestep(float32(obs), float32(obs.reshape(BATCH, -1)))
     now, after = (see(random.normal(size=(*TEAM, SPEC.obs_size))) for _ in range(2))
     action = float32(random.uniform(-1, 1, (*TEAM, SPEC.action_size)))
-    return Transition(now, action, float32(random.normal(size=BATCH)), jnp.asarray(random.random(BATCH) < 0.2), after)
+    return Transition(
+        now,
+        action,
+        float32(random.normal(size=BATCH)),
+        jnp.asarray(random.random(BATCH) < 0.2),
+        after,
+    )
 
 
 def assert_same(before: Any, after: Any, net: nn.Sequential, *index: int) -> None:
@@ -50,7 +59,9 @@ def assert_same(before: Any, after: Any, net: nn.Sequential, *index: int) -> Non
 
 def test_updates_are_the_same():
     optimisers = dict(actor_optimiser=ADAM, critic_optimiser=ADAM, predictor_optimiser=ADAM)
-    algorithm = Vm3Ac(hidden=(12, 10), latent_size=3, beta=0.3, tau=0.2, log_std_range=(-4.0, 1.0), **optimisers)
+    algorithm = Vm3Ac(
+        hidden=(12, 10), latent_size=3, beta=0.3, tau=0.2, log_std_range=(-4.0, 1.0), **optimisers
+    )
     state = start = jax.jit(lambda key: algorithm.init(SPEC, key))(jax.random.key(0))
     theirs, update = TorchVm3Ac(algorithm, state), jax.jit(algorithm.update)
     for index in range(UPDATES):
@@ -64,11 +75,15 @@ def test_updates_are_the_same():
     for i in range(TASK.predators):
         assert_same(stack(start, "policies"), stack(state, "policies"), theirs.policies[i], i)
         assert_same(stack(start, "value"), stack(state, "value"), theirs.values[i], i)
-        assert_same(start.target.networks.networks, state.target.networks.networks, theirs.targets[i], i)
+        assert_same(
+            start.target.networks.networks, state.target.networks.networks, theirs.targets[i], i
+        )
         for k in (0, 1):
             assert_same(stack(start, "critic"), stack(state, "critic"), theirs.critics[i][k], k, i)
     for number, pair in enumerate(theirs.pairs):
-        assert_same(stack(start, "predictors"), stack(state, "predictors"), theirs.predictors[pair], number)
+        assert_same(
+            stack(start, "predictors"), stack(state, "predictors"), theirs.predictors[pair], number
+        )
 
 
 def test_the_tasks_play_the_same_episode():
@@ -79,10 +94,14 @@ def test_the_tasks_play_the_same_episode():
     for time in range(TASK.horizon):
         np.testing.assert_allclose(obs, timestep.obs, atol=1e-5)
         goal = TASK.lattice[np.flatnonzero(theirs.alive)[0]]
-        action = (20 * (goal - theirs.place) + 0.1 * random.normal(size=theirs.place.shape)).astype(np.float32)
+        action = (20 * (goal - theirs.place) + 0.1 * random.normal(size=theirs.place.shape)).astype(
+            np.float32
+        )
         env_state, timestep, reward, _, truncated = step(env_state, action, jax.random.key(0))
         obs, their_reward, over = theirs.step(action)
-        assert (their_reward, over) == (float(reward), bool(truncated)) and over == (time == TASK.horizon - 1)
+        assert (their_reward, over) == (float(reward), bool(truncated)) and over == (
+            time == TASK.horizon - 1
+        )
         total += their_reward
     assert theirs.worth > 1 and total > TASK.prey * TASK.capture_reward
 

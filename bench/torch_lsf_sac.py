@@ -6,12 +6,14 @@
     "whole"    as eager PyTorch goes best: one `torch.gru` over all of time for each of the three, and everything else
                for all steps at once
 
-Both compute the same, and the same as comarl (`bench/test_torch_lsf_sac.py`). What the two share is written for speed:
-time and agents lead, so that no step copies its batch; inputs are joined once for all unrolls, and noise is drawn at
-once; the mixer's weights are made once for both losses; the actors' gradient does not pass through the critic's
-utilities; the target is copied by one `_foreach_copy_`. "Stepped" thus does less than the released code, which differs
-in each of these and whose target also guesses actions. Networks are built from comarl's and begin with the same
-parameters; hyperparameters are comarl's. Only what LSF-SAC does by default is here: its switches are not.
+Both compute the same, and the same as comarl (`bench/test_torch_lsf_sac.py`). What the two share is
+written for speed: time and agents lead, so that no step copies its batch; inputs are joined once
+for all unrolls, and noise is drawn at once; the mixer's weights are made once for both losses; the
+actors' gradient does not pass through the critic's utilities; the target is copied by one
+`_foreach_copy_`. "Stepped" thus does less than the released code, which differs in each of these
+and whose target also guesses actions. Networks are built from comarl's and begin with the same
+parameters; hyperparameters are comarl's. Only what LSF-SAC does by default is here: its switches
+are not.
 """
 
 import math
@@ -68,10 +70,12 @@ class Messenger(nn.Module):
         self.posterior, self.size = network(source.posterior), source.size
 
     def forward(self, inputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Means and messages [.. senders, batch, receivers * size], and inputs with what each agent is told."""
+        """Means and messages [.. senders, batch, receivers * size], and inputs with what each agent
+        is told."""
         mean = self.head(self.encoder(inputs))
         sent = mean + noise
-        told = sent.unflatten(-1, (-1, self.size)).transpose(-4, -2).flatten(-2)  # [.. receivers, batch, told]
+        # [.. receivers, batch, told]
+        told = sent.unflatten(-1, (-1, self.size)).transpose(-4, -2).flatten(-2)
         return mean, sent, torch.cat([inputs, told], -1)
 
 
@@ -84,7 +88,9 @@ class Critic(nn.Module):
         self.messenger, self.mixer = Messenger(source.messenger), Mixer(source.mixer)
         self.encoder, self.head = Encoder(source.utility.encoder), linear(source.utility.head)
 
-    def whole(self, inputs: Tensor, noise: Tensor, guess: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def whole(
+        self, inputs: Tensor, noise: Tensor, guess: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Utilities, means, messages, and the posterior's logits if it is to `guess`."""
         mean, sent, x = self.messenger(inputs, noise)
         logits = self.messenger.posterior(x) if guess else mean.new_empty(0)
@@ -107,11 +113,19 @@ class TorchLsfSac:
     def __init__(self, algorithm: lsf_sac.LsfSac, state: Any, mode: Mode, kind: AdamKind = "fused"):
         """`state` is what `algorithm.init` made."""
         self.algorithm, self.mode, self.updates = algorithm, mode, 0
-        self.actor, self.critic = Actor(state.actor.value), Critic(lsf_sac.first(state.critic.value))
+        self.actor, self.critic = (
+            Actor(state.actor.value),
+            Critic(lsf_sac.first(state.critic.value)),
+        )
         self.target_critic = frozen_copy(self.critic)
-        self.online, self.targets = list(self.critic.parameters()), list(self.target_critic.parameters())
+        self.online, self.targets = (
+            list(self.critic.parameters()),
+            list(self.target_critic.parameters()),
+        )
         self.actor_optimiser = Optimiser(self.actor.parameters(), algorithm.actor_optimiser, kind)
-        self.critic_optimiser = Optimiser(self.critic.parameters(), algorithm.critic_optimiser, kind)
+        self.critic_optimiser = Optimiser(
+            self.critic.parameters(), algorithm.critic_optimiser, kind
+        )
 
     def step(self, replay: Replay) -> None:
         """What is timed: a draw from the replay and one update with random noise."""
@@ -120,10 +134,15 @@ class TorchLsfSac:
         draw = lambda steps: torch.randn(steps, agents, size, agents * self.algorithm.message_size)
         self.update(batch, draw(steps - 1), draw(steps))
 
-    def update(self, batch: Batch, noise: Tensor, target_noise: Tensor, env_steps: int = 0) -> dict[str, Tensor]:
-        """Standard normal noise, [time, senders, batch, receivers * size], for the critic and for its target."""
-        alpha, spread = self.alpha_at(env_steps), self.algorithm.message_spread
-        logits = self.unroll(self.actor)(batch.inputs).clamp(*self.algorithm.logit_clamp or (-math.inf, math.inf))
+    def update(
+        self, batch: Batch, noise: Tensor, target_noise: Tensor, env_steps: int = 0
+    ) -> dict[str, Tensor]:
+        """Standard normal noise, [time, senders, batch, receivers * size], for the critic and for
+        its target."""
+        alpha, spread = self.alpha_at(env_steps), self.algorithm.message_std
+        logits = self.unroll(self.actor)(batch.inputs).clamp(
+            *self.algorithm.logit_clamp or (-math.inf, math.inf)
+        )
         best = only_available(logits.detach(), batch.available).argmax(-1)
         target = self.target(batch, best, spread * target_noise)
 
@@ -143,7 +162,10 @@ class TorchLsfSac:
         if self.updates % self.algorithm.target_period == 0:
             torch._foreach_copy_(self.targets, [p.detach() for p in self.online])
         losses = {"critic_loss": error, "message_loss": message_loss, "actor_loss": actor_loss}
-        means = {"value": masked_mean(q, batch.mask), "target_value": masked_mean(target, batch.mask)}
+        means = {
+            "value": masked_mean(q, batch.mask),
+            "target_value": masked_mean(target, batch.mask),
+        }
         metrics = losses | means | {"entropy": entropy, "alpha": torch.tensor(alpha)}
         return {name: value.detach() for name, value in metrics.items()}
 
@@ -162,17 +184,30 @@ class TorchLsfSac:
         utilities = self.unroll(self.target_critic)(batch.inputs, noise, False)[0]
         values = utilities[1:].gather(-1, best[1:].unsqueeze(-1)).squeeze(-1)
         next_value = self.target_critic.mixer(values, batch.state[1:])
-        return lambda_returns(batch, next_value, self.algorithm.gamma, self.algorithm.trace)
+        return lambda_returns(batch, next_value, self.algorithm.gamma, self.algorithm.td_lambda)
 
     def bottleneck(self, label: Tensor, mean: Tensor, sent: Tensor, logits: Tensor) -> Tensor:
         """L_m at each step, [time, batch]."""
-        guess = F.cross_entropy(logits.flatten(0, 2), label.flatten(), reduction="none").view_as(label).sum(1)
+        guess = (
+            F.cross_entropy(logits.flatten(0, 2), label.flatten(), reduction="none")
+            .view_as(label)
+            .sum(1)
+        )
         kl = 0.5 * mean.square().sum((1, 3))
         cross_entropy = 0.5 * (sent.square() + LOG_2_PI).sum((1, 3))
-        return guess + self.algorithm.kl_weight * kl + self.algorithm.message_entropy_weight * cross_entropy
+        return (
+            guess
+            + self.algorithm.kl_weight * kl
+            + self.algorithm.message_entropy_weight * cross_entropy
+        )
 
     def actor_loss(
-        self, batch: Batch, logits: Tensor, utilities: Tensor, weights: tuple[Tensor, ...], alpha: float
+        self,
+        batch: Batch,
+        logits: Tensor,
+        utilities: Tensor,
+        weights: tuple[Tensor, ...],
+        alpha: float,
     ) -> tuple[Tensor, Tensor]:
         """Of all but the policies' logits as they are; also the policies' entropy."""
         log_policy = only_available(logits, batch.available[:-1]).log_softmax(-1)

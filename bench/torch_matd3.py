@@ -1,9 +1,10 @@
 """comarl's MATD3 update in PyTorch: what `bench/updates.py` compares with.
 
-Eager PyTorch at its best: agents and twin critics are stacked, so that a layer of all of them is one `baddbmm`; layer
-normalisation is PyTorch's own kernel; targets move by one `_foreach_lerp_`; the policy loss spends nothing on gradients
-of the critic. Networks are built from comarl's and begin with the same parameters; hyperparameters are comarl's.
-`bench/test_torch_updates.py` shows that the two updates compute the same. Agents must be of equal size.
+Eager PyTorch at its best: agents and twin critics are stacked, so that a layer of all of them is
+one `baddbmm`; layer normalisation is PyTorch's own kernel; targets move by one `_foreach_lerp_`;
+the policy loss spends nothing on gradients of the critic. Networks are built from comarl's and
+begin with the same parameters; hyperparameters are comarl's. `bench/test_torch_updates.py` shows
+that the two updates compute the same. Agents must be of equal size.
 """
 
 import copy
@@ -65,7 +66,8 @@ class Linear(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """ERL-Re2's: by the unbiased deviation. Its epsilon, 1e-6 of a deviation, is left out, to use PyTorch's kernel."""
+    """ERL-Re2's: by the unbiased deviation. Its epsilon, 1e-6 of a deviation, is left out, to use
+    PyTorch's kernel."""
 
     def __init__(self, source: mlp.LayerNorm):
         super().__init__()
@@ -75,7 +77,9 @@ class LayerNorm(nn.Module):
         self.unbiased = (1 - 1 / self.size[0]) ** 0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.offset, self.scale * self.unbiased, F.layer_norm(x, self.size, eps=1e-12))
+        return torch.addcmul(
+            self.offset, self.scale * self.unbiased, F.layer_norm(x, self.size, eps=1e-12)
+        )
 
 
 class Torso(nn.Module):
@@ -139,7 +143,8 @@ class Critic(nn.Module):
 
 
 def frozen_first(stack: nn.Module) -> dict[str, Tensor]:
-    """The first of a stack, as views without gradients, which stay true as the stack is updated in place."""
+    """The first of a stack, as views without gradients, which stay true as the stack is updated in
+    place."""
     return {name: parameter.detach()[0] for name, parameter in stack.named_parameters()}
 
 
@@ -181,7 +186,14 @@ def draw_noise(action: Tensor, algorithm: Any) -> Tensor:
 class TorchMatd3:
     """MATD3: networks, targets, optimisers and one update of all."""
 
-    def __init__(self, algorithm: Matd3, state: Any, device: str, kind: AdamKind = "fused", compile: bool = False):
+    def __init__(
+        self,
+        algorithm: Matd3,
+        state: Any,
+        device: str,
+        kind: AdamKind = "fused",
+        compile: bool = False,
+    ):
         """`state` is what `algorithm.init` made."""
         self.algorithm, self.updates = algorithm, 0
         actors, critic = state.actors.value, state.critic.value
@@ -190,7 +202,9 @@ class TorchMatd3:
         self.target_policy, self.target_critic = frozen_copy(self.policy), frozen_copy(self.critic)
         self.first = frozen_first(self.critic.members)
         self.actor_optimiser = Optimiser(self.policy.parameters(), algorithm.actor_optimiser, kind)
-        self.critic_optimiser = Optimiser(self.critic.parameters(), algorithm.critic_optimiser, kind)
+        self.critic_optimiser = Optimiser(
+            self.critic.parameters(), algorithm.critic_optimiser, kind
+        )
         self.targets = [*self.target_policy.parameters(), *self.target_critic.parameters()]
         self.online = [*self.policy.parameters(), *self.critic.parameters()]
         if compile:
@@ -243,5 +257,13 @@ def block() -> None:
 def to_torch(batch: Any, device: str) -> Batch:
     """comarl's `Transition`."""
     now, after = batch.now, batch.next
-    fields = (now.obs, now.state, batch.action, batch.reward, ~batch.terminated, after.obs, after.state)
+    fields = (
+        now.obs,
+        now.state,
+        batch.action,
+        batch.reward,
+        ~batch.terminated,
+        after.obs,
+        after.state,
+    )
     return Batch(*(tensor(jax.device_get(field)).float().to(device) for field in fields))

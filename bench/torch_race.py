@@ -1,6 +1,7 @@
 """comarl's update of RACE on MATD3 in PyTorch, in the manner of `torch_matd3`; not its ablations.
 
-Encoders, linear policies, critic, the critic that sees a team's policies, value and estimators of mutual information.
+Encoders, linear policies, critic, the critic that sees a team's policies, value and estimators of
+mutual information.
 """
 
 from typing import Any
@@ -28,7 +29,8 @@ from torch_matd3 import (
 
 from comarl.algorithms.race_matd3 import RaceMatd3
 
-Heads = tuple[Tensor, Tensor]  # a team's weights [agents, features, action] and biases [agents, 1, action]
+# A team's weights [agents, features, action] and biases [agents, 1, action]
+Heads = tuple[Tensor, Tensor]
 
 
 class TeamCritic(nn.Module):
@@ -74,7 +76,14 @@ def jensen_shannon_gap(scores: Tensor) -> Tensor:
 class TorchRace:
     """RACE on MATD3: networks, targets, population, optimisers and one update of all."""
 
-    def __init__(self, algorithm: RaceMatd3, state: Any, device: str, kind: AdamKind = "fused", compile: bool = False):
+    def __init__(
+        self,
+        algorithm: RaceMatd3,
+        state: Any,
+        device: str,
+        kind: AdamKind = "fused",
+        compile: bool = False,
+    ):
         """`state` is what `algorithm.init` made."""
         self.algorithm, self.updates = algorithm, 0
         self.policy = Policy(state.encoders.value, state.head.value).to(device)
@@ -166,15 +175,22 @@ class TorchRace:
         error = self.critic(batch.state, batch.action) - target
         team_error = self.team_critic(batch.state, batch.action, heads) - team_target
         value_error = self.value(batch.state).squeeze(1) - torch.maximum(target, team_target)
-        return error.square().mean(1).sum(), team_error.square().mean(1).sum(), value_error.square().mean()
+        return (
+            error.square().mean(1).sum(),
+            team_error.square().mean(1).sum(),
+            value_error.square().mean(),
+        )
 
     def encoder_loss(self, batch: Batch, heads: Heads) -> tuple[Tensor, Tensor]:
-        """The loss of encoders, MARL policies and estimators of information; and that information."""
+        """The loss of encoders, MARL policies and estimators of information; and that
+        information."""
         z = self.policy.encoders(batch.obs.transpose(0, 1))
         action = act(z, self.policy.heads.weight, self.policy.heads.bias)
         call = torch.func.functional_call
         q = call(self.critic.members, self.first, join(batch.state, action))
-        chi = call(self.team_critic.embedders, self.first_embedder, to_columns(heads)).mean(0, keepdim=True)
+        chi = call(self.team_critic.embedders, self.first_embedder, to_columns(heads)).mean(
+            0, keepdim=True
+        )
         x = torch.cat([join(batch.state, act(z, *heads)), chi.expand(len(z[0]), -1)], dim=1)
         team_q = call(self.team_critic.members, self.team_first, x)
         gap = jensen_shannon_gap(self.mine(batch.state, z))

@@ -1,4 +1,5 @@
-"""comarl's update of RACE on FACMAC in PyTorch, in two ways: what `bench/race_facmac.py` compares with.
+"""comarl's update of RACE on FACMAC in PyTorch, in two ways: what `bench/race_facmac.py` compares
+with.
 
     "stepped"  as RACE's released code goes about it: GRUCell in a Python loop over time, with an unroll of its own for
                each team that acts (targets of the MARL team and of team j, actions of the MARL team and of team j'),
@@ -6,12 +7,13 @@
     "whole"    as eager PyTorch goes best: one `torch.gru` over all of time for the live encoder, one for its target,
                and everything else for all steps at once
 
-Both compute the same, and the same as comarl (`bench/test_torch_race_facmac.py`). What the two share is written for
-speed: time and agents lead, so that no step copies its batch; inputs are joined once for all unrolls; actions are
-chosen for all steps at once; the two critics that only pass a gradient on get none of their own; targets are copied by
-one `_foreach_copy_`. "Stepped" thus does less in its loop than the released code, which also joins inputs and chooses
-actions there. Networks are built from comarl's and begin with the same parameters; hyperparameters are comarl's. Its
-ablations are not here.
+Both compute the same, and the same as comarl (`bench/test_torch_race_facmac.py`). What the two
+share is written for speed: time and agents lead, so that no step copies its batch; inputs are
+joined once for all unrolls; actions are chosen for all steps at once; the two critics that only
+pass a gradient on get none of their own; targets are copied by one `_foreach_copy_`. "Stepped" thus
+does less in its loop than the released code, which also joins inputs and chooses actions there.
+Networks are built from comarl's and begin with the same parameters; hyperparameters are comarl's.
+Its ablations are not here.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -31,7 +33,8 @@ LOG2 = 0.6931471805599453
 
 
 class Batch(NamedTuple):
-    """Episodes, with time first; also a whole replay's storage, whose `batch` is all that is held."""
+    """Episodes, with time first; also a whole replay's storage, whose `batch` is all that is
+    held."""
 
     inputs: Tensor  # [time + 1, agents, batch, inputs]: observation, last action, number
     obs: Tensor  # [time + 1, agents, batch, obs]
@@ -61,12 +64,20 @@ class Replay:
 
     def sample(self) -> Batch:
         row = torch.randperm(self.storage.reward.shape[1])[: self.batch_size]
-        return Batch(*(field.index_select(axis, row) for field, axis in zip(self.storage, BATCH_AXIS, strict=True)))
+        return Batch(
+            *(
+                field.index_select(axis, row)
+                for field, axis in zip(self.storage, BATCH_AXIS, strict=True)
+            )
+        )
 
 
 def linear(source: mlp.Linear) -> nn.Linear:
     layer = nn.Linear(*source.weight.shape)
-    layer.weight, layer.bias = nn.Parameter(tensor(source.weight.T)), nn.Parameter(tensor(source.bias))
+    layer.weight, layer.bias = (
+        nn.Parameter(tensor(source.weight.T)),
+        nn.Parameter(tensor(source.bias)),
+    )
     return layer
 
 
@@ -102,7 +113,9 @@ class Encoder(nn.Module):
         x = F.relu(self.layer(inputs.flatten(1, 2)))
         cell = self.cell
         weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
-        z, _ = torch.gru(x, self.start(inputs).unsqueeze(0), weights, True, 1, 0.0, self.training, False, False)
+        z, _ = torch.gru(
+            x, self.start(inputs).unsqueeze(0), weights, True, 1, 0.0, self.training, False, False
+        )
         return z.unflatten(1, inputs.shape[1:3])
 
 
@@ -117,8 +130,14 @@ class Mixer(nn.Module):
 
     def __init__(self, source: mixers.Mixer):
         super().__init__()
-        self.first_weights, self.first_bias = network(source.first_weights), network(source.first_bias)
-        self.second_weights, self.second_bias = network(source.second_weights), network(source.second_bias)
+        self.first_weights, self.first_bias = (
+            network(source.first_weights),
+            network(source.first_bias),
+        )
+        self.second_weights, self.second_bias = (
+            network(source.second_weights),
+            network(source.second_bias),
+        )
         self.monotonic, self.width = source.monotonic, source.width
 
     def forward(self, utilities: Tensor, state: Tensor) -> Tensor:
@@ -134,7 +153,9 @@ class Mixer(nn.Module):
         return first, self.first_bias(state), second, self.second_bias(state).squeeze(-1)
 
 
-def mix(utilities: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor) -> Tensor:
+def mix(
+    utilities: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor
+) -> Tensor:
     hidden = F.elu((utilities.transpose(1, 2).unsqueeze(-1) * first).sum(2) + first_bias)
     return (hidden * second).sum(-1) + second_bias
 
@@ -155,7 +176,10 @@ class TeamCritic(nn.Module):
 
     def __init__(self, source: critics.TeamFactoredCritic):
         super().__init__()
-        self.utility_embedder, self.mixer_embedder = network(source.utility_embedder), network(source.mixer_embedder)
+        self.utility_embedder, self.mixer_embedder = (
+            network(source.utility_embedder),
+            network(source.mixer_embedder),
+        )
         self.utility, self.mixer = network(source.utility), Mixer(source.mixer)
 
     def forward(self, obs: Tensor, action: Tensor, state: Tensor, heads: Heads) -> Tensor:
@@ -174,10 +198,14 @@ class Mine(nn.Module):
         self.state_branch, self.z_branch = network(source.state_branch), network(source.z_branch)
 
     def gap(self, state: Tensor, z: Tensor, mask: Tensor) -> Tensor:
-        """[.. batch]: the mean over agents of `comarl.ops.information.team_gaps`, of `z` [.. agents, batch, hidden]."""
+        """[.. batch]: the mean over agents of `comarl.ops.information.team_gaps`, of `z` [..
+        agents, batch, hidden]."""
         rows = self.z_branch(z).flatten(-3, -2)  # [.. agents batch, width]
-        scores = (self.state_branch(state) @ rows.mT).unflatten(-1, z.shape[-3:-1])  # [.. batch, agents, batch]
-        others = mask.unsqueeze(-1) & mask.unsqueeze(-2) & ~torch.eye(mask.shape[-1], dtype=torch.bool)
+        # [.. batch, agents, batch]
+        scores = (self.state_branch(state) @ rows.mT).unflatten(-1, z.shape[-3:-1])
+        others = (
+            mask.unsqueeze(-1) & mask.unsqueeze(-2) & ~torch.eye(mask.shape[-1], dtype=torch.bool)
+        )
         number = others.sum(-1)
         mismatched = (F.softplus(scores).mean(-2) * others).sum(-1) / number.clamp(min=1)
         matched = F.softplus(-scores.diagonal(dim1=-3, dim2=-1)).mean(-2)  # [.. batch]
@@ -186,7 +214,11 @@ class Mine(nn.Module):
 
 def act(z: Tensor, heads: Heads) -> Tensor:
     """Logits [.. agents, batch, actions] of histories [.. agents, batch, hidden]."""
-    return torch.baddbmm(heads.bias, z, heads.weight) if z.dim() == 3 else z @ heads.weight + heads.bias
+    return (
+        torch.baddbmm(heads.bias, z, heads.weight)
+        if z.dim() == 3
+        else z @ heads.weight + heads.bias
+    )
 
 
 def only_available(logits: Tensor, available: Tensor) -> Tensor:
@@ -211,13 +243,13 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return (x * mask).sum() / mask.sum().clamp(min=1)
 
 
-def lambda_returns(batch: Batch, next_value: Tensor, gamma: float, trace: float) -> Tensor:
+def lambda_returns(batch: Batch, next_value: Tensor, gamma: float, td_lambda: float) -> Tensor:
     """TD(lambda), each episode ending in its own value."""
     discount, now, returns = gamma * batch.going_on, next_value[-1], []
     for t in reversed(range(len(next_value))):
         v = next_value[t]
         if t + 1 < len(next_value):
-            v = torch.where(batch.mask[t + 1], torch.lerp(v, now, trace), v)
+            v = torch.where(batch.mask[t + 1], torch.lerp(v, now, td_lambda), v)
         now = torch.addcmul(batch.reward[t], discount[t], v)
         returns.append(now)
     return torch.stack(returns[::-1])
@@ -230,8 +262,14 @@ class TorchRaceFacmac:
         """`state` is what `algorithm.init` made."""
         self.algorithm, self.mode, self.updates = algorithm, mode, 0
         self.encoder, self.value = Encoder(state.encoder.value), network(state.value.value)
-        self.critic, self.team_critic = Critic(state.critic.value), TeamCritic(state.team_critic.value)
-        self.mine, self.head = Mine(state.mine.value), Heads(*map(nn.Parameter, to_heads(state.head.value)))
+        self.critic, self.team_critic = (
+            Critic(state.critic.value),
+            TeamCritic(state.team_critic.value),
+        )
+        self.mine, self.head = (
+            Mine(state.mine.value),
+            Heads(*map(nn.Parameter, to_heads(state.head.value))),
+        )
         self.population = to_heads(state.population)
         modules = (self.encoder, self.critic, self.team_critic)
         self.target_encoder, self.target_critic, self.target_team_critic = map(frozen_copy, modules)
@@ -261,7 +299,9 @@ class TorchRaceFacmac:
         team, other = torch.randint(self.algorithm.num_teams, (2,)).tolist()
         self.update(batch, draw_gumbel(batch.action), draw_gumbel(batch.action), team, other)
 
-    def update(self, batch: Batch, noise: Tensor, team_noise: Tensor, team: int, other: int) -> dict[str, Tensor]:
+    def update(
+        self, batch: Batch, noise: Tensor, team_noise: Tensor, team: int, other: int
+    ) -> dict[str, Tensor]:
         """`team` is for the critic of teams; `other`, with `team_noise`, for the encoder."""
         heads, z = self.team(team), None
         if self.mode == "whole":
@@ -280,7 +320,10 @@ class TorchRaceFacmac:
             torch._foreach_copy_(self.targets, [p.detach() for p in self.online])
         names = ("critic_loss", "team_critic_loss", "value_loss")
         metrics = {name: part.detach() for name, part in zip(names, losses, strict=True)}
-        metrics |= {"target_value": masked_mean(target, batch.mask), "mutual_information": information}
+        metrics |= {
+            "target_value": masked_mean(target, batch.mask),
+            "mutual_information": information,
+        }
         return metrics | {"team_target_value": masked_mean(team_target, batch.mask)}
 
     def team(self, index: int) -> Heads:
@@ -315,14 +358,16 @@ class TorchRaceFacmac:
             logits = self.unroll(self.target_encoder, self.target_head, batch.inputs)
         next_action = one_hot(only_available(logits, batch.available)[1:])
         next_value = self.target_critic(batch.obs[1:], next_action, batch.state[1:])
-        return lambda_returns(batch, next_value, self.algorithm.gamma, self.algorithm.trace)
+        return lambda_returns(batch, next_value, self.algorithm.gamma, self.algorithm.td_lambda)
 
     @torch.no_grad()
     def team_target(self, batch: Batch, heads: Heads, z: Tensor | None) -> Tensor:
-        logits = self.unroll(self.encoder, heads, batch.inputs) if z is None else act(z.detach(), heads)
+        logits = (
+            self.unroll(self.encoder, heads, batch.inputs) if z is None else act(z.detach(), heads)
+        )
         next_action = one_hot(only_available(logits, batch.available)[1:])
         next_value = self.target_team_critic(batch.obs[1:], next_action, batch.state[1:], heads)
-        return lambda_returns(batch, next_value, self.algorithm.gamma, self.algorithm.trace)
+        return lambda_returns(batch, next_value, self.algorithm.gamma, self.algorithm.td_lambda)
 
     def critic_losses(
         self, batch: Batch, target: Tensor, team_target: Tensor, heads: Heads
@@ -332,13 +377,16 @@ class TorchRaceFacmac:
         error = self.critic(obs, batch.action, state) - target
         team_error = self.team_critic(obs, batch.action, state, heads) - team_target
         value_error = self.value(state).squeeze(-1) - torch.maximum(target, team_target)
-        error, team_error, value_error = (masked_mean(e.square(), batch.mask) for e in (error, team_error, value_error))
+        error, team_error, value_error = (
+            masked_mean(e.square(), batch.mask) for e in (error, team_error, value_error)
+        )
         return error, team_error, value_error
 
     def encoder_loss(
         self, batch: Batch, noise: Tensor, team_noise: Tensor, heads: Heads, z: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The loss of the encoder, the MARL policies and the estimator of information; and that information."""
+        """The loss of the encoder, the MARL policies and the estimator of information; and that
+        information."""
         obs, state, available = batch.obs[:-1], batch.state[:-1], batch.available[:-1]
         if z is None:
             logits = self.unroll(self.encoder, self.head, batch.inputs[:-1])
@@ -347,9 +395,13 @@ class TorchRaceFacmac:
             logits, team_logits = act(z[:-1], self.head), act(z[:-1], heads)
             gap = self.mine.gap(state, z[:-1], batch.mask)
         q = self.critic(obs, straight_through(logits, available, noise), state)
-        team_q = self.team_critic(obs, straight_through(team_logits, available, team_noise), state, heads)
+        team_q = self.team_critic(
+            obs, straight_through(team_logits, available, team_noise), state, heads
+        )
         vmm = (self.value_weights(state, batch.mask) * gap).sum() / batch.mask.shape[1]
-        loss = self.algorithm.beta * vmm - masked_mean(q, batch.mask) - masked_mean(team_q, batch.mask)
+        loss = (
+            self.algorithm.beta * vmm - masked_mean(q, batch.mask) - masked_mean(team_q, batch.mask)
+        )
         return loss, -masked_mean(gap.detach(), batch.mask)
 
     @torch.no_grad()

@@ -1,11 +1,13 @@
-"""VM3-AC on waves of prey in plain PyTorch and NumPy, one seed: what `bench/vm3_ac.py` compares with.
+"""VM3-AC on waves of prey in plain PyTorch and NumPy, one seed: what `bench/vm3_ac.py` compares
+with.
 
-Written as such code usually is: every agent has its own networks, kept in Python lists, each of them `nn.Sequential`;
-losses are taken agent by agent; the replay and the task are NumPy arrays. Not wasteful, though: actions are drawn once
-for all losses of an update, each q is asked once for both of its terms, and Q does not collect gradients while the
-policies climb it. Networks are built from comarl's and begin with the same parameters; hyperparameters are comarl's.
-Only what VM3-AC does by default is here: its switches are not. `bench/test_torch_vm3_ac.py` shows that update and task
-are comarl's.
+Written as such code usually is: every agent has its own networks, kept in Python lists, each of
+them `nn.Sequential`; losses are taken agent by agent; the replay and the task are NumPy arrays. Not
+wasteful, though: actions are drawn once for all losses of an update, each q is asked once for both
+of its terms, and Q does not collect gradients while the policies climb it. Networks are built from
+comarl's and begin with the same parameters; hyperparameters are comarl's. Only what VM3-AC does by
+default is here: its switches are not. `bench/test_torch_vm3_ac.py` shows that update and task are
+comarl's.
 """
 
 import copy
@@ -76,7 +78,12 @@ class Replay:
         team, spec = (capacity, task.predators), task.spec
         zeros = lambda *shape: np.zeros(shape, np.float32)
         self.arrays = Batch(  # type: ignore[arg-type]
-            *(zeros(*team, spec.obs_size), zeros(*team, spec.action_size), zeros(capacity), zeros(capacity)),
+            *(
+                zeros(*team, spec.obs_size),
+                zeros(*team, spec.action_size),
+                zeros(capacity),
+                zeros(capacity),
+            ),
             zeros(*team, spec.obs_size),
         )
         self.capacity, self.batch_size, self.cursor, self.size = capacity, batch_size, 0, 0
@@ -84,7 +91,10 @@ class Replay:
     def add(self, *transition: Any) -> None:
         for array, value in zip(self.arrays, transition, strict=True):
             array[self.cursor] = value
-        self.cursor, self.size = (self.cursor + 1) % self.capacity, min(self.size + 1, self.capacity)
+        self.cursor, self.size = (
+            (self.cursor + 1) % self.capacity,
+            min(self.size + 1, self.capacity),
+        )
 
     def sample(self) -> Batch:
         row = np.random.randint(0, self.size, self.batch_size)
@@ -108,16 +118,25 @@ class TorchVm3Ac:
     def __init__(self, algorithm: Vm3Ac, state: Any):
         """`state` is what `algorithm.init` made."""
         adam = algorithm.actor_optimiser
-        assert adam == algorithm.critic_optimiser == algorithm.predictor_optimiser and not adam.max_grad_norm
+        assert (
+            adam == algorithm.critic_optimiser == algorithm.predictor_optimiser
+            and not adam.max_grad_norm
+        )
         self.algorithm, self.agents = algorithm, state.policies.value.spec.num_agents
         agents = self.indices = range(self.agents)
         pairs = self.pairs = list(itertools.permutations(agents, 2))
         self.policies = [network(state.policies.value.networks.networks, i) for i in agents]
-        self.predictors = {p: network(state.predictors.value.networks.networks, n) for n, p in enumerate(pairs)}
-        self.critics = [[network(state.critic.value.networks.networks, k, i) for k in (0, 1)] for i in agents]
+        self.predictors = {
+            p: network(state.predictors.value.networks.networks, n) for n, p in enumerate(pairs)
+        }
+        self.critics = [
+            [network(state.critic.value.networks.networks, k, i) for k in (0, 1)] for i in agents
+        ]
         self.values = [network(state.value.value.networks.networks, i) for i in agents]
         self.targets = copy.deepcopy(self.values)
-        make = lambda *nets: torch.optim.Adam(nn.ModuleList(nets).parameters(), adam.learning_rate, eps=adam.epsilon)
+        make = lambda *nets: torch.optim.Adam(
+            nn.ModuleList(nets).parameters(), adam.learning_rate, eps=adam.epsilon
+        )
         partners = lambda i: (self.predictors[pair] for pair in pairs if pair[0] == i)
         self.actor_optimisers = [make(self.policies[i], *partners(i)) for i in agents]
         self.critic_optimisers = [make(self.values[i], *self.critics[i]) for i in agents]
@@ -128,7 +147,9 @@ class TorchVm3Ac:
         z, x = torch.randn(1, self.algorithm.latent_size), torch.as_tensor(obs)
         return np.stack([self.draw(i, x[i : i + 1], z)[0][0].numpy() for i in self.indices])
 
-    def draw(self, i: int, obs: Tensor, z: Tensor, normal: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, i: int, obs: Tensor, z: Tensor, normal: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """An action of agent i, and its log-probability."""
         mean, raw = self.policies[i](torch.cat([obs, z], -1)).chunk(2, -1)
         low, high = self.algorithm.log_std_range
@@ -143,11 +164,20 @@ class TorchVm3Ac:
         mean = torch.tanh(self.predictors[i, j](torch.cat([given, obs[:, i], obs[:, j]], -1)))
         return -0.5 * (said - mean).square().sum(-1) / self.algorithm.predictor_variance
 
-    def update(self, batch: Batch, z: Tensor | None = None, normal: Tensor | None = None) -> dict[str, Tensor]:
+    def update(
+        self, batch: Batch, z: Tensor | None = None, normal: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """`normal` [agents, batch, action]. All losses are at the parameters before the step."""
-        settings, obs, x, next_x = self.algorithm, batch.obs, batch.obs.flatten(1), batch.next_obs.flatten(1)
+        settings, obs, x, next_x = (
+            self.algorithm,
+            batch.obs,
+            batch.obs.flatten(1),
+            batch.next_obs.flatten(1),
+        )
         z = torch.randn(len(x), settings.latent_size) if z is None else z
-        drawn = [self.draw(i, obs[:, i], z, None if normal is None else normal[i]) for i in self.indices]
+        drawn = [
+            self.draw(i, obs[:, i], z, None if normal is None else normal[i]) for i in self.indices
+        ]
         fixed = [action.detach() for action, _ in drawn]
         forward = {(i, j): self.log_q(i, j, fixed[j], drawn[i][0], obs) for i, j in self.pairs}
         replayed, sums = torch.cat([x, batch.action.flatten(1)], -1), torch.zeros(6)
@@ -169,10 +199,16 @@ class TorchVm3Ac:
             for net in (one, two):
                 net.requires_grad_(True)
             value_loss = 0.5 * (self.values[i](x).squeeze(-1) - soft_value).square().mean()
-            critic_loss = sum(0.5 * (q(replayed).squeeze(-1) - target).square().mean() for q in (one, two))
+            critic_loss = sum(
+                0.5 * (q(replayed).squeeze(-1) - target).square().mean() for q in (one, two)
+            )
             self.critic_optimisers[i].zero_grad()
             (value_loss + critic_loss).backward()
-            means = target.mean() / self.agents, -log_pi.mean() / self.agents, told.mean() / self.agents
+            means = (
+                target.mean() / self.agents,
+                -log_pi.mean() / self.agents,
+                told.mean() / self.agents,
+            )
             sums += torch.stack([actor_loss, value_loss, critic_loss, *means]).detach()  # type: ignore[list-item]
         for optimiser in (*self.actor_optimisers, *self.critic_optimisers):
             optimiser.step()
@@ -180,7 +216,14 @@ class TorchVm3Ac:
             for target_net, net in zip(self.targets, self.values, strict=True):
                 for old, new in zip(target_net.parameters(), net.parameters(), strict=True):
                     old.lerp_(new, settings.tau)
-        names = ("actor_loss", "value_loss", "critic_loss", "target_value", "entropy", "predictability")
+        names = (
+            "actor_loss",
+            "value_loss",
+            "critic_loss",
+            "target_value",
+            "entropy",
+            "predictability",
+        )
         return dict(zip(names, sums, strict=True))
 
 

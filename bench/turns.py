@@ -1,9 +1,11 @@
-"""An algorithm that learns from episodes takes turns with its twins in PyTorch: `race_facmac.py` and `lsf_sac.py`.
+"""An algorithm that learns from episodes takes turns with its twins in PyTorch: `race_facmac.py`
+and `lsf_sac.py`.
 
-comarl's side is what training runs, `comarl.training.train.learn`, with the draw from a filled replay; a twin has an
-update in two ways, "stepped" and "whole". Each has the number of threads and the Adam that suit it best, found
-beforehand. All sides take turns within one process, so that a busy machine slows all of them; figures are medians over
-turns. All get memory as comarl's training does (`comarl.machine.allocator`).
+comarl's side is what training runs, `comarl.training.train.learn`, with the draw from a filled
+replay; a twin has an update in two ways, "stepped" and "whole". Each has the number of threads and
+the Adam that suit it best, found beforehand. All sides take turns within one process, so that a
+busy machine slows all of them; figures are medians over turns. All get memory as comarl's training
+does (`comarl.machine.allocator`).
 """
 
 import itertools
@@ -44,7 +46,8 @@ class Settings:
     turns: int = 5
     """turns of each side, whose median counts"""
     cpu_time: bool = False
-    """count the processor's seconds instead of the clock's: for one core (`taskset -c 0`) that others use, too"""
+    """count the processor's seconds instead of the clock's: for one core (`taskset -c 0`) that
+    others use, too"""
     csv: Path | None = None
     """where to write the rows"""
 
@@ -85,8 +88,12 @@ def random_episodes(spec: EnvSpec, number: int) -> Episode:
     available = draw.random((*longer, *team)) < 0.7
     np.put_along_axis(available[:, :-1], action[..., None], True, axis=-1)
     available[..., 0] = True
-    timesteps = Timestep(normal(*longer, spec.num_agents, spec.obs_size), normal(*longer, spec.state_size), available)
-    episodes = Episode((), timesteps, action, normal(*steps), np.zeros(steps, bool), np.ones(steps, bool))
+    timesteps = Timestep(
+        normal(*longer, spec.num_agents, spec.obs_size), normal(*longer, spec.state_size), available
+    )
+    episodes = Episode(
+        (), timesteps, action, normal(*steps), np.zeros(steps, bool), np.ones(steps, bool)
+    )
     return jax.tree.map(jnp.asarray, episodes)
 
 
@@ -116,14 +123,17 @@ class Comarl(Side):
 
     def __init__(self, algorithm: Any, spec: EnvSpec, state: Any, episodes: Episode):
         self.threads, zero = usable_cores(), jnp.zeros(1, jnp.int32)
-        one_seed = lambda tree: jax.tree.map(lambda x: jnp.array(x)[None], tree)  # copied: `learn` reuses its memory
+        # Copied: `learn` reuses its memory
+        one_seed = lambda tree: jax.tree.map(lambda x: jnp.array(x)[None], tree)
         ring = algorithm.replay
         filled = jax.jit(ring.add, static_argnums=2)(ring.init(spec), episodes, spec)
         self.agent, self.updates = one_seed(state), 0
         keys = jax.random.key(0)[None]
         self.rest = (one_seed(filled), Clock(zero, zero, jnp.int32(0)), keys, jnp.full(1, 2**30))
         begin = time.perf_counter()
-        self.learn = learn.lower(algorithm, spec, self.agent, *self.rest, np.int32(0), CHUNK, place(1, None)).compile()
+        self.learn = learn.lower(
+            algorithm, spec, self.agent, *self.rest, np.int32(0), CHUNK, place(1, None)
+        ).compile()
         CONSOLE.print(f"comarl: compiled in {time.perf_counter() - begin:.0f} s")
 
     def step(self) -> int:
@@ -148,11 +158,15 @@ class Torch(Side):
         return 1
 
 
-def best_torch(subject: Subject, mode: Mode, state: Any, replay: Replay, seconds: float, clock: ReadClock) -> Torch:
+def best_torch(
+    subject: Subject, mode: Mode, state: Any, replay: Replay, seconds: float, clock: ReadClock
+) -> Torch:
     """PyTorch as it is fastest here: by the best of two short turns."""
     sides = [
         Torch(subject.twin(subject.algorithm, state, mode, kind), replay, threads, kind)
-        for threads, kind in itertools.product(sorted({1, usable_cores()}), ("for", "foreach", "fused"))
+        for threads, kind in itertools.product(
+            sorted({1, usable_cores()}), ("for", "foreach", "fused")
+        )
     ]
     for side in sides:
         side.step()
@@ -167,7 +181,15 @@ def to_rows(sides: list[Side], rates: np.ndarray, clock: str) -> list[Row]:
     machine, medians = f"{cpu_model()}, {usable_cores()} core(s)", np.median(rates, axis=0)
     ratios = np.median(rates[:, :1] / rates, axis=0)
     return [
-        Row(side.framework, side.mode, side.threads, round(float(rate), 3), round(float(ratio), 2), clock, machine)
+        Row(
+            side.framework,
+            side.mode,
+            side.threads,
+            round(float(rate), 3),
+            round(float(ratio), 2),
+            clock,
+            machine,
+        )
         for side, rate, ratio in zip(sides, medians, ratios, strict=True)
     ]
 
@@ -176,7 +198,9 @@ def show(subject: Subject, rows: list[Row]) -> None:
     title = f"{subject.title}, updates per {rows[0].clock} second on {rows[0].hardware}"
     table = Table(title=title, title_justify="left")
     for column in ("framework", "mode", "threads", "updates/s", "comarl is faster by", "goal"):
-        table.add_column(column, justify="left" if column in ("framework", "mode", "goal") else "right")
+        table.add_column(
+            column, justify="left" if column in ("framework", "mode", "goal") else "right"
+        )
     for row in rows:
         goal = subject.goal if row.mode.startswith("stepped") else ""
         numbers = (str(row.threads), f"{row.updates_per_second:.2f}", f"{row.ratio:.2f}")
@@ -192,11 +216,18 @@ def measure(subject: Subject, settings: Settings) -> None:
     episodes = random_episodes(spec, algorithm.replay.capacity)
     state = jax.jit(lambda key: algorithm.init(spec, key))(jax.random.key(0))
     replay = Replay(to_torch(episodes, spec), algorithm.replay.batch_size)
-    theirs = [best_torch(subject, mode, state, replay, settings.seconds, clock) for mode in ("stepped", "whole")]
+    theirs = [
+        best_torch(subject, mode, state, replay, settings.seconds, clock)
+        for mode in ("stepped", "whole")
+    ]
     sides: list[Side] = [Comarl(algorithm, spec, state, episodes), *theirs]
     sides[0].step()
-    CONSOLE.print(f"Measuring: {settings.turns} turns of {settings.seconds:g} s for each of {len(sides)} sides")
-    rates = np.array([[side.play(settings.seconds, clock) for side in sides] for _ in range(settings.turns)])
+    CONSOLE.print(
+        f"Measuring: {settings.turns} turns of {settings.seconds:g} s for each of {len(sides)} sides"
+    )
+    rates = np.array(
+        [[side.play(settings.seconds, clock) for side in sides] for _ in range(settings.turns)]
+    )
     rows = to_rows(sides, rates, "processor" if settings.cpu_time else "wall")
     show(subject, rows)
     write(settings.csv, rows)

@@ -1,12 +1,14 @@
-"""What one update of each episodic algorithm costs relative to QMIX's, on the same batch of the same task.
+"""What one update of each episodic algorithm costs relative to QMIX's, on the same batch of the
+same task.
 
     python bench/update_costs.py                       # or: make bench
     python bench/update_costs.py --algorithms qmix lsf-sac --task smax/3s5z
 
-A batch is 32 whole episodes at the time limit, whatever batch an algorithm has by default: so nothing gains from what
-comes after an end. What is timed is training's own compiled call, `comarl.training.train.learn`, with the draw from a
-filled replay. Each algorithm takes turns with QMIX and is then forgotten, because a process cannot keep the programs of
-all; a figure is the median over turns of the ratio to QMIX's turn beside it. Costs are per update: how many updates an
+A batch is 32 whole episodes at the time limit, whatever batch an algorithm has by default: so
+nothing gains from what comes after an end. What is timed is training's own compiled call,
+`comarl.training.train.learn`, with the draw from a filled replay. Each algorithm takes turns with
+QMIX and is then forgotten, because a process cannot keep the programs of all; a figure is the
+median over turns of the ratio to QMIX's turn beside it. Costs are per update: how many updates an
 algorithm makes per episode is its own affair.
 """
 
@@ -43,7 +45,8 @@ class Settings:
     """What to measure."""
 
     algorithms: tuple[str, ...] = ()
-    """names, of which qmix is always one; by default every algorithm that learns from episodes, without PyMARL2's"""
+    """names, of which qmix is always one; by default every algorithm that learns from episodes,
+    without PyMARL2's"""
     task: str = "predator-prey/small"
     """whose sizes the batch has"""
     seconds: float = 2.0
@@ -51,7 +54,8 @@ class Settings:
     turns: int = 5
     """turns of each algorithm"""
     cpu_time: bool = False
-    """count the processor's seconds instead of the clock's: for one core (`taskset -c 0`) that others use, too"""
+    """count the processor's seconds instead of the clock's: for one core (`taskset -c 0`) that
+    others use, too"""
     csv: Path | None = None
     """where to write the rows"""
 
@@ -83,14 +87,22 @@ class Side:
 
     def __init__(self, name: str, settings: Settings):
         task = find_task(settings.task)
-        self.name, self.algorithm, self.spec = name, with_batch(ALGORITHMS[name].algorithm), task.spec
+        self.name, self.algorithm, self.spec = (
+            name,
+            with_batch(ALGORITHMS[name].algorithm),
+            task.spec,
+        )
         algorithm, zero, key = self.algorithm, jnp.zeros(1, jnp.int32), jax.random.key(0)[None]
         clock = Clock(zero, zero, jnp.int32(0))
         agent = jax.jit(lambda k: algorithm.init(task.spec, k))(jax.random.key(0))
-        self.parameters = sum(x.size for x in jax.tree.leaves(agent) if jnp.issubdtype(x.dtype, jnp.floating))
+        self.parameters = sum(
+            x.size for x in jax.tree.leaves(agent) if jnp.issubdtype(x.dtype, jnp.floating)
+        )
         self.agent = jax.tree.map(lambda x: x[None], agent)
         teams = jnp.arange(64)[None] % num_teams(algorithm)
-        episodes = play(algorithm, task, self.agent, clock, teams, jnp.ones((1, 64), bool), key, "explore")
+        episodes = play(
+            algorithm, task, self.agent, clock, teams, jnp.ones((1, 64), bool), key, "explore"
+        )
         episodes = jax.vmap(self.whole)(episodes)
         ring = algorithm.replay
         ring = jax.vmap(lambda e: ring.add(ring.init(task.spec), e, task.spec))(episodes)
@@ -101,7 +113,11 @@ class Side:
 
     def whole(self, episodes: Episode) -> Episode:
         """The same episodes as if none had ended before the time limit."""
-        return replace(episodes, mask=jnp.ones_like(episodes.mask), terminated=jnp.zeros_like(episodes.terminated))
+        return replace(
+            episodes,
+            mask=jnp.ones_like(episodes.mask),
+            terminated=jnp.zeros_like(episodes.terminated),
+        )
 
     def play(self, settings: Settings) -> float:
         """Takes a turn: seconds per update."""
@@ -117,9 +133,15 @@ class Side:
 def chosen(settings: Settings) -> list[str]:
     """QMIX first."""
     episodic = [
-        n for n, e in ALGORITHMS.items() if e.algorithm.learns_from == "episodes" and "discrete" in e.algorithm.actions
+        n
+        for n, e in ALGORITHMS.items()
+        if e.algorithm.learns_from == "episodes" and "discrete" in e.algorithm.actions
     ]
-    learning = [n for n in episodic if hasattr(ALGORITHMS[n].algorithm.replay, "init") and not n.startswith("ea-")]
+    learning = [
+        n
+        for n in episodic
+        if hasattr(ALGORITHMS[n].algorithm.replay, "init") and not n.startswith("ea-")
+    ]
     names = settings.algorithms or [n for n in learning if not n.endswith("-pymarl2")]
     return list(dict.fromkeys(["qmix", *names]))
 
@@ -132,7 +154,14 @@ def measure(name: str, qmix: Side, settings: Settings) -> Row:
     CONSOLE.print(f"{name}: {cost:.2f}")
     jax.clear_caches()
     machine = f"{cpu_model()}, {usable_cores()} core(s)"
-    return Row(name, settings.task, round(float(cost), 2), round(1 / float(own), 2), side.parameters, machine)
+    return Row(
+        name,
+        settings.task,
+        round(float(cost), 2),
+        round(1 / float(own), 2),
+        side.parameters,
+        machine,
+    )
 
 
 def main(settings: Settings) -> None:
@@ -141,11 +170,16 @@ def main(settings: Settings) -> None:
     qmix, *others = chosen(settings)
     one = Side(qmix, settings)
     rows = [measure(name, one, settings) for name in (qmix, *others)]
-    table = Table(title=f"One update on 32 episodes of {settings.task}, on {rows[0].hardware}", title_justify="left")
+    table = Table(
+        title=f"One update on 32 episodes of {settings.task}, on {rows[0].hardware}",
+        title_justify="left",
+    )
     for column in ("algorithm", "cost, QMIX 1", "updates/s", "numbers kept"):
         table.add_column(column, justify="left" if column == "algorithm" else "right")
     for row in sorted(rows, key=lambda row: row.cost):
-        table.add_row(row.algorithm, f"{row.cost:.2f}", f"{row.updates_per_second:.1f}", f"{row.parameters:,}")
+        table.add_row(
+            row.algorithm, f"{row.cost:.2f}", f"{row.updates_per_second:.1f}", f"{row.parameters:,}"
+        )
     CONSOLE.print(table)
     write(settings.csv, rows)
 

@@ -1,9 +1,11 @@
-"""Environment steps and updates per second of VM3-AC on waves of prey with four predators: comarl with several seeds
-in one run, against the same training of one seed in plain PyTorch on a NumPy task (`bench/torch_vm3_ac.py`).
+"""Environment steps and updates per second of VM3-AC on waves of prey with four predators: comarl
+with several seeds in one run, against the same training of one seed in plain PyTorch on a NumPy
+task (`bench/torch_vm3_ac.py`).
 
-comarl's side is a session as `comarl train` runs it, without evaluations, after the warm-up; all its seeds' steps
-count. PyTorch has the number of threads that suits it best, found beforehand. The two take turns within one process, so
-that a busy machine slows both; figures are medians over turns, and both learn once for every four steps.
+comarl's side is a session as `comarl train` runs it, without evaluations, after the warm-up; all
+its seeds' steps count. PyTorch has the number of threads that suits it best, found beforehand. The
+two take turns within one process, so that a busy machine slows both; figures are medians over
+turns, and both learn once for every four steps.
 """
 
 import tempfile
@@ -50,11 +52,12 @@ class Settings:
     """least time of each turn"""
     turns: int = 5
     """turns of each side, whose median counts"""
-    seeds_together: bool | None = None
-    """map comarl's seeds over array axes, or let them take turns; by default as `comarl train` does: on a CPU each has
-    a device of its own"""
+    vmapped_seeds: bool | None = None
+    """map comarl's seeds over array axes, or let them take turns; by default as `comarl train`
+    does: on a CPU each has a device of its own"""
     cpu_time: bool = False
-    """count the processor's seconds instead of the clock's: for one core (`taskset -c 0`) that others use, too"""
+    """count the processor's seconds instead of the clock's: for one core (`taskset -c 0`) that
+    others use, too"""
     csv: Path | None = None
     """where to write the rows"""
 
@@ -79,7 +82,9 @@ class PyTorch:
     def __init__(self, settings: Settings, clock: ReadClock):
         state = jax.jit(lambda key: ALGORITHM.init(TASK.spec, key))(jax.random.key(0))
         self.training, self.clock, self.threads = Training(ALGORITHM, TASK, state), clock, 1
-        rates = {threads: self.play(settings.seconds / 4, threads)[0] for threads in (1, usable_cores())}
+        rates = {
+            threads: self.play(settings.seconds / 4, threads)[0] for threads in (1, usable_cores())
+        }
         self.threads = max(rates, key=lambda threads: rates[threads])
         for threads, rate in rates.items():
             CONSOLE.print(f"PyTorch, {threads} thread(s): {rate:.0f} steps/s")
@@ -94,8 +99,11 @@ class PyTorch:
         return (np.array([training.env_steps, training.updates]) - before) / (self.clock() - begin)
 
 
-def take_turns(settings: Settings, clock: ReadClock, theirs: PyTorch) -> Generator[bool, Count, None]:
-    """Is told comarl's count after each of its rounds, and says whether it shall go on; rates are in `rates`."""
+def take_turns(
+    settings: Settings, clock: ReadClock, theirs: PyTorch
+) -> Generator[bool, Count, None]:
+    """Is told comarl's count after each of its rounds, and says whether it shall go on; rates are
+    in `rates`."""
     now = yield True
     rates = np.zeros((settings.turns, 2, 2))  # [turn, side, steps or updates]
     for turn in rates:
@@ -109,16 +117,21 @@ def take_turns(settings: Settings, clock: ReadClock, theirs: PyTorch) -> Generat
 
 
 class Timed(Session):
-    """A session whose rounds are counted once all is compiled, and which ends when it is told to."""
+    """A session whose rounds are counted once all is compiled, and which ends when it is told
+    to."""
 
     referee: Generator[bool, Count, None]
     goes_on = True
 
-    def round(self, state: RunState, player: Player, evaluator: Player, display: Display) -> RunState:
+    def round(
+        self, state: RunState, player: Player, evaluator: Player, display: Display
+    ) -> RunState:
         has_learnt = self.updates(state) > 0
         state = super().round(state, player, evaluator, display)
         if has_learnt:
-            self.goes_on = self.referee.send(np.array([np.asarray(state.clock.env_steps).sum(), self.updates(state)]))
+            self.goes_on = self.referee.send(
+                np.array([np.asarray(state.clock.env_steps).sum(), self.updates(state)])
+            )
         return state
 
     def is_over(self, state: RunState) -> bool:
@@ -126,9 +139,16 @@ class Timed(Session):
 
 
 def show(settings: Settings, rates: np.ndarray, theirs: PyTorch) -> None:
-    """Prints and writes medians, and those of comarl's ratios to the turns of PyTorch beside its own."""
-    clock, machine = "processor" if settings.cpu_time else "wall", f"{cpu_model()}, {usable_cores()} core(s)"
-    medians, ratio = np.median(rates, axis=0).round(1), round(float(np.median(rates[:, 0, 0] / rates[:, 1, 0])), 2)
+    """Prints and writes medians, and those of comarl's ratios to the turns of PyTorch beside its
+    own."""
+    clock, machine = (
+        "processor" if settings.cpu_time else "wall",
+        f"{cpu_model()}, {usable_cores()} core(s)",
+    )
+    medians, ratio = (
+        np.median(rates, axis=0).round(1),
+        round(float(np.median(rates[:, 0, 0] / rates[:, 1, 0])), 2),
+    )
     rows = [
         Row("comarl", settings.seeds, usable_cores(), *medians[0].tolist(), ratio, clock, machine),
         Row("PyTorch", 1, theirs.threads, *medians[1].tolist(), 1.0, clock, machine),
@@ -140,7 +160,9 @@ def show(settings: Settings, rates: np.ndarray, theirs: PyTorch) -> None:
     for row in rows:
         numbers = (f"{x:.1f}" for x in (row.env_steps_per_second, row.updates_per_second))
         goal = "at least 15" if row.framework == "comarl" else ""
-        table.add_row(row.framework, str(row.seeds), str(row.threads), *numbers, f"{row.ratio:.2f}", goal)
+        table.add_row(
+            row.framework, str(row.seeds), str(row.threads), *numbers, f"{row.ratio:.2f}", goal
+        )
     CONSOLE.print(table)
     write(settings.csv, rows)
 
@@ -151,7 +173,7 @@ def main(settings: Settings) -> None:
     see_a_device_for_each(settings.seeds)
     clock = time.process_time if settings.cpu_time else time.perf_counter
     run = Run(ALGORITHM, TASK, settings.seeds, steps=LONG, evaluate_every=LONG)
-    options = Options(checkpoint_seconds=float("inf"), seeds_together=settings.seeds_together)
+    options = Options(checkpoint_seconds=float("inf"), vmapped_seeds=settings.vmapped_seeds)
     with tempfile.TemporaryDirectory() as folder:
         session = Timed(run, {}, Path(folder), options, Console(quiet=True))
         session.referee = take_turns(settings, clock, PyTorch(settings, clock))

@@ -21,11 +21,13 @@ from tests.data import SMOOTH, bits, scramble
 from tests.oracles import Reference
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-see_a_device_for_each(4)  # so that runs of up to four seeds are placed as the command line places them
+# So that runs of up to four seeds are placed as the command line places them
+see_a_device_for_each(4)
 
 
 def apply_with_standard_promotion(learner, gradient, strict_apply=Learner.apply):
-    """optax's Adam raises a float to an integer power, which strict promotion forbids; ours is not its fault."""
+    """optax's Adam raises a float to an integer power, which strict promotion forbids; ours is not
+    its fault."""
     with jax.numpy_dtype_promotion("standard"):
         return strict_apply(learner, gradient)
 
@@ -37,9 +39,11 @@ MAPS = Path("/proc/self/maps")  # of memory, where the system lists them
 
 @pytest.fixture(autouse=True)
 def few_programs():
-    """Forgets compiled programs in time: each maps memory of its own, and Linux allows a process 65,530 maps.
+    """Forgets compiled programs in time: each maps memory of its own, and Linux allows a process
+    65,530 maps.
 
-    The compiler dies of a segmentation fault beyond. Only tests compile so many programs in one process.
+    The compiler dies of a segmentation fault beyond. Only tests compile so many programs in one
+    process.
     """
     yield
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
@@ -70,7 +74,9 @@ def spec() -> EnvSpec:
 
 @pytest.fixture(scope="session")
 def matd3() -> Matd3:
-    return Matd3(hidden=(16, 8), replay=Ring(100, 16), actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
+    return Matd3(
+        hidden=(16, 8), replay=Ring(100, 16), actor_optimiser=SMOOTH, critic_optimiser=SMOOTH
+    )
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +96,8 @@ def race() -> RaceMatd3:
 
 @pytest.fixture(scope="session")
 def make_batch():
-    """`make_batch(spec, size, seed)`: random transitions that the task could have made; some are terminated."""
+    """`make_batch(spec, size, seed)`: random transitions that the task could have made; some are
+    terminated."""
 
     def make(spec: EnvSpec, size: int = 16, seed: int = 0) -> Transition:
         random = np.random.default_rng(seed)

@@ -7,11 +7,14 @@ import numpy as np
 from comarl.ops.learner import Adam
 from comarl.types import EnvSpec, Episode, Timestep
 
-# One step of it moves a parameter by -0.1 g / (|g| + 1): smooth in g, so that a wrong gradient shows in the parameter.
+# One step of it moves a parameter by -0.1 g / (|g| + 1): smooth in g, so that a wrong gradient
+# shows in the parameter.
 SMOOTH = Adam(0.1, max_grad_norm=0.0, epsilon=1.0)
 
 
-def make_episodes(spec: EnvSpec, lengths, terminated=(0,), *, seed: int = 0, garbage: float = 0.0) -> Episode:
+def make_episodes(
+    spec: EnvSpec, lengths, terminated=(0,), *, seed: int = 0, garbage: float = 0.0
+) -> Episode:
     """Random episodes of these lengths, of which some terminated and the others were cut.
 
     What comes after an end is garbage. The action taken is always available.
@@ -24,7 +27,9 @@ def make_episodes(spec: EnvSpec, lengths, terminated=(0,), *, seed: int = 0, gar
     available = random.random((size, horizon + 1, agents, actions)) < 0.5
     chosen = np.concatenate([action, random.integers(0, actions, (size, 1, agents))], axis=1)
     np.put_along_axis(available, chosen[..., None], True, axis=-1)
-    last = (np.arange(horizon) == np.array(lengths)[:, None] - 1) & np.isin(np.arange(size), terminated)[:, None]
+    last = (np.arange(horizon) == np.array(lengths)[:, None] - 1) & np.isin(
+        np.arange(size), terminated
+    )[:, None]
 
     def keep(x, there, otherwise):
         return np.where(there.reshape(*there.shape, *[1] * (x.ndim - 2)), x, otherwise)
@@ -46,7 +51,8 @@ def make_episodes(spec: EnvSpec, lengths, terminated=(0,), *, seed: int = 0, gar
 
 
 def scramble(tree, seed: int, spread: float = 0.3):
-    """Noise on every float leaf, so that no two networks are equal and no scale is 1 or offset 0."""
+    """Noise on every float leaf, so that no two networks are equal and no scale is 1 or offset
+    0."""
     random = np.random.default_rng(seed)
     noisy = lambda x: x + jnp.asarray(spread * random.normal(size=x.shape), x.dtype)
     return jax.tree.map(lambda x: noisy(x) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)

@@ -44,13 +44,19 @@ class Reference:
     @staticmethod
     def mlp(mlp, x, activation=None):
         """Leaky ReLU between layers if nothing else, nothing after the last."""
-        return Reference.torso(mlp.torso, x, activation or Reference.leaky_relu) @ mlp.output.weight + mlp.output.bias
+        return (
+            Reference.torso(mlp.torso, x, activation or Reference.leaky_relu) @ mlp.output.weight
+            + mlp.output.bias
+        )
 
     @staticmethod
     def features(encoders, obs):
         """[agents][batch, features]"""
         agents = range(obs.shape[1])
-        return [Reference.torso(Reference.part(encoders, i), np.float64(obs[:, i]), np.tanh) for i in agents]
+        return [
+            Reference.torso(Reference.part(encoders, i), np.float64(obs[:, i]), np.tanh)
+            for i in agents
+        ]
 
     @staticmethod
     def actions(encoders, heads, obs, spec):
@@ -65,7 +71,9 @@ class Reference:
         """[critics, batch]"""
         x = np.concatenate([state, action.reshape(len(action), -1)], axis=1)
         num_critics = critic.members.output.bias.shape[0]
-        return np.stack([Reference.mlp(Reference.part(critic.members, k), x)[:, 0] for k in range(num_critics)])
+        return np.stack(
+            [Reference.mlp(Reference.part(critic.members, k), x)[:, 0] for k in range(num_critics)]
+        )
 
     @staticmethod
     def team_embedding(embedder, heads, spec):
@@ -95,7 +103,10 @@ class Reference:
         """
         heard = np.zeros((*batch.timesteps.obs.shape[:2], 0)) if heard is None else heard
         obs, gru, agents = np.float64(batch.timesteps.obs), encoder.gru, spec.num_agents
-        sigmoid, gates = lambda x: 1 / (1 + np.exp(-x)), lambda m, x: [x @ m.weight[k] + m.bias[k] for k in range(3)]
+        sigmoid, gates = (
+            lambda x: 1 / (1 + np.exp(-x)),
+            lambda m, x: [x @ m.weight[k] + m.bias[k] for k in range(3)],
+        )
         h, result = np.zeros((len(obs), agents, encoder.layer.bias.shape[-1])), []
         for t in range(obs.shape[1]):
             last = np.eye(spec.action_size)[np.asarray(batch.action)[:, t - 1]] * (t > 0)
@@ -120,28 +131,37 @@ class Reference:
         if not hasattr(mixer, "width"):
             return utilities.sum(-1)
         linear = lambda layer, x: x @ layer.weight + layer.bias
-        hyper = lambda m: Reference.mlp(m, state, Reference.relu) if hasattr(m, "torso") else linear(m, state)
+        hyper = lambda m: (
+            Reference.mlp(m, state, Reference.relu) if hasattr(m, "torso") else linear(m, state)
+        )
         sign = np.abs if mixer.monotonic else lambda w: w
         first, x = sign(hyper(mixer.first_weights)), linear(mixer.first_bias, state)
         for i in range(utilities.shape[-1]):
             x = x + utilities[..., i, None] * first[..., i * mixer.width : (i + 1) * mixer.width]
         hidden = np.where(x > 0, x, np.expm1(np.minimum(x, 0.0)))
-        return (hidden * sign(hyper(mixer.second_weights))).sum(-1) + hyper(mixer.second_bias)[..., 0]
+        return (hidden * sign(hyper(mixer.second_weights))).sum(-1) + hyper(mixer.second_bias)[
+            ..., 0
+        ]
 
     @staticmethod
     def factored_critic(critic, obs, action, state):
         """Q_tot of `[..., agents, features]`, agent by agent."""
         agents = range(obs.shape[-2])
         each = [np.concatenate([obs[..., i, :], action[..., i, :]], axis=-1) for i in agents]
-        q = np.stack([Reference.mlp(critic.utility, x, Reference.relu)[..., 0] for x in each], axis=-1)
+        q = np.stack(
+            [Reference.mlp(critic.utility, x, Reference.relu)[..., 0] for x in each], axis=-1
+        )
         return Reference.mixer(critic.mixer, q, state)
 
     @staticmethod
     def team_factored_critic(critic, obs, action, state, heads):
-        """The same where the utility sees chi_i and the mixer the sum of another chi_i over agents."""
+        """The same where the utility sees chi_i and the mixer the sum of another chi_i over
+        agents."""
         agents, actions = heads.bias.shape
         column = lambda i, a: np.append(heads.weight[i, :, a], heads.bias[i, a])
-        mean = lambda embedder, i: sum(Reference.mlp(embedder, column(i, a)) for a in range(actions)) / actions
+        mean = lambda embedder, i: (
+            sum(Reference.mlp(embedder, column(i, a)) for a in range(actions)) / actions
+        )
         wide = lambda x, like: np.broadcast_to(x, (*like.shape[:-1], len(x)))
         utilities = []
         for i in range(agents):
@@ -150,19 +170,24 @@ class Reference:
             utilities.append(Reference.mlp(critic.utility, x, Reference.relu)[..., 0])
         team = sum(mean(critic.mixer_embedder, i) for i in range(agents))
         return Reference.mixer(
-            critic.mixer, np.stack(utilities, axis=-1), np.concatenate([state, wide(team, state)], axis=-1)
+            critic.mixer,
+            np.stack(utilities, axis=-1),
+            np.concatenate([state, wide(team, state)], axis=-1),
         )
 
     @staticmethod
-    def lambda_targets(batch, next_value, gamma, trace):
-        """TD(lambda) episode by episode, backwards from the last step that took place; 0 after it."""
+    def lambda_targets(batch, next_value, gamma, td_lambda):
+        """TD(lambda) episode by episode, backwards from the last step that took place; 0 after
+        it."""
         result = np.zeros(batch.reward.shape)
         for b, length in enumerate(np.asarray(batch.mask).sum(1)):
             for t in reversed(range(length)):
                 value = next_value[b, t]
                 if t < length - 1:
-                    value = (1 - trace) * value + trace * result[b, t + 1]
-                result[b, t] = batch.reward[b, t] + (0.0 if batch.terminated[b, t] else gamma * value)
+                    value = (1 - td_lambda) * value + td_lambda * result[b, t + 1]
+                result[b, t] = batch.reward[b, t] + (
+                    0.0 if batch.terminated[b, t] else gamma * value
+                )
         return result
 
     @staticmethod
@@ -192,14 +217,22 @@ class Reference:
 
     @staticmethod
     def team_gaps(scores, mask):
-        """The gap of each agent `[batch, agents]`: other live episodes are what does not belong, all agents of them."""
-        softplus, log2, (size, _, agents) = lambda x: np.logaddexp(x, 0.0), np.log(2.0), scores.shape
+        """The gap of each agent `[batch, agents]`: other live episodes are what does not belong,
+        all agents of them."""
+        softplus, log2, (size, _, agents) = (
+            lambda x: np.logaddexp(x, 0.0),
+            np.log(2.0),
+            scores.shape,
+        )
         result = np.zeros((size, agents))
         for m in range(size):
             others = [k for k in range(size) if k != m and mask[k]]
             if mask[m] and others:
                 wrong = [softplus(scores[m, k, j]) - log2 for k in others for j in range(agents)]
-                result[m] = [sum(wrong) / len(wrong) - (log2 - softplus(-scores[m, m, i])) for i in range(agents)]
+                result[m] = [
+                    sum(wrong) / len(wrong) - (log2 - softplus(-scores[m, m, i]))
+                    for i in range(agents)
+                ]
         return result
 
     @staticmethod
@@ -214,8 +247,11 @@ class Reference:
         return result
 
     @staticmethod
-    def assert_descends(before, after, loss, *, entries: int = 5, seed: int = 0, atol: float = 2e-5):
-        """`after` is `before` after one step of `SMOOTH` down the gradient of `loss`, by central differences.
+    def assert_descends(
+        before, after, loss, *, entries: int = 5, seed: int = 0, atol: float = 2e-5
+    ):
+        """`after` is `before` after one step of `SMOOTH` down the gradient of `loss`, by central
+        differences.
 
         `loss` takes the whole tree; `entries` random numbers of each leaf are checked.
         """

@@ -13,10 +13,12 @@ from comarl.training.run import Options, Session
 
 
 def session(run, folder, **options):
-    return Session(run, identity(run, "test", "test"), folder, Options(**options), Console(quiet=True))
+    return Session(
+        run, identity(run, "test", "test"), folder, Options(**options), Console(quiet=True)
+    )
 
 
-LOOP = ("play", "act", "absorb", "learn", "finish_round")
+LOOP = ("play", "act", "store_and_evolve", "learn", "finish_round")
 
 
 @contextmanager

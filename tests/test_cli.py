@@ -41,13 +41,21 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         (("list", "all"), ("list takes no arguments", "all")),
         (("evaluate", "/nowhere"), ("/nowhere", "config.json")),
         (("report", "/nowhere"), ("/nowhere", "metrics.jsonl")),
-        ((*HOPPER, "--task.robot", "Ant", "--task.partition", "4x2", "--dry-run"), ("--task.robot", "Hopper")),
+        (
+            (*HOPPER, "--task.robot", "Ant", "--task.partition", "4x2", "--dry-run"),
+            ("--task.robot", "Hopper"),
+        ),
         ((*HOPPER, "--steps", "0"), ("steps", "0", "must be 1 or more")),
         ((*HOPPER, "--seeds", "-1"), ("seeds", "-1", "1 or more")),
-        ((*HOPPER, "--algorithm.replay.capacity", "10000000000", "--dry-run"), ("replay", "GiB", "would fit")),
+        (
+            (*HOPPER, "--algorithm.replay.capacity", "10000000000", "--dry-run"),
+            ("replay", "GiB", "would fit"),
+        ),
     ],
 )
-def test_a_mistake_is_answered_in_one_line_that_names_it_and_what_would_be_right(arguments, words, capsys):
+def test_a_mistake_is_answered_in_one_line_that_names_it_and_what_would_be_right(
+    arguments, words, capsys
+):
     assert main(arguments) in (1, 2)
     text = said(capsys)
     assert all(word in text for word in words), text
@@ -78,15 +86,25 @@ def test_list_has_a_line_for_every_algorithm_and_task(capsys):
 def test_tuned_settings_apply_visibly_and_can_be_overridden(capsys):
     assert main((*HOPPER, "--dry-run")) == 0
     text = said(capsys)
-    assert "mutated_fraction = 1.0 (the paper's setting" in text and "beta = 0.1 (the paper's setting" in text
+    assert (
+        "mutated_fraction = 1.0 (the paper's setting" in text
+        and "beta = 0.1 (the paper's setting" in text
+    )
     assert main((*HOPPER, "--dry-run", "--algorithm.beta", "0")) == 0
     assert "beta = 0.0 (overridden; the paper's is 0.1)" in said(capsys)
 
 
 def test_tuned_settings_are_those_of_the_papers_table():
     expected = {}
-    for name, algorithm, family in (("", "race-matd3", "mamujoco"), ("_race_smac", "race-facmac", "smax")):
-        rows = (Path(__file__).parents[1] / f"src/comarl/report/paper_numbers{name}.csv").read_text().splitlines()
+    for name, algorithm, family in (
+        ("", "race-matd3", "mamujoco"),
+        ("_race_smac", "race-facmac", "smax"),
+    ):
+        rows = (
+            (Path(__file__).parents[1] / f"src/comarl/report/paper_numbers{name}.csv")
+            .read_text()
+            .splitlines()
+        )
         for row in csv.DictReader(row for row in rows if not row.startswith("#")):
             task = row["task"] if family == "mamujoco" else row["map"]
             changes = {"mutated_fraction": float(row["alpha"]), "beta": float(row["beta"])}
@@ -99,7 +117,9 @@ def test_an_algorithm_that_cannot_choose_a_tasks_actions_says_so_before_anything
     class Discrete:
         spec = dataclasses.replace(PROBES["action"].spec, discrete=True)
 
-    with pytest.raises(UsageError, match="matd3 chooses continuous actions and some/task has discrete ones"):
+    with pytest.raises(
+        UsageError, match="matd3 chooses continuous actions and some/task has discrete ones"
+    ):
         check_pair("matd3", find_algorithm("matd3").algorithm, "some/task", Discrete())
 
 
@@ -117,12 +137,22 @@ def test_a_larger_budget_is_the_same_run_and_any_other_setting_is_not():
     same = dataclasses.replace(run, steps=5)
     other = dataclasses.replace(run, algorithm=dataclasses.replace(run.algorithm, gamma=0.9))
     ours = identity(run, "matd3", "probe/action")
-    assert identity(same, "matd3", "probe/action") == ours != identity(other, "matd3", "probe/action")
+    assert (
+        identity(same, "matd3", "probe/action") == ours != identity(other, "matd3", "probe/action")
+    )
 
 
 def test_train_evaluate_and_report_work_one_after_the_other(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    small = ("--algorithm.hidden", "8", "8", "--algorithm.warmup-steps", "60", "--algorithm.replay.capacity", "2000")
+    small = (
+        "--algorithm.hidden",
+        "8",
+        "8",
+        "--algorithm.warmup-steps",
+        "60",
+        "--algorithm.replay.capacity",
+        "2000",
+    )
     command = ("train", "matd3", "probe/action", "--steps", "150", "--evaluate-every", "50", *small)
     assert main(command) == 0
     text = said(capsys)
@@ -137,19 +167,40 @@ def test_train_evaluate_and_report_work_one_after_the_other(tmp_path, capsys, mo
         assert (Path("report") / name).stat().st_size > 0
 
 
-def test_a_team_is_evaluated_otherwise_than_it_was_trained_and_its_record_is_reported_beside_it(tmp_path, capsys):
-    small = ("--algorithm.hidden", "8", "8", "--algorithm.warmup-steps", "20", "--algorithm.replay.capacity", "100")
+def test_a_team_is_evaluated_otherwise_than_it_was_trained_and_its_record_is_reported_beside_it(
+    tmp_path, capsys
+):
+    small = (
+        "--algorithm.hidden",
+        "8",
+        "8",
+        "--algorithm.warmup-steps",
+        "20",
+        "--algorithm.replay.capacity",
+        "100",
+    )
     wide = ("--algorithm.log-std-range", "-2", "0")
-    train, shared = ("train", "vm3-ac", "waves/2", "--task.horizon", "10", *small, *wide), tmp_path / "shared"
-    assert main((*train, "--steps", "60", "--evaluate-every", "30", "--folder", str(tmp_path / "run"))) == 0
+    train, shared = (
+        ("train", "vm3-ac", "waves/2", "--task.horizon", "10", *small, *wide),
+        tmp_path / "shared",
+    )
+    assert (
+        main((*train, "--steps", "60", "--evaluate-every", "30", "--folder", str(tmp_path / "run")))
+        == 0
+    )
     evaluate = ("evaluate", str(tmp_path / "run"), "--episodes", "4")
     assert main((*evaluate, "--folder", str(tmp_path / "zero"))) == 0
     assert main((*evaluate, "--algorithm.execution-latent", "shared", "--folder", str(shared))) == 0
     capsys.readouterr()
     (zero_line,), (shared_line,) = (read(tmp_path / name) for name in ("zero", "shared"))
-    assert zero_line["env_steps"] == shared_line["env_steps"] == 60 and len(zero_line["marl_team"]) == 4
+    assert (
+        zero_line["env_steps"] == shared_line["env_steps"] == 60
+        and len(zero_line["marl_team"]) == 4
+    )
     assert read_config(shared)["algorithm"]["execution_latent"] == "shared"
-    assert main(("report", str(tmp_path / "zero"), str(shared), "--out", str(tmp_path / "out"))) == 0
+    assert (
+        main(("report", str(tmp_path / "zero"), str(shared), "--out", str(tmp_path / "out"))) == 0
+    )
     assert "vm3-ac (execution_latent=shared)" in (tmp_path / "out" / "table.md").read_text()
 
     capsys.readouterr()
@@ -157,7 +208,10 @@ def test_a_team_is_evaluated_otherwise_than_it_was_trained_and_its_record_is_rep
     assert "it exists" in said(capsys)
     wider = ("--algorithm.beta", "0.2", "--algorithm.hidden", "8", "16")
     assert main((*evaluate, *wider, "--folder", str(tmp_path / "new"))) == 2
-    assert "--algorithm.hidden[1] (trained with 8)" in (text := said(capsys)) and "--algorithm.beta" in text
+    assert (
+        "--algorithm.hidden[1] (trained with 8)" in (text := said(capsys))
+        and "--algorithm.beta" in text
+    )
     assert "--evaluation-episodes" not in text
     assert not (tmp_path / "new").exists()
     assert main(("evaluate",)) == 2
@@ -166,17 +220,35 @@ def test_a_team_is_evaluated_otherwise_than_it_was_trained_and_its_record_is_rep
 
 @pytest.mark.filterwarnings("always")  # elsewhere in the tests a warning is an error
 def test_what_a_report_warns_of_is_a_line_of_its_own(tmp_path, capsys):
-    folders = [noisy_run(tmp_path / name, [0], rng=i, name="qmix") for i, name in enumerate(("one", "two"))]
+    folders = [
+        noisy_run(tmp_path / name, [0], rng=i, name="qmix") for i, name in enumerate(("one", "two"))
+    ]
     assert main(("report", *map(str, folders), "--out", str(tmp_path / "out"))) == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"comarl: {folders[1]}: seed 0 of qmix is in another folder too; counted once"]
 
 
-def test_what_a_task_counts_is_in_the_summary_in_evaluate_and_in_the_report(tmp_path, capsys, monkeypatch):
+def test_what_a_task_counts_is_in_the_summary_in_evaluate_and_in_the_report(
+    tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     tiny = ("--algorithm.hidden", "4", "--task.horizon", "4", "--evaluation-episodes", "2")
     small = ("--algorithm.replay.capacity", "8", "--algorithm.replay.batch-size", "2", *tiny)
-    assert main(("train", "iql", "predator-prey/small", "--steps", "12", "--evaluate-every", "6", *small)) == 0
+    assert (
+        main(
+            (
+                "train",
+                "iql",
+                "predator-prey/small",
+                "--steps",
+                "12",
+                "--evaluate-every",
+                "6",
+                *small,
+            )
+        )
+        == 0
+    )
     assert "captures" in said(capsys)
     (folder,) = Path("runs").iterdir()
     line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
@@ -188,19 +260,33 @@ def test_what_a_task_counts_is_in_the_summary_in_evaluate_and_in_the_report(tmp_
     assert "| captures | final return |" in Path("report/table.md").read_text()
     capsys.readouterr()
     assert main(("report", str(folder), "--metric", "won")) == 2
-    assert "--metric won" in (text := said(capsys)) and "return or captures" in text and "Traceback" not in text
+    assert (
+        "--metric won" in (text := said(capsys))
+        and "return or captures" in text
+        and "Traceback" not in text
+    )
 
 
 def test_the_summary_and_evaluate_show_win_rates_in_percent(tmp_path, capsys, monkeypatch):
     scores = {"marl_team": [2.0, 0.5, 0.5], "best_team": [2.0, 2.0, 2.0]}
     scores |= {"marl_team_won": [1.0, 0.0, 0.0], "best_team_won": [1.0, 1.0, 1.0]}
-    line = {"seed": 4, "env_steps": 5000, "updates": 70, "round": 9, "wall_time": 1.0, **scores, "training": {}}
+    line = {
+        "seed": 4,
+        "env_steps": 5000,
+        "updates": 70,
+        "round": 9,
+        "wall_time": 1.0,
+        **scores,
+        "training": {},
+    }
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     screen = io.StringIO()
     state = SimpleNamespace(clock=SimpleNamespace(env_steps=np.array([5000])))
     summarise(SimpleNamespace(steps=5000), state, tmp_path, Console(file=screen, width=80))
     text = " ".join(screen.getvalue().split())
-    assert "win rate" in text and "33.3 %" in text and "100 %" in text and "The run is done." in text
+    assert (
+        "win rate" in text and "33.3 %" in text and "100 %" in text and "The run is done." in text
+    )
 
     played = {name: np.array([values]) for name, values in scores.items()}
     run = Run(find_algorithm("matd3").algorithm, find_task("probe/action"), first_seed=4)
@@ -209,7 +295,11 @@ def test_the_summary_and_evaluate_show_win_rates_in_percent(tmp_path, capsys, mo
     monkeypatch.setattr("comarl.training.load.load_state", lambda folder, run, config: None)
     monkeypatch.setattr("comarl.training.run.evaluate_once", lambda run, state: played)
     assert main(("evaluate", str(tmp_path), "--episodes", "3")) == 0
-    rows = [row.split() for row in capsys.readouterr().out.replace("│", " ").splitlines() if " team " in row]
+    rows = [
+        row.split()
+        for row in capsys.readouterr().out.replace("│", " ").splitlines()
+        if " team " in row
+    ]
     assert "win rate" in " ".join(rows[0])
     assert [row for row in rows if row[0] == "4"] == [
         ["4", "marl", "team", "1.00", "0.50", "2.00", "33.3", "%"],
@@ -220,14 +310,24 @@ def test_the_summary_and_evaluate_show_win_rates_in_percent(tmp_path, capsys, mo
 @pytest.mark.parametrize(
     ("option", "value", "right"),
     [
-        ("--algorithm.mutated-fraction", "1.5", "mutated_fraction=1.5 of RaceMatd3 must be between 0 and 1"),
+        (
+            "--algorithm.mutated-fraction",
+            "1.5",
+            "mutated_fraction=1.5 of RaceMatd3 must be between 0 and 1",
+        ),
         ("--algorithm.population", "1", "population=1 of RaceMatd3 must be 2 or more"),
         ("--algorithm.gamma", "99", "gamma=99.0 of RaceMatd3 must be between 0 and 1"),
-        ("--algorithm.critic-optimiser.learning-rate", "-1", "learning_rate=-1.0 of Adam must be 0 or more"),
+        (
+            "--algorithm.critic-optimiser.learning-rate",
+            "-1",
+            "learning_rate=-1.0 of Adam must be 0 or more",
+        ),
         ("--algorithm.replay.capacity", "100", "it must be 6006 or more"),
     ],
 )
-def test_an_impossible_setting_is_refused_by_its_name_and_what_would_be_right(option, value, right, capsys):
+def test_an_impossible_setting_is_refused_by_its_name_and_what_would_be_right(
+    option, value, right, capsys
+):
     try:
         assert main((*HOPPER, "--dry-run", option, value)) == 2
     except SystemExit as end:

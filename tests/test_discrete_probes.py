@@ -1,4 +1,5 @@
-"""Every algorithm for discrete actions learns the discrete probes' known values and best actions to 0.1."""
+"""Every algorithm for discrete actions learns the discrete probes' known values and best actions to
+0.1."""
 
 import dataclasses
 import functools
@@ -30,19 +31,32 @@ from comarl.ops.learner import Adam
 from comarl.play.rollout import play
 from comarl.replay.episodes import EpisodeRing, RecentAndOld
 from comarl.training.settings import Run, num_teams
-from comarl.training.train import absorb, finish_round, learn, play_keys, start
+from comarl.training.train import store_and_evolve, finish_round, learn, play_keys, start
 
 GAMMA = 0.5
 FAST = dict(
-    **dict(hidden=16, mixer_width=8, hypernet=16, gamma=GAMMA, target_period=10, epsilon=(1.0, 0.3), epsilon_steps=500),
+    **dict(
+        hidden=16,
+        mixer_width=8,
+        hypernet=16,
+        gamma=GAMMA,
+        target_period=10,
+        epsilon=(1.0, 0.3),
+        epsilon_steps=500,
+    ),
     **dict(replay=EpisodeRing(300, 32), parallel_envs=10, updates_per_episode=1.0),
 )
 
 
 RATES = dict(actor_optimiser=Adam(5e-3), critic_optimiser=Adam(5e-3))
-RACE = dict(population=2, population_after=0, embedding=8, mine_width=8, **{**FAST, "parallel_envs": 4})
+RACE = dict(
+    population=2, population_after=0, embedding=8, mine_width=8, **{**FAST, "parallel_envs": 4}
+)
 NO_MIXER = {name: value for name, value in FAST.items() if name not in ("mixer_width", "hypernet")}
-SOFT = {name: FAST[name] for name in ("hidden", "gamma", "replay", "parallel_envs", "updates_per_episode")}
+SOFT = {
+    name: FAST[name]
+    for name in ("hidden", "gamma", "replay", "parallel_envs", "updates_per_episode")
+}
 # At so low a temperature FOP's soft values are the values of the tasks to 0.1.
 SOFT_FAST = dict(FAST, temperature=(0.5, 0.01), temperature_steps=500)
 SOFT_FAST.pop("hypernet")
@@ -76,8 +90,11 @@ ALGORITHMS = {
     "qmix": Qmix(**FAST, optimiser=Adam(5e-3)),
     "qplex": Qplex(**FAST, optimiser=Adam(5e-3)),
     "fop": FOP,
-    "vm3-ac-discrete": Vm3AcDiscrete(FOP, latent_size=2, predictor_hidden=16, predictor_optimiser=Adam(5e-3)),
-    # Telling modes apart is worth more than these rewards at MAVEN's own weight of 1: a mode may then act badly.
+    "vm3-ac-discrete": Vm3AcDiscrete(
+        FOP, latent_size=2, predictor_hidden=16, predictor_optimiser=Adam(5e-3)
+    ),
+    # Telling modes apart is worth more than these rewards at MAVEN's own weight of 1: a mode may
+    # then act badly.
     "maven": Maven(**FAST, mi_weight=0.05, discriminator=(16, 16), optimiser=Adam(5e-3)),
     "msac": Msac(**SOFT, **RATES, alpha=0.03, alpha_optimiser=Adam(0.0), reward_scale=0.0, tau=0.1),
     "qtran": Qtran(**NO_MIXER, joint_hidden=(16, 16), optimiser=Adam(5e-3)),
@@ -86,13 +103,18 @@ ALGORITHMS = {
     "facmac": Facmac(**FAST, **RATES),
     "race-facmac": RaceFacmac(**RACE, **RATES),
 }
-# FACMAC's utilities see neither an agent's number nor its past. With a monotonic mixer agents that see the same then
-# cannot be told to act differently, nor a value depend on what is no longer seen.
-CANNOT = {(name, f"discrete-{probe}") for name in ("facmac", "race-facmac") for probe in ("action", "memory")}
+# FACMAC's utilities see neither an agent's number nor its past. With a monotonic mixer agents that
+# see the same then cannot be told to act differently, nor a value depend on what is no longer seen.
+CANNOT = {
+    (name, f"discrete-{probe}")
+    for name in ("facmac", "race-facmac")
+    for probe in ("action", "memory")
+}
 # FOP's policies, and those of VM3-AC on it, climb utilities that do not see the past either.
 CANNOT |= {(name, "discrete-memory") for name in ("fop", "vm3-ac-discrete")}
 
-# name -> (value of each step where the signal is x, best actions of each step; None where all are equally good)
+# name -> (value of each step where the signal is x, best actions of each step; None where all are
+# equally good)
 KNOWN = {
     "discrete-constant": lambda x: ([1.0], [None]),
     "discrete-signal": lambda x: ([x], [None]),
@@ -112,35 +134,54 @@ def test_every_discrete_probe_keeps_the_contract(probe):
 
 
 def trained(algorithm, task, rounds=60):
-    """What one seed has learnt after so many rounds: a session's loop, in which all probes share what is compiled."""
+    """What one seed has learnt after so many rounds: a session's loop, in which all probes share
+    what is compiled."""
     spec, episodes = task.spec, num_teams(algorithm) * algorithm.parallel_envs
     state, active = start(Run(algorithm, PROBES["discrete-constant"])), np.ones(1, bool)
     for _ in range(rounds):
         played = episodes_of(algorithm, task, state, play_keys(state.key), "explore")
-        state, plan = absorb(algorithm, spec, state, played, active, "training")
+        state, plan = store_and_evolve(algorithm, spec, state, played, active, "training")
         agent, _ = learn(
-            *(algorithm, spec, state.agent, state.replay, state.clock, plan.learn_key, plan.num_updates),
+            *(
+                algorithm,
+                spec,
+                state.agent,
+                state.replay,
+                state.clock,
+                plan.learn_key,
+                plan.num_updates,
+            ),
             begin=np.int32(0),
             chunk=episodes,
         )
-        state = finish_round(algorithm, state._replace(agent=agent), plan.num_updates, active, "training")
+        state = finish_round(
+            algorithm, state._replace(agent=agent), plan.num_updates, active, "training"
+        )
     return state
 
 
 def episodes_of(algorithm, task, state, keys, mode):
     """A round's episodes of the one seed."""
     teams = np.repeat(np.arange(num_teams(algorithm)), algorithm.parallel_envs)[None]
-    return play(algorithm, task, state.agent, state.clock, teams, np.ones(teams.shape, bool), keys, mode)
+    return play(
+        algorithm, task, state.agent, state.clock, teams, np.ones(teams.shape, bool), keys, mode
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def values_of(algorithm, agent, episodes):
-    return jax.vmap(lambda episode: algorithm.team_values(agent, episode, jax.random.key(0)))(episodes)
+    return jax.vmap(lambda episode: algorithm.team_values(agent, episode, jax.random.key(0)))(
+        episodes
+    )
 
 
 def cases():
-    """All that can be learnt. What the later probes ask for beside more is left to `make learn` for most algorithms."""
-    simple, first = ("discrete-constant", "discrete-signal", "discrete-delayed"), ("qmix", "facmac", "race-facmac")
+    """All that can be learnt. What the later probes ask for beside more is left to `make learn` for
+    most algorithms."""
+    simple, first = (
+        ("discrete-constant", "discrete-signal", "discrete-delayed"),
+        ("qmix", "facmac", "race-facmac"),
+    )
     for name, probe in itertools.product(ALGORITHMS, PROBES):
         if (name, probe) not in CANNOT:
             slow = probe in simple and name not in first
@@ -153,7 +194,10 @@ def test_values_and_actions_of_a_discrete_probe_are_learnt(name, probe):
     state = trained(algorithm, task)
     played = episodes_of(algorithm, task, state, jax.random.split(jax.random.key(1), 1), "greedy")
     own = algorithm.parallel_envs  # the last team is the one that learns by gradient
-    agent, played = jax.tree.map(lambda leaf: leaf[0], state.agent), jax.tree.map(lambda leaf: leaf[0, -own:], played)
+    agent, played = (
+        jax.tree.map(lambda leaf: leaf[0], state.agent),
+        jax.tree.map(lambda leaf: leaf[0, -own:], played),
+    )
     values = values_of(algorithm, agent, played)
     signals = np.asarray(played.timesteps.state[:, 0, 0])
     assert set(signals.tolist()) == ({-1.0, 1.0} if probe in WITH_SIGNAL else {0.0})
@@ -161,4 +205,6 @@ def test_values_and_actions_of_a_discrete_probe_are_learnt(name, probe):
         expected, best = KNOWN[probe](signal)
         assert int(played.mask[b].sum()) == len(expected)
         np.testing.assert_allclose(values[b, : len(expected)], expected, atol=0.1)
-        assert all(actions in (None, played.action[b, t].tolist()) for t, actions in enumerate(best))
+        assert all(
+            actions in (None, played.action[b, t].tolist()) for t, actions in enumerate(best)
+        )

@@ -17,7 +17,15 @@ from comarl.training.settings import Run
 
 ROOT = Path(__file__).parents[1]
 # Families whose sizes the README has.
-TABLES = ("matrix/", "predator-prey/", "smax/", "waves/", "treasure/", "navigation/", "multiwalker/")
+TABLES = (
+    "matrix/",
+    "predator-prey/",
+    "smax/",
+    "waves/",
+    "treasure/",
+    "navigation/",
+    "multiwalker/",
+)
 
 
 PAGES = {  # a preset is on the page of its algorithm
@@ -48,7 +56,13 @@ def page(name):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_has_a_page_with_equations_differences_metrics_and_a_command(name):
     text = page(name)
-    for heading in ("## Equations", "## Hyperparameters", "## Differences", "## Metrics", "## Results"):
+    for heading in (
+        "## Equations",
+        "## Hyperparameters",
+        "## Differences",
+        "## Metrics",
+        "## Results",
+    ):
         assert heading in text, heading
     assert f"comarl train {name} " in text
     header = inspect.getmodule(type(ALGORITHMS[name].algorithm)).__doc__
@@ -64,12 +78,19 @@ def test_every_field_of_an_algorithm_is_in_its_pages_table_or_explained_there(na
 
 
 @pytest.mark.parametrize(
-    "owner", [*dict.fromkeys(type(e.algorithm) for e in ALGORITHMS.values()), Run, type(find_task("probe/action"))]
+    "owner",
+    [
+        *dict.fromkeys(type(e.algorithm) for e in ALGORITHMS.values()),
+        Run,
+        type(find_task("probe/action")),
+    ],
 )
 def test_every_field_has_a_sentence_under_it(owner):
     source = inspect.getsource(owner)
     for field in dataclasses.fields(owner):
-        assert re.search(rf'^    {field.name}: .*\n    """\S', source, re.MULTILINE), f"{owner.__name__}.{field.name}"
+        assert re.search(rf'^    {field.name}: .*\n    """\S', source, re.MULTILINE), (
+            f"{owner.__name__}.{field.name}"
+        )
 
 
 def test_every_task_is_named_in_the_readme():
@@ -79,7 +100,11 @@ def test_every_task_is_named_in_the_readme():
 
 
 def test_the_sizes_of_tasks_in_the_readme_are_those_of_the_tasks():
-    rows = re.findall(r"^\| `(\S+)` \|.*?" + r"\| (\d+) " * 5 + r"\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\S+)` \|.*?" + r"\| (\d+) " * 5 + r"\|$",
+        (ROOT / "README.md").read_text(),
+        re.MULTILINE,
+    )
     assert {name for name, *_ in rows} == {x for x in TASKS if x.startswith(TABLES)}
     for name, *sizes in rows:
         spec = find_task(name).spec
@@ -93,7 +118,8 @@ def test_the_readme_names_every_map_that_smax_lacks():
 
 
 @pytest.mark.parametrize(
-    "name", ["matrix/qtran", "predator-prey/small", "smax/3m", "waves/2", "treasure/3", "navigation/3"]
+    "name",
+    ["matrix/qtran", "predator-prey/small", "smax/3m", "waves/2", "treasure/3", "navigation/3"],
 )
 def test_what_a_task_counts_is_on_the_page_of_metrics(name):
     task, text = find_task(name), (ROOT / "docs/metrics.md").read_text()

@@ -19,7 +19,16 @@ def test_a_machine_that_runs_these_tests_has_no_failure_and_every_warning_has_a_
     assert all(check.remedy for check in checks if check.status != "ok")
     names = [check.name for check in checks]
     assert len(set(names)) == len(names)
-    assert {"python", "jax", "jax devices", "mujoco", "rendering", "cores", "memory", "disk"} <= set(names)
+    assert {
+        "python",
+        "jax",
+        "jax devices",
+        "mujoco",
+        "rendering",
+        "cores",
+        "memory",
+        "disk",
+    } <= set(names)
 
 
 def test_a_missing_core_package_fails_and_a_missing_extra_only_warns(monkeypatch):
@@ -40,14 +49,18 @@ def test_every_extra_and_core_package_it_names_is_one_of_the_project():
 
 
 def test_an_extra_of_which_one_part_is_broken_is_a_warning(monkeypatch, tmp_path):
-    (tmp_path / "broken_extra.py").write_text("raise OSError('libGL.so.1: cannot open\\nshared object file')")
+    (tmp_path / "broken_extra.py").write_text(
+        "raise OSError('libGL.so.1: cannot open\\nshared object file')"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(doctor.EXTRAS, "mujoco", (("broken_extra",), "tasks"))
     check = doctor.check_extra("mujoco")
     assert check.status == "warn" and "libGL.so.1: cannot open shared object file" in check.detail
 
 
-def test_what_an_extra_prints_or_warns_about_does_not_disturb_the_table(monkeypatch, tmp_path, capsys):
+def test_what_an_extra_prints_or_warns_about_does_not_disturb_the_table(
+    monkeypatch, tmp_path, capsys
+):
     (tmp_path / "loud_extra.py").write_text("import warnings; print('hello'); warnings.warn('old')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(doctor.EXTRAS, "mujoco", (("loud_extra",), "tasks"))
@@ -62,10 +75,14 @@ def with_mujoco(monkeypatch):
 
 def test_rendering_falls_back_to_software(with_mujoco, monkeypatch):
     monkeypatch.setattr(doctor, "FRAME", "import os; assert os.environ['MUJOCO_GL'] == 'osmesa'")
-    assert doctor.check_rendering() == Check("rendering", "ok", "MuJoCo draws with MUJOCO_GL=osmesa")
+    assert doctor.check_rendering() == Check(
+        "rendering", "ok", "MuJoCo draws with MUJOCO_GL=osmesa"
+    )
 
 
-def test_a_renderer_that_fails_or_crashes_is_named_with_the_packages_to_install(with_mujoco, monkeypatch):
+def test_a_renderer_that_fails_or_crashes_is_named_with_the_packages_to_install(
+    with_mujoco, monkeypatch
+):
     monkeypatch.setattr(doctor, "FRAME", "raise ImportError('no library')")
     check = doctor.check_rendering()
     assert check.status == "warn" and "libegl1 libosmesa6" in check.remedy
@@ -116,10 +133,13 @@ def test_little_memory_and_a_single_core_are_warnings(monkeypatch):
 
 @pytest.mark.parametrize("status, code", [("ok", 0), ("warn", 0), ("fail", 1)])
 def test_the_exit_status_is_one_only_if_something_failed(monkeypatch, capsys, status, code):
-    monkeypatch.setattr(doctor, "diagnose", lambda: [Check("disk", status, "[full]", "Free some space.")])
+    monkeypatch.setattr(
+        doctor, "diagnose", lambda: [Check("disk", status, "[full]", "Free some space.")]
+    )
     assert doctor.main() == code
     printed = capsys.readouterr().out
-    assert "[full]" in printed and "Free some space." in printed and status in printed  # not taken for rich's markup
+    # Not taken for rich's markup
+    assert "[full]" in printed and "Free some space." in printed and status in printed
 
 
 def test_it_runs_as_a_program():

@@ -1,4 +1,5 @@
-"""Whole runs that learn a small task within a minute or two: a threshold that chance does not reach."""
+"""Whole runs that learn a small task within a minute or two: a threshold that chance does not
+reach."""
 
 import numpy as np
 import pytest
@@ -14,8 +15,15 @@ from comarl.runs.records import read
 from comarl.training.run import Options, Session
 from comarl.training.settings import Run
 
-HUNT = PredatorPrey(agents=2, prey=4, size=3, horizon=12)  # one capture, worth 10, is all that two can make
-PACE = dict(hidden=32, replay=EpisodeRing(500, 32), parallel_envs=8, updates_per_episode=1.0, target_period=50)
+# One capture, worth 10, is all that two can make
+HUNT = PredatorPrey(agents=2, prey=4, size=3, horizon=12)
+PACE = dict(
+    hidden=32,
+    replay=EpisodeRing(500, 32),
+    parallel_envs=8,
+    updates_per_episode=1.0,
+    target_period=50,
+)
 ALGORITHMS = {
     "qmix": Qmix(**PACE, optimiser=Adam(2e-3), epsilon_steps=6_000),
     "facmac": Facmac(**PACE, epsilon_steps=6_000),
@@ -27,5 +35,7 @@ def test_two_predators_learn_to_catch_together(name, tmp_path):
     run = Run(ALGORITHMS[name], HUNT, steps=10_000, evaluate_every=10_000, evaluation_episodes=64)
     Session(run, identity(run, name, "hunt"), tmp_path, Options(), Console(quiet=True)).train()
     last = read(tmp_path)[-1]
-    assert np.mean(last["marl_team"]) > 6.0, "random teams get 1.3, measured over a thousand episodes"
+    assert np.mean(last["marl_team"]) > 6.0, (
+        "random teams get 1.3, measured over a thousand episodes"
+    )
     np.testing.assert_allclose(last["marl_team"], 10.0 * np.array(last["marl_team_captures"]))

@@ -33,7 +33,10 @@ RACE = {
     **{"encoder_optimiser": Adam(3e-3), "head_optimiser": Adam(3e-3)},
 }
 MADDPG = {
-    **{name: FAST[name] for name in ("hidden", "replay", "warmup_steps", "updates_per_step", "gamma", "tau")},
+    **{
+        name: FAST[name]
+        for name in ("hidden", "replay", "warmup_steps", "updates_per_step", "gamma", "tau")
+    },
     **{"actor_optimiser": Adam(3e-3), "critic_optimiser": Adam(3e-3)},
 }
 VM3_AC = {**MADDPG, "latent_size": 2}
@@ -45,15 +48,25 @@ ALGORITHMS = {
     "vm3-ac": Vm3Ac(**VM3_AC, beta=0.01),  # values are of the return and of beta times information
     "ma-ac": MA_AC,
     "ma-ac-attention": dataclasses.replace(MA_AC, critic="attention"),
-    "maven-ac": MavenAc(MA_AC, latents=2, intrinsic=0.01),  # values are of what pays for being guessed, too
+    # Values are of what pays for being guessed, too
+    "maven-ac": MavenAc(MA_AC, latents=2, intrinsic=0.01),
     "si-moa": SiMoa(MA_AC, influence=0.001, counterfactuals=4),  # and of influence
     "vm3-ac-modern": Vm3Ac(
-        **VM3_AC, beta=0.01, value="target-q", entropy="marginal", marginal_draws=4, share_parameters=True
+        **VM3_AC,
+        beta=0.01,
+        value="target-q",
+        entropy="marginal",
+        marginal_draws=4,
+        share_parameters=True,
     ),
 }
 # A preset is its algorithm with terms removed, a variant has others in their place.
 SOME = {
-    **{"maddpg": ("delayed", "together"), "ma-ac": ("together",), "ma-ac-attention": ("signal-action",)},
+    **{
+        "maddpg": ("delayed", "together"),
+        "ma-ac": ("together",),
+        "ma-ac-attention": ("signal-action",),
+    },
     **{"maven-ac": ("together",), "si-moa": ("signal-action",), "vm3-ac-modern": ("together",)},
 }
 PROBED = [(name, probe) for name in ALGORITHMS for probe in SOME.get(name, PROBES)]
@@ -71,19 +84,28 @@ KNOWN = {
 
 
 def inner(algorithm, agent, obs):
-    """The actor-critics of what is built on VM3-AC's, and what they see: the first of modes before all else."""
+    """The actor-critics of what is built on VM3-AC's, and what they see: the first of modes before
+    all else."""
     if isinstance(algorithm, MavenAc):
         mode = jnp.broadcast_to(jnp.eye(algorithm.latents)[0], (*obs.shape[:-1], algorithm.latents))
         return algorithm.base, agent.base, jnp.concatenate([mode, obs], axis=-1)
-    return (algorithm.base, agent.base, obs) if isinstance(algorithm, SiMoa) else (algorithm, agent, obs)
+    return (
+        (algorithm.base, agent.base, obs)
+        if isinstance(algorithm, SiMoa)
+        else (algorithm, agent, obs)
+    )
 
 
 def policy(algorithm, agent, obs):
     if isinstance(algorithm, RaceMatd3):
-        return choose(agent.head.value, encode(agent.encoders.value, obs), agent.team_critic.value.spec)
+        return choose(
+            agent.head.value, encode(agent.encoders.value, obs), agent.team_critic.value.spec
+        )
     if isinstance(algorithm, Vm3Ac):
         policies, seen = agent.policies.value, jnp.moveaxis(obs, 1, 0)
-        return jnp.moveaxis(policies.squash(policies(seen, jnp.zeros((len(obs), algorithm.latent_size)))[0]), 0, 1)
+        return jnp.moveaxis(
+            policies.squash(policies(seen, jnp.zeros((len(obs), algorithm.latent_size)))[0]), 0, 1
+        )
     if isinstance(algorithm, Maddpg):
         return jnp.moveaxis(agent.actors.value(jnp.moveaxis(obs, 1, 0))[0], 0, 1)
     return agent.actors.value(obs)
@@ -104,7 +126,13 @@ def values(algorithm, agent, obs, action):
 def test_values_and_actions_of_a_probe_are_learnt(name, probe, tmp_path):
     algorithm, task = ALGORITHMS[name], PROBES[probe]
     run = Run(algorithm, task, seeds=1, steps=900, evaluate_every=1000, evaluation_episodes=2)
-    session = Session(run, identity(run, name, probe), tmp_path, Options(checkpoint_seconds=1e9), Console(quiet=True))
+    session = Session(
+        run,
+        identity(run, name, probe),
+        tmp_path,
+        Options(checkpoint_seconds=1e9),
+        Console(quiet=True),
+    )
     state = session.train()
     signals = (-1.0, 1.0) if probe.startswith("signal") else (0.0,)
     agent = jax.tree.map(lambda leaf: leaf[0], state.agent)

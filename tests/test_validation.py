@@ -1,4 +1,5 @@
-"""Wrong settings: whoever sets them in Python is told which, what it was, and what would be right."""
+"""Wrong settings: whoever sets them in Python is told which, what it was, and what would be
+right."""
 
 import copy
 import dataclasses
@@ -20,11 +21,14 @@ ALL = {type(entry.algorithm): entry.algorithm for entry in ALGORITHMS.values()}
 
 def fields(kind) -> list[tuple[Any, str]]:
     """Every field of every algorithm whose type `kind` accepts."""
-    return [(a, field.name) for a in ALL.values() for field in dataclasses.fields(a) if kind(field.type)]
+    return [
+        (a, field.name) for a in ALL.values() for field in dataclasses.fields(a) if kind(field.type)
+    ]
 
 
 def changed(settings: Any, **changes: Any) -> Any:
-    """What `dataclasses.replace` makes outside the tests; here every field's type is checked before its value."""
+    """What `dataclasses.replace` makes outside the tests; here every field's type is checked before
+    its value."""
     settings = copy.copy(settings)
     for name, value in changes.items():
         object.__setattr__(settings, name, value)
@@ -36,19 +40,30 @@ def named(case: Any) -> str:
     return case if isinstance(case, str) else type(case).__name__
 
 
-@pytest.mark.parametrize(("algorithm", "name"), fields(lambda kind: get_origin(kind) is Literal), ids=named)
+@pytest.mark.parametrize(
+    ("algorithm", "name"), fields(lambda kind: get_origin(kind) is Literal), ids=named
+)
 def test_a_choice_that_there_is_not_is_refused_by_its_field(algorithm, name):
-    with pytest.raises(ValueError, match=rf"{name}='sideways' of {type(algorithm).__name__} is no choice; it can be"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{name}='sideways' of {type(algorithm).__name__} is no choice; it can be",
+    ):
         changed(algorithm, **{name: "sideways"})
 
 
-@pytest.mark.parametrize(("algorithm", "name"), fields(lambda kind: kind == tuple[int, ...]), ids=named)
+@pytest.mark.parametrize(
+    ("algorithm", "name"), fields(lambda kind: kind == tuple[int, ...]), ids=named
+)
 def test_a_layer_of_no_width_is_refused_by_its_field(algorithm, name):
-    with pytest.raises(ValueError, match=rf"{name}=\(64, 0\) of {type(algorithm).__name__} must be 1 or more"):
+    with pytest.raises(
+        ValueError, match=rf"{name}=\(64, 0\) of {type(algorithm).__name__} must be 1 or more"
+    ):
         dataclasses.replace(algorithm, **{name: (64, 0)})
 
 
-@pytest.mark.parametrize(("algorithm", "name"), [case for case in fields(bool) if case[1] == "epsilon"], ids=named)
+@pytest.mark.parametrize(
+    ("algorithm", "name"), [case for case in fields(bool) if case[1] == "epsilon"], ids=named
+)
 def test_a_share_of_random_actions_above_1_is_refused(algorithm, name):
     with pytest.raises(ValueError, match=r"epsilon=\(2.0, 0.1\)"):
         dataclasses.replace(algorithm, epsilon=(2.0, 0.1))
@@ -61,16 +76,34 @@ def test_a_share_of_random_actions_above_1_is_refused(algorithm, name):
             lambda: changed(Wqmix(), weighting="centrally"),
             "weighting='centrally' of Wqmix is no choice; did you mean 'central'?",
         ),
-        (lambda: changed(Waves(), growth="linaer"), "growth='linaer' of Waves is no choice; did you mean 'linear'?"),
+        (
+            lambda: changed(Waves(), growth="linaer"),
+            "growth='linaer' of Waves is no choice; did you mean 'linear'?",
+        ),
         (
             lambda: changed(EpisodeRing(8, 8), storage="hlaf"),
             "storage='hlaf' of EpisodeRing is no choice; did you mean 'half'?",
         ),
-        (lambda: LsfSac(logit_clamp=(2.0, -5.0)), "logit_clamp=(2.0, -5.0) of LsfSac must begin below where it ends"),
-        (lambda: Msac(logit_range=(2.0, 2.0)), "logit_range=(2.0, 2.0) of Msac must begin below where it ends"),
-        (lambda: Vm3Ac(log_std_range=(2.0, -5.0)), "log_std_range=(2.0, -5.0) of Vm3Ac must begin below"),
-        (lambda: Dop(critic_hidden=()), "critic_hidden=() of Dop must name one hidden layer at least"),
-        (lambda: LsfSac(alpha=0.3), "alpha=0.3 of LsfSac counts only with temperature='fixed', not 'schedule'"),
+        (
+            lambda: LsfSac(logit_clamp=(2.0, -5.0)),
+            "logit_clamp=(2.0, -5.0) of LsfSac must begin below where it ends",
+        ),
+        (
+            lambda: Msac(logit_range=(2.0, 2.0)),
+            "logit_range=(2.0, 2.0) of Msac must begin below where it ends",
+        ),
+        (
+            lambda: Vm3Ac(log_std_range=(2.0, -5.0)),
+            "log_std_range=(2.0, -5.0) of Vm3Ac must begin below",
+        ),
+        (
+            lambda: Dop(critic_hidden=()),
+            "critic_hidden=() of Dop must name one hidden layer at least",
+        ),
+        (
+            lambda: LsfSac(alpha=0.3),
+            "alpha=0.3 of LsfSac counts only with temperature='fixed', not 'schedule'",
+        ),
     ],
 )
 def test_a_mistake_is_answered_with_what_would_be_right(make, words):

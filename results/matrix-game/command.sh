@@ -6,7 +6,7 @@ folders=()
 play() { # algorithm, game, options
     folder=runs/$1-matrix-$2
     comarl train "$1" "matrix/$2" --seeds 20 --steps 20000 --evaluate-every 5000 --evaluation-episodes 4 \
-        --seeds-together True --folder "$folder" "${@:3}"
+        --vmapped-seeds True --folder "$folder" "${@:3}"
     folders+=("$folder")
 }
 small=(--algorithm.replay.batch-size 32)

@@ -61,6 +61,6 @@ comarl report runs/vm3-ac-{,no-z-,no-z-more-}waves-4 runs/ma-sac-waves-4 --out $
 # Does z correlate actions, in the paper's form, in the marginal one, and where policies climb both terms of it?
 marginal=("--algorithm.${spread[0]}" "${spread[@]:1}" --algorithm.entropy marginal)
 hunt vm3-ac 2 3 200000 vm3-ac-marginal algorithm "${marginal[@]}"
-hunt vm3-ac 2 3 200000 vm3-ac-marginal-both algorithm "${marginal[@]}" --algorithm.climbed-terms both
+hunt vm3-ac 2 3 200000 vm3-ac-marginal-both algorithm "${marginal[@]}" --algorithm.mi-gradient-terms both
 comarl report runs/vm3-ac-{,marginal-,marginal-both-}waves-2 --out $out/latent \
     --training action_correlation latent_sensitivity prediction_error prediction_error_unpaired

@@ -35,7 +35,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the types when they are asked for: JAX comes with them, and worker processes do without."""
+    """Loads the types when they are asked for: JAX comes with them, and worker processes do
+    without."""
     if name in __all__:
         from comarl import types
 

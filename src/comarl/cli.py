@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import operator
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -58,23 +59,25 @@ class TrainSettings(Generic[AlgorithmT, TaskT]):
     """where the run is kept; by default runs/ and a name made of its settings"""
     checkpoint_seconds: float = 120.0
     """least time between checkpoints"""
-    seeds_together: bool | None = None
-    """whether seeds are array axes or take turns: speed only; by default the first on accelerators; on a CPU each seed
-    has a device of its own, and the cores share them out"""
+    vmapped_seeds: bool | None = None
+    """whether seeds are array axes or take turns: speed only; by default the first on accelerators;
+    on a CPU each seed has a device of its own, and the cores share them out"""
     dry_run: bool = False
     """say what would be done and how much memory it takes, and stop"""
 
 
 @dataclass(frozen=True)
 class EvaluateSettings(Generic[AlgorithmT, TaskT]):
-    """Play greedy episodes of the teams that a run has trained so far, as they were trained or otherwise."""
+    """Play greedy episodes of the teams that a run has trained so far, as they were trained or
+    otherwise."""
 
     algorithm: AlgorithmT
     task: TaskT
     episodes: int = 32
     """episodes per seed and team"""
     folder: Path | None = None
-    """a new folder to record the returns in, which `comarl report` takes as a run's; by default they are only shown"""
+    """a new folder to record the returns in, which `comarl report` takes as a run's; by default
+    they are only shown"""
 
 
 @dataclass(frozen=True)
@@ -86,11 +89,13 @@ class ReportSettings:
     out: Path = Path("report")
     """the folder for pictures, tables and the CSV"""
     metric: str | None = None
-    """what to compare by: won, return, captures, or what else the tasks count; by default won where there is one"""
+    """what to compare by: won, return, captures, or what else the tasks count; by default won where
+    there is one"""
     middle: Literal["mean", "median"] = "mean"
     """the line of a curve: the seeds' mean with its interval, or their median with their range"""
     training: tuple[str, ...] = ()
-    """what was measured in training to draw as well, such as critic_loss; the pages of the algorithms name it"""
+    """what was measured in training to draw as well, such as critic_loss; the pages of the
+    algorithms name it"""
 
 
 def main(arguments: Arguments | None = None) -> int:
@@ -118,22 +123,25 @@ def main(arguments: Arguments | None = None) -> int:
         print("Interrupted. The same command continues from the last checkpoint.", file=sys.stderr)
         return 130
     except Exception as error:
-        if not is_told(error):
+        if not is_user_error(error):
             raise
         print(f"comarl: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
 
 
 def seeds_in(arguments: Arguments) -> int:
-    """How many seeds are asked for: needed before anything is loaded that could tell the other options."""
+    """How many seeds are asked for: needed before anything is loaded that could tell the other
+    options."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--seeds", nargs="?", default="1", const="1")
     given = parser.parse_known_args(arguments)[0].seeds
-    return max(1, int(given)) if given.isdigit() else 1  # what is no number is refused with the other options
+    # What is no number is refused with the other options
+    return max(1, int(given)) if given.isdigit() else 1
 
 
-def is_told(error: Exception) -> bool:
-    """Whether an error speaks to the user, so that one line is enough; all others keep their traceback."""
+def is_user_error(error: Exception) -> bool:
+    """Whether an error speaks to the user, so that one line is enough; all others keep their
+    traceback."""
     from comarl.runs.checkpoint import DamagedCheckpoint, OtherConfiguration
     from comarl.training.memory import TooLittleMemory
     from comarl.training.run import Diverged
@@ -148,7 +156,9 @@ def train(arguments: Arguments, console: Console) -> int:
         print(USAGE, end="")
         if not arguments or arguments[0] in ("-h", "--help"):
             return 0
-        raise UsageError("train needs the names of an algorithm and a task, in this order, before any option")
+        raise UsageError(
+            "train needs the names of an algorithm and a task, in this order, before any option"
+        )
     from comarl.algorithms import tuned
     from comarl.envs import find_task
     from comarl.machine.placement import see_a_device_for_each
@@ -164,16 +174,21 @@ def train(arguments: Arguments, console: Console) -> int:
         TrainSettings[type(algorithm), type(task)],  # type: ignore[misc]
         prog=f"comarl train {algorithm_name} {task_name}",
         args=list(arguments[2:]),
-        default=TrainSettings(algorithm, task, evaluation_episodes=32 if task.spec.discrete else 10),
-        config=(tyro.conf.AvoidSubcommands,),  # a field of several kinds, such as an optimiser, keeps its kind
+        default=TrainSettings(
+            algorithm, task, evaluation_episodes=32 if task.spec.discrete else 10
+        ),
+        config=(
+            tyro.conf.AvoidSubcommands,
+        ),  # a field of several kinds, such as an optimiser, keeps its kind
     )
     check_pair(algorithm_name, settings.algorithm, task_name, settings.task)
-    tell_tuned(changes, settings.algorithm, console)
+    report_tuned(changes, settings.algorithm, console)
     return run_training(settings, algorithm_name, task_name, console)
 
 
 def check_pair(algorithm_name: str, algorithm: Any, task_name: str, task: Any) -> None:
-    """Raises UsageError where the algorithm cannot choose the task's kind of actions, or the task is another's."""
+    """Raises UsageError where the algorithm cannot choose the task's kind of actions, or the task
+    is another's."""
     kind = "discrete" if task.spec.discrete else "continuous"
     if kind not in algorithm.actions:
         from comarl.algorithms import ALGORITHMS
@@ -189,18 +204,26 @@ def check_pair(algorithm_name: str, algorithm: Any, task_name: str, task: Any) -
     for field in ("robot", "partition", "module", "name"):
         given, right = getattr(task, field, None), getattr(named, field, None)
         if given != right:
-            raise UsageError(f"--task.{field} {given!r}: the task's name already says {right!r}; give another name")
+            raise UsageError(
+                f"--task.{field} {given!r}: the task's name already says {right!r}; give another name"
+            )
 
 
-def tell_tuned(changes: dict[str, Any], algorithm: Any, console: Console) -> None:
+def report_tuned(changes: dict[str, Any], algorithm: Any, console: Console) -> None:
     """Says which of the paper's settings for this task apply, and which were overridden."""
     for field, value in changes.items():
-        used = getattr(algorithm, field)
-        how = "the paper's setting for this task" if used == value else f"overridden; the paper's is {value}"
+        used = operator.attrgetter(field)(algorithm)
+        how = (
+            "the paper's setting for this task"
+            if used == value
+            else f"overridden; the paper's is {value}"
+        )
         console.print(f"{field} = {used} ({how})", highlight=False)
 
 
-def run_training(settings: TrainSettings, algorithm_name: str, task_name: str, console: Console) -> int:
+def run_training(
+    settings: TrainSettings, algorithm_name: str, task_name: str, console: Console
+) -> int:
     from comarl.runs.identity import folder_name, identity
     from comarl.training.memory import check_memory
     from comarl.training.run import Options, Session
@@ -215,7 +238,7 @@ def run_training(settings: TrainSettings, algorithm_name: str, task_name: str, c
     if settings.dry_run:
         console.print(check_memory(run), highlight=False)
         return 0
-    options = Options(settings.minutes, settings.checkpoint_seconds, settings.seeds_together)
+    options = Options(settings.minutes, settings.checkpoint_seconds, settings.vmapped_seeds)
     state = Session(run, config, folder, options, console).train()
     summarise(run, state, folder, console)
     return 0
@@ -223,21 +246,32 @@ def run_training(settings: TrainSettings, algorithm_name: str, task_name: str, c
 
 def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
     """The last evaluation of every seed, where the curve is, and how to go on."""
-    from comarl.runs.records import RETURN, counted, in_words, read
+    from comarl.runs.records import RETURN, extra_metrics, metric_label, read
     from comarl.training.progress import mean_text
 
     last = {line["seed"]: line for line in read(folder)}
-    metrics = [RETURN, *dict.fromkeys(name for line in last.values() for name in counted(line))]
+    metrics = [
+        RETURN,
+        *dict.fromkeys(name for line in last.values() for name in extra_metrics(line)),
+    ]
     teams = {"MARL team": "marl_team", "best team": "best_team"}
-    heads = (f"{team} {in_words(name)}" for team in teams for name in metrics)
-    table = Table("seed", "steps", "updates", *heads, title="Last evaluation: means of greedy episodes")
+    heads = (f"{team} {metric_label(name)}" for team in teams for name in metrics)
+    table = Table(
+        "seed", "steps", "updates", *heads, title="Last evaluation: means of greedy episodes"
+    )
     for seed, line in sorted(last.items()):
-        keys = ((team if name == RETURN else f"{team}_{name}", name) for team in teams.values() for name in metrics)
+        keys = (
+            (team if name == RETURN else f"{team}_{name}", name)
+            for team in teams.values()
+            for name in metrics
+        )
         means = (mean_text(line.get(key), name) for key, name in keys)
         table.add_row(str(seed), f"{line['env_steps']:,}", f"{line['updates']:,}", *means)
     console.print(table)
     if restarts := max((line.get("worker_restarts", 0) for line in last.values()), default=0):
-        console.print(f"{restarts} worker process(es) died and were replaced; their episodes were played again.")
+        console.print(
+            f"{restarts} worker process(es) died and were replaced; their episodes were played again."
+        )
     if last:
         try:
             from comarl.report import single_run_curve
@@ -246,7 +280,9 @@ def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
         except ImportError as missing:
             console.print(f"no curve was drawn: {missing}", highlight=False)
     done = bool((state.clock.env_steps >= run.steps).all())
-    console.print("The run is done." if done else "The run is saved; the same command continues it.")
+    console.print(
+        "The run is done." if done else "The run is saved; the same command continues it."
+    )
 
 
 def evaluate(arguments: Arguments, console: Console) -> int:
@@ -256,7 +292,7 @@ def evaluate(arguments: Arguments, console: Console) -> int:
             return 0
         raise UsageError("evaluate needs the folder of a run, before any option")
     from comarl.runs.identity import identity
-    from comarl.runs.records import counted, in_words
+    from comarl.runs.records import extra_metrics, metric_label
     from comarl.training.evaluate import record_once
     from comarl.training.load import load_settings, load_state
     from comarl.training.progress import mean_text, number_text
@@ -274,15 +310,23 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     algorithm_name, task_name = config["algorithm_name"], config["task_name"]
     check_pair(algorithm_name, settings.algorithm, task_name, settings.task)
     if settings.folder is not None and settings.folder.exists():
-        raise UsageError(f"--folder {settings.folder}: it exists, and an evaluation is recorded in a new folder only")
-    chosen = {"algorithm": settings.algorithm, "task": settings.task, "evaluation_episodes": settings.episodes}
+        raise UsageError(
+            f"--folder {settings.folder}: it exists, and an evaluation is recorded in a new folder only"
+        )
+    chosen = {
+        "algorithm": settings.algorithm,
+        "task": settings.task,
+        "evaluation_episodes": settings.episodes,
+    }
     run = dataclasses.replace(trained, **chosen)
     state = load_state(folder, run, config)
     scores = evaluate_once(run, state)
     if settings.folder is not None:
-        record_once(settings.folder, identity(run, algorithm_name, task_name), run, state.clock, scores)
-    metrics = counted(scores)
-    heads = ("seed", "team", "mean", "least", "greatest", *map(in_words, metrics))
+        record_once(
+            settings.folder, identity(run, algorithm_name, task_name), run, state.clock, scores
+        )
+    metrics = extra_metrics(scores)
+    heads = ("seed", "team", "mean", "least", "greatest", *map(metric_label, metrics))
     table = Table(*heads, title=f"{settings.episodes} greedy episodes: return")
     for team in (name for name in ("marl_team", "best_team") if name in scores):
         for seed, row in enumerate(scores[team]):
@@ -299,9 +343,14 @@ def report(arguments: Arguments, console: Console) -> int:
     from comarl.report import report as write_report
 
     with warnings.catch_warnings():
-        # What is warned of is for who reads the report, so not with the line of our code that warned.
-        warnings.showwarning = lambda message, *_, **__: print(f"comarl: {message}", file=sys.stderr)
-        written = write_report(list(settings.runs), settings.out, settings.metric, settings.middle, settings.training)
+        # What is warned of is for who reads the report, so not with the line of our code that
+        # warned.
+        warnings.showwarning = lambda message, *_, **__: print(
+            f"comarl: {message}", file=sys.stderr
+        )
+        written = write_report(
+            list(settings.runs), settings.out, settings.metric, settings.middle, settings.training
+        )
     for path in written:
         console.print(str(path), highlight=False, soft_wrap=True)
     return 0
@@ -313,9 +362,14 @@ def list_all(arguments: Arguments, console: Console) -> int:
     from comarl.algorithms import ALGORITHMS
     from comarl.envs import TASKS
 
-    rows = {"Algorithms": {name: entry.summary for name, entry in ALGORITHMS.items()}, "Tasks": TASKS}
+    rows = {
+        "Algorithms": {name: entry.summary for name, entry in ALGORITHMS.items()},
+        "Tasks": TASKS,
+    }
     for title, lines in rows.items():
-        table = Table("name", "what it is", title=title, title_justify="left", box=None, pad_edge=False)
+        table = Table(
+            "name", "what it is", title=title, title_justify="left", box=None, pad_edge=False
+        )
         for name, summary in lines.items():
             table.add_row(name, summary)
         console.print(table, highlight=False)

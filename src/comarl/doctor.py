@@ -24,7 +24,10 @@ CORE = ("jax", "jaxlib", "equinox", "optax", "numpy", "jaxtyping", "tyro", "rich
 EXTRAS = {  # each extra in pyproject.toml that a user may want -> its modules, and what it is for
     "mujoco": (("mujoco", "mujoco.batch", "gymnasium", "gymnasium_robotics"), "the mamujoco tasks"),
     "smax": (("jaxmarl",), "the smax tasks"),
-    "pettingzoo": (("pettingzoo", "mpe2", "Box2D", "pygame"), "the pettingzoo and multiwalker tasks"),
+    "pettingzoo": (
+        ("pettingzoo", "mpe2", "Box2D", "pygame"),
+        "the pettingzoo and multiwalker tasks",
+    ),
     "report": (("matplotlib",), "learning curves"),
 }
 FRAME = """
@@ -53,7 +56,8 @@ class Check:
 
 
 def diagnose() -> list[Check]:
-    """All checks, in the order in which a reader wants them. Raises nothing: what goes wrong is a check that failed."""
+    """All checks, in the order in which a reader wants them. Raises nothing: what goes wrong is a
+    check that failed."""
     return [
         check_python(),
         *(check_package(name) for name in CORE),
@@ -86,10 +90,14 @@ def check_devices() -> Check:
 
         devices = jax.devices()
     except Exception as error:  # a broken plugin raises whatever it likes
-        return Check("jax devices", "fail", _line(error), "Reinstall jax and jaxlib: pip install -U jax")
+        return Check(
+            "jax devices", "fail", _line(error), "Reinstall jax and jaxlib: pip install -U jax"
+        )
     detail = ", ".join(f"{device.platform}: {device.device_kind}" for device in devices)
     if devices[0].platform == "cpu" and shutil.which("nvidia-smi"):
-        return Check("jax devices", "warn", f"{detail}; there is a GPU too", "pip install 'comarl[cuda]'")
+        return Check(
+            "jax devices", "warn", f"{detail}; there is a GPU too", "pip install 'comarl[cuda]'"
+        )
     return Check("jax devices", "ok", detail)
 
 
@@ -99,7 +107,9 @@ def check_extra(extra: str) -> Check:
     for module in modules:
         try:
             _import_quietly(module)
-        except Exception as error:  # a package with a missing library raises OSError or its own kind
+        except (
+            Exception
+        ) as error:  # a package with a missing library raises OSError or its own kind
             remedy = f"For {purpose}: pip install -U 'comarl[{extra}]'"
             return Check(extra, "warn", f"{module}: {_line(error)}", remedy)
     return Check(extra, "ok", ", ".join(_versions(modules)))
@@ -122,7 +132,12 @@ def _versions(modules: tuple[str, ...]) -> Iterator[str]:
 def check_rendering(timeout: float = 60.0) -> Check:
     """Whether MuJoCo draws a frame without a screen, on the GPU's driver or in software."""
     if find_spec("mujoco") is None:
-        return Check("rendering", "warn", "MuJoCo is not installed", "For videos: pip install 'comarl[mujoco]'")
+        return Check(
+            "rendering",
+            "warn",
+            "MuJoCo is not installed",
+            "For videos: pip install 'comarl[mujoco]'",
+        )
     failures = []
     for backend in ("egl", "osmesa"):
         failure = _render(backend, timeout)
@@ -134,11 +149,14 @@ def check_rendering(timeout: float = 60.0) -> Check:
 
 
 def _render(backend: str, timeout: float) -> str | None:
-    """Draws one small frame in a process of its own, because a bad driver may crash or hang; the cause if it fails."""
+    """Draws one small frame in a process of its own, because a bad driver may crash or hang; the
+    cause if it fails."""
     environment = {**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
     try:
         command = [sys.executable, "-c", FRAME]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=timeout
+        )
     except subprocess.TimeoutExpired:
         return f"no frame within {timeout:g} seconds"
     except OSError as error:
@@ -146,7 +164,9 @@ def _render(backend: str, timeout: float) -> str | None:
     if done.returncode == 0:
         return None
     lines = [line for line in done.stderr.splitlines() if line and not line.startswith(" ")]
-    errors = [line for line in lines if "Error" in line]  # what follows the first one is the clean-up failing too
+    errors = [
+        line for line in lines if "Error" in line
+    ]  # what follows the first one is the clean-up failing too
     return (errors or lines or [f"exit status {done.returncode}"])[0][:200]
 
 
@@ -155,7 +175,12 @@ def check_cores() -> Check:
     cores = usable_cores()
     detail = f"{cores} of {os.cpu_count()}, {cpu_model()}"
     if cores < 2:
-        return Check("cores", "warn", detail, "Give the process more cores: many tasks are simulated on the CPU.")
+        return Check(
+            "cores",
+            "warn",
+            detail,
+            "Give the process more cores: many tasks are simulated on the CPU.",
+        )
     return Check("cores", "ok", detail)
 
 
@@ -165,21 +190,34 @@ def check_memory() -> Check:
     free = min(memory, psutil.virtual_memory().available)
     detail = f"{free / GIB:.1f} of {memory / GIB:.1f} GiB free" if memory else "unknown"
     if memory and free < 2 * GIB:
-        return Check("memory", "warn", detail, "Lower the capacity of the replay memory, or the number of seeds.")
+        return Check(
+            "memory",
+            "warn",
+            detail,
+            "Lower the capacity of the replay memory, or the number of seeds.",
+        )
     return Check("memory", "ok", detail)
 
 
 def check_disk(folder: Path) -> Check:
-    """How much room the folder's disk has. A checkpoint is as large as a run's replay memory, and three may coexist."""
+    """How much room the folder's disk has. A checkpoint is as large as a run's replay memory, and
+    three may coexist."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        return Check("disk", "fail", _line(error), f"Choose a folder that can be written to, instead of {folder}.")
+        return Check(
+            "disk",
+            "fail",
+            _line(error),
+            f"Choose a folder that can be written to, instead of {folder}.",
+        )
     detail = f"{free / GIB:.1f} GiB free in {folder}"
     if free < GIB // 4:
         return Check("disk", "fail", detail, "Free some space: checkpoints could not be written.")
     if free < 5 * GIB:
-        return Check("disk", "warn", detail, "Free some space: a run's checkpoints hold its replay memory.")
+        return Check(
+            "disk", "warn", detail, "Free some space: a run's checkpoints hold its replay memory."
+        )
     return Check("disk", "ok", detail)
 
 

@@ -5,7 +5,7 @@ Functions are written for one item; the training loop maps them over the outer a
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -24,8 +24,8 @@ Metrics = dict[str, Array]
 class EnvSpec:
     """Sizes of one task. Static and hashable, so they may decide shapes under `jit`.
 
-    Agents of unequal size are padded to the largest: `obs_sizes` and `action_sizes` say what of each agent is real,
-    or are None where all agents have the same size.
+    Agents of unequal size are padded to the largest: `obs_sizes` and `action_sizes` say what of
+    each agent is real, or are None where all agents have the same size.
     """
 
     num_agents: int
@@ -39,9 +39,11 @@ class EnvSpec:
     obs_sizes: tuple[int, ...] | None = None
     action_sizes: tuple[int, ...] | None = None
     obs_from_state: tuple[tuple[int, ...], ...] | None = None
-    """the state's indices that each agent sees, where that is how it observes: replay then keeps the state alone"""
+    """the state's indices that each agent sees, where that is how it observes: replay then keeps
+    the state alone"""
     obs_range: tuple[float, float] | None = None
-    """bounds of every entry of observations and state, where known: replay may then keep 8 bits of each"""
+    """bounds of every entry of observations and state, where known: replay may then keep 8 bits of
+    each"""
 
     @property
     def action_mask(self) -> Float[np.ndarray, "agents action"]:
@@ -53,12 +55,15 @@ class EnvSpec:
         """The agents' observations of a state, for a task that gives `obs_from_state`."""
         assert self.obs_from_state is not None
         padding = self.state_size  # one past the end: a zero is read there
-        index = np.array([(*row, *[padding] * (self.obs_size - len(row))) for row in self.obs_from_state])
+        index = np.array(
+            [(*row, *[padding] * (self.obs_size - len(row))) for row in self.obs_from_state]
+        )
         return jnp.take(state, index, axis=-1, mode="fill", fill_value=0)
 
 
 class Timestep(eqx.Module):
-    """What a team sees at one step. `state` is for training only; `available` is None if actions are continuous."""
+    """What a team sees at one step. `state` is for training only; `available` is None if actions
+    are continuous."""
 
     obs: Float[Array, "*batch agents obs"]
     state: Float[Array, "*batch state"]
@@ -78,7 +83,9 @@ class Transition(eqx.Module):
 
     now: Timestep
     action: Array  # [*batch agents] int, or [*batch agents action] float
-    reward: Float[Array, "*rewards"]  # [*batch], the team's; or [*batch agents], each agent's own, where that is said
+    reward: Float[
+        Array, "*rewards"
+    ]  # [*batch], the team's; or [*batch agents], each agent's own, where that is said
     terminated: Bool[Array, "*batch"]
     next: Timestep  # the true next step, never one after a reset
     latent: Float[Array, "*batch latent"] | None = None  # of the episode, where replay keeps it
@@ -87,9 +94,9 @@ class Transition(eqx.Module):
 class Episode(eqx.Module):
     """One episode of one team. `mask` is false on the steps after its end.
 
-    A truncated episode needs no flag: its last unmasked step is not `terminated`, so a value follows it.
-    A row may hold several episodes, where an algorithm says that it `packs`: each begins after a masked step, whose
-    timestep is the one that followed the episode before.
+    A truncated episode needs no flag: its last unmasked step is not `terminated`, so a value
+    follows it. A row may hold several episodes, where an algorithm says that it `packs`: each
+    begins after a masked step, whose timestep is the one that followed the episode before.
     """
 
     memory: PyTree  # what the policy remembered before the first step
@@ -113,8 +120,18 @@ class Episode(eqx.Module):
     def cut(self, time: int) -> "Episode":
         """The first `time` steps of a batch `[batch time ...]`, and the timestep after them."""
         first = lambda tree, steps: jax.tree.map(lambda x: x[:, :steps], tree)
-        action, reward, terminated, mask = first((self.action, self.reward, self.terminated, self.mask), time)
-        return Episode(self.memory, first(self.timesteps, time + 1), action, reward, terminated, mask, self.metrics)
+        action, reward, terminated, mask = first(
+            (self.action, self.reward, self.terminated, self.mask), time
+        )
+        return Episode(
+            self.memory,
+            first(self.timesteps, time + 1),
+            action,
+            reward,
+            terminated,
+            mask,
+            self.metrics,
+        )
 
     def rows(self, number: int) -> "Episode":
         """The first rows of a batch."""
@@ -122,7 +139,8 @@ class Episode(eqx.Module):
 
 
 class Clock(NamedTuple):
-    """Progress of a run. What is per seed is for arithmetic; what all seeds share may decide a `lax.cond`."""
+    """Progress of a run. What is per seed is for arithmetic; what all seeds share may decide a
+    `lax.cond`."""
 
     env_steps: Int[Array, "*seeds"]  # of all teams of a seed
     updates: Int[Array, "*seeds"]  # gradient steps of a seed
@@ -138,7 +156,8 @@ class TaskDied(RuntimeError):
 
 @runtime_checkable
 class Environment(Protocol):
-    """A jittable cooperative task. It never resets itself: the rollout decides when an episode is over."""
+    """A jittable cooperative task. It never resets itself: the rollout decides when an episode is
+    over."""
 
     @property
     def spec(self) -> EnvSpec: ...
@@ -154,7 +173,8 @@ class Environment(Protocol):
         ...
 
     def metrics(self, env_state: PyTree) -> dict[str, Float[Array, ""]]:
-        """What counts besides the return at the end of an episode, such as `{"won": 1.0}`; `{}` for most tasks."""
+        """What counts besides the return at the end of an episode, such as `{"won": 1.0}`; `{}` for
+        most tasks."""
         ...
 
 
@@ -162,13 +182,16 @@ class Environment(Protocol):
 class HostEnvironment(Protocol):
     """Copies of one task outside JAX: NumPy arrays with a leading axis of copies.
 
-    A copy that is over, or that `playing` left out, ignores its actions; its reward is 0 and its flags are false.
+    A copy that is over, or that `playing` left out, ignores its actions; its reward is 0 and its
+    flags are false.
     """
 
     spec: EnvSpec
     num_copies: int
 
-    def reset(self, seeds: Int[np.ndarray, " copies"], playing: Bool[np.ndarray, " copies"]) -> HostTimestep:
+    def reset(
+        self, seeds: Int[np.ndarray, " copies"], playing: Bool[np.ndarray, " copies"]
+    ) -> HostTimestep:
         """Starts an episode in the copies that play. Equal seeds give equal starts."""
         ...
 
@@ -191,30 +214,94 @@ class Task(Protocol):
 
 @runtime_checkable
 class Replay(Protocol):
-    """Where experience waits: pure functions over one state, for one seed."""
+    """Where experience waits: pure functions over one state, for one seed.
 
-    def init(self, spec: EnvSpec) -> PyTree: ...
-    def add(self, state: PyTree, episodes: Episode, spec: EnvSpec) -> PyTree: ...
-    def ready(self, state: PyTree) -> Bool[Array, ""]: ...
-    def sample(self, state: PyTree, spec: EnvSpec, key: Key) -> PyTree: ...
+    `batch` is what `sample` draws and an algorithm's `update` gets: Transition or Episode.
+    """
+
+    batch: ClassVar[type]
+
+    @property
+    def capacity(self) -> int:
+        """Rows that are kept."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Transitions or episodes of one draw."""
+        ...
+
+    def rows(self, num_episodes: int, spec: EnvSpec) -> int:
+        """Rows that so many episodes may fill."""
+        ...
+
+    def init(self, spec: EnvSpec) -> PyTree:
+        """The state that holds nothing."""
+        ...
+
+    def add(self, state: PyTree, episodes: Episode, spec: EnvSpec, /) -> PyTree:
+        """The state after episodes `[episodes time ...]`, which take the place of the oldest."""
+        ...
+
+    def ready(self, state: PyTree, /) -> Bool[Array, ""]:
+        """Whether there is enough to draw from."""
+        ...
+
+    def sample(self, state: PyTree, spec: EnvSpec, key: Key, /) -> PyTree:
+        """A batch."""
+        ...
+
+
+@runtime_checkable
+class Pace(Protocol):
+    """How much is played in a round, and how many gradient steps follow: the replay ratio."""
+
+    @property
+    def parallel_envs(self) -> int:
+        """Episodes that each team plays side by side in a round."""
+        ...
+
+    @property
+    def warmup_steps(self) -> int:
+        """Environment steps of random actions before anything learns."""
+        ...
+
+    def due(self, mask: Bool[Array, "episodes time"]) -> Float[Array, ""]:
+        """The gradient steps that a round asks for, from its steps that took place."""
+        ...
+
+    def most(self, episodes: int, horizon: int) -> int:
+        """The most gradient steps that a round of so many episodes may ask for; 1 at least."""
+        ...
+
+    def check(self, episodes: int, horizon: int) -> None:
+        """Raises ValueError if no round of so many episodes would ever come to an update."""
+        ...
 
 
 @runtime_checkable
 class Algorithm(Protocol):
     """A frozen dataclass of hyperparameters, with pure functions over one state pytree.
 
-    Inside them there is one seed. `act` sees one team at one step; `update` sees one batch.
-
-    Its pace depends on what it learns from. With "transitions" it has `warmup_steps`, of random actions before anything
-    learns, and `updates_per_step`, gradient steps per environment step of all teams. With "episodes" it has
-    `parallel_envs`, episodes that each team plays in a round, and `updates_per_episode`, gradient steps per episode of
-    all teams, from when the replay can fill a batch. It may say `packs = True`: then a row of its batches may hold
-    several short episodes, told apart by `Episode.starts`, which makes updates faster.
+    Inside them there is one seed. `act` sees one team at one step; `update` sees one batch, which
+    is what the replay draws. What some algorithms have besides is said by `Packs`, `ValuesTeams`
+    and `Evolutionary`.
     """
 
-    learns_from: ClassVar[Literal["transitions", "episodes"]]
-    actions: ClassVar[frozenset[str]]  # which of {"continuous", "discrete"} it can choose
-    replay: Any  # a `Replay`
+    @property
+    def actions(self) -> frozenset[str]:
+        """Which of {"continuous", "discrete"} it can choose."""
+        ...
+
+    @property
+    def replay(self) -> Replay:
+        """Where its experience waits."""
+        ...
+
+    @property
+    def pace(self) -> Pace:
+        """How often it learns."""
+        ...
 
     def init(self, spec: EnvSpec, key: Key) -> PyTree:
         """The state before training: networks, targets, optimisers."""
@@ -225,7 +312,15 @@ class Algorithm(Protocol):
         ...
 
     def act(
-        self, state: PyTree, team: Index, memory: PyTree, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: PyTree,
+        team: Index,
+        memory: PyTree,
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[PyTree, Array]:
         """The memory for the next step, and the joint action of one team."""
         ...
@@ -236,18 +331,41 @@ class Algorithm(Protocol):
 
 
 @runtime_checkable
+class Packs(Protocol):
+    """What an algorithm says whose batches may hold several short episodes in a row.
+
+    They are told apart by `Episode.starts`. Updates are faster so.
+    """
+
+    packs: ClassVar[bool]
+
+
+@runtime_checkable
+class ValuesTeams(Protocol):
+    """What an algorithm adds that can value what a team did: its Q_tot, or the like."""
+
+    def team_values(self, state: PyTree, episode: Episode, key: Key) -> Float[Array, " time"]:
+        """The value of what the team did at each step of one episode."""
+        ...
+
+
+@runtime_checkable
 class Evolutionary(Protocol):
     """What an algorithm adds when it keeps a population; the last team is the one that MARL trains.
 
-    `population_after` is the number of environment steps that the last team plays and learns alone at first.
+    `population_after` is the number of environment steps that the last team plays and learns alone
+    at first.
     """
 
-    population_after: Any  # an int
+    @property
+    def population_after(self) -> int: ...
 
     @property
     def num_teams(self) -> int: ...
 
-    def evolve(self, state: PyTree, fitness: Float[Array, " teams"], clock: Clock, key: Key) -> tuple[PyTree, Metrics]:
+    def evolve(
+        self, state: PyTree, fitness: Float[Array, " teams"], clock: Clock, key: Key
+    ) -> tuple[PyTree, Metrics]:
         """The next generation, bred from this round's returns before anything learns from them."""
         ...
 
@@ -256,7 +374,8 @@ class Evolutionary(Protocol):
         ...
 
     def trained_team(self, state: PyTree) -> Int[Array, ""]:
-        """The team that stands for the algorithm: the last, which MARL trains; the elite where none is trained."""
+        """The team that stands for the algorithm: the last, which MARL trains; the elite where none
+        is trained."""
         ...
 
     def best_team(self, state: PyTree) -> Int[Array, ""]:

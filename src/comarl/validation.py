@@ -18,18 +18,20 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str) -> UnknownNam
     return UnknownName(f"{kind} {name!r} does not exist; {meant} {hint}")
 
 
-def check_range(settings: Any, least: int, most: int | None, *names: str) -> None:
-    """Raises ValueError for the first of the named fields that is, or has an entry, below `least` or above `most`."""
+def check_range(settings: Any, minimum: int, maximum: int | None, *names: str) -> None:
+    """Raises ValueError for the first of the named fields that is, or has an entry, below `minimum`
+    or above `maximum`."""
     for name in names:
         value = getattr(settings, name)
         entries = value if isinstance(value, tuple) else (value,)
-        if not all(entry >= least and (most is None or entry <= most) for entry in entries):
-            side = f"{least} or more" if most is None else f"between {least} and {most}"
+        if not all(entry >= minimum and (maximum is None or entry <= maximum) for entry in entries):
+            side = f"{minimum} or more" if maximum is None else f"between {minimum} and {maximum}"
             raise ValueError(f"{name}={value} of {type(settings).__name__} must be {side}")
 
 
 def check_layers(settings: Any, *names: str) -> None:
-    """Raises ValueError for the first of the named fields that is not one or more widths of hidden layers."""
+    """Raises ValueError for the first of the named fields that is not one or more widths of hidden
+    layers."""
     check_range(settings, 1, None, *names)
     for name in names:
         if not getattr(settings, name):
@@ -39,22 +41,42 @@ def check_layers(settings: Any, *names: str) -> None:
 
 
 def check_interval(settings: Any, *names: str) -> None:
-    """Raises ValueError for the first of the named fields whose lower end is not below its upper one; None is none."""
+    """Raises ValueError for the first of the named fields whose lower end is not below its upper
+    one; None is none."""
     for name in names:
         value = getattr(settings, name)
         if value is not None and not value[0] < value[1]:
-            raise ValueError(f"{name}={value} of {type(settings).__name__} must begin below where it ends")
+            raise ValueError(
+                f"{name}={value} of {type(settings).__name__} must begin below where it ends"
+            )
 
 
-def check_choices(settings: Any) -> None:
-    """Raises ValueError for the first field that is none of the values its type, a Literal, allows.
+def check_fields(settings: Any) -> None:
+    """Raises ValueError for the first field whose value is not of its kind.
 
-    The command line knows them itself. In Python a misspelt choice would else be taken for another.
+    A field that is a Literal must have one of its values, and one that is a part of an algorithm,
+    such as a replay, must be such a part. The command line knows both itself. In Python a misspelt
+    choice would else be taken for another, and a wrong part fail where it is used.
     """
     for field in dataclasses.fields(settings):
-        allowed = get_args(field.type) if get_origin(field.type) is Literal else ()
         value = getattr(settings, field.name)
-        if allowed and value not in allowed:
-            near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.5)
-            meant = f"did you mean {near[0]!r}?" if near else f"it can be {' or '.join(map(repr, allowed))}."
-            raise ValueError(f"{field.name}={value!r} of {type(settings).__name__} is no choice; {meant}")
+        _check_choice(settings, field, value)
+        _check_part(settings, field, value)
+
+
+def _check_choice(settings: Any, field: dataclasses.Field, value: Any) -> None:
+    allowed = get_args(field.type) if get_origin(field.type) is Literal else ()
+    if allowed and value not in allowed:
+        near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.5)
+        choices = " or ".join(map(repr, allowed))
+        meant = f"did you mean {near[0]!r}?" if near else f"it can be {choices}."
+        whose = f"{field.name}={value!r} of {type(settings).__name__}"
+        raise ValueError(f"{whose} is no choice; {meant}")
+
+
+def _check_part(settings: Any, field: dataclasses.Field, value: Any) -> None:
+    kinds: Any = get_args(field.type) or (field.type,)
+    are_parts = all(dataclasses.is_dataclass(kind) for kind in kinds)
+    if are_parts and not isinstance(value, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{field.name}={value!r} of {type(settings).__name__} must be: {names}")

@@ -17,24 +17,39 @@ class Written:
         self.reference, self.alpha, self.epsilon = reference, alpha, epsilon
 
     def policies(self, algorithm, logits, batch):
-        available = np.asarray(batch.timesteps.available) | ~np.asarray(batch.timesteps.available).any(-1)[..., None]
+        available = (
+            np.asarray(batch.timesteps.available)
+            | ~np.asarray(batch.timesteps.available).any(-1)[..., None]
+        )
         pi = np.where(available, np.exp(logits), 0.0)
         pi /= pi.sum(-1, keepdims=True)
         if algorithm.epsilon_in_policy:
-            pi = (1 - self.epsilon) * pi + self.epsilon * available / available.sum(-1, keepdims=True)
+            pi = (1 - self.epsilon) * pi + self.epsilon * available / available.sum(
+                -1, keepdims=True
+            )
         return pi
 
     def utilities(self, critic, obs):
         agents = obs.shape[-2]
-        each = np.concatenate([obs, np.broadcast_to(np.eye(agents), (*obs.shape[:-1], agents))], axis=-1)
+        each = np.concatenate(
+            [obs, np.broadcast_to(np.eye(agents), (*obs.shape[:-1], agents))], axis=-1
+        )
         return self.reference.mlp(critic.utility, each, self.reference.relu)
 
     def q_tot(self, algorithm, critic, before, batch, steps, action, gain=0.0):
-        """What passes no gradient comes from `before`. A `gain` on actions counts in soft values."""
-        t, pick = batch.timesteps, lambda q: np.take_along_axis(q, np.asarray(action)[..., None], -1)[..., 0]
+        """What passes no gradient comes from `before`. A `gain` on actions counts in soft
+        values."""
+        t, pick = (
+            batch.timesteps,
+            lambda q: np.take_along_axis(q, np.asarray(action)[..., None], -1)[..., 0],
+        )
         obs, state = np.float64(t.obs[:, steps]), np.float64(t.state[:, steps])
         q, stopped = self.utilities(critic, obs), self.utilities(before, obs)
-        counts = np.ones(q.shape, bool) if algorithm.value_of_unavailable else np.asarray(t.available[:, steps])
+        counts = (
+            np.ones(q.shape, bool)
+            if algorithm.value_of_unavailable
+            else np.asarray(t.available[:, steps])
+        )
         sums = np.where(counts, np.exp((stopped + gain) / self.alpha), 0.0).sum(-1)
         advantage = pick(stopped) - self.alpha * np.log(np.where(sums > 0, sums, 1.0))
         weight = reference_duplex.importance(critic.importance, state, action)

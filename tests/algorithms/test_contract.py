@@ -41,7 +41,8 @@ def batch_for(algorithm, **more):
 
 
 def test_what_comes_after_an_end_changes_nothing(algorithm):
-    """An update on episodes padded with garbage is the one on episodes cut to the longest, random draws included."""
+    """An update on episodes padded with garbage is the one on episodes cut to the longest, random
+    draws included."""
     batch, state = batch_for(algorithm, garbage=50.0), init(algorithm, SPEC)
     update = jax.jit(lambda batch: algorithm.update(state, batch, START, jax.random.key(1)))
     for one, two in zip(*map(jax.tree.leaves, (update(batch), update(batch.cut(3)))), strict=True):
@@ -49,22 +50,30 @@ def test_what_comes_after_an_end_changes_nothing(algorithm):
         np.testing.assert_allclose(one, two, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name, algorithm in TINY.items() if getattr(algorithm, "packs", False)])
+@pytest.mark.parametrize(
+    "name", [name for name, algorithm in TINY.items() if getattr(algorithm, "packs", False)]
+)
 def test_episodes_that_share_a_row_teach_what_they_teach_apart(name):
-    """Of actor-critics the critic: what an actor draws in its loss depends on where a step stands."""
+    """Of actor-critics the critic: what an actor draws in its loss depends on where a step
+    stands."""
     algorithm, lengths = TINY[name], (2, 3, 3, 1, 6, 1, 1)
     batch, state = make_episodes(SPEC, lengths, TERMINATED, garbage=50.0), init(algorithm, SPEC)
     packed = pack(batch)
     assert packed.mask.any(axis=1).sum() == 4 and packed.mask.sum() == sum(lengths)
     update = jax.jit(lambda batch: algorithm.update(state, batch, START, jax.random.key(1))[0])
     learnt = lambda state: state.critic if hasattr(state, "critic") else state
-    for one, two in zip(*(jax.tree.leaves(learnt(update(b))) for b in (batch, packed.rows(4))), strict=True):
+    for one, two in zip(
+        *(jax.tree.leaves(learnt(update(b))) for b in (batch, packed.rows(4))), strict=True
+    ):
         np.testing.assert_allclose(one, two, atol=1e-5)
 
 
 def test_no_agents_greedy_action_depends_on_what_another_sees(algorithm, scramble):
     """Unless it says that its agents communicate, in which case it does."""
-    state, communicates = scramble(init(algorithm, SPEC), 1, 1.0), getattr(algorithm, "communicates", False)
+    state, communicates = (
+        scramble(init(algorithm, SPEC), 1, 1.0),
+        getattr(algorithm, "communicates", False),
+    )
 
     @jax.jit
     def greedy(obs):
@@ -75,15 +84,23 @@ def test_no_agents_greedy_action_depends_on_what_another_sees(algorithm, scrambl
     obs = jnp.asarray(np.random.default_rng(0).normal(size=(40, 2, 3)), jnp.float32)
     other = obs.at[:, 1].add(3.0 * jax.random.normal(jax.random.key(4), (40, 3)))
     before, after = (np.asarray(jax.vmap(greedy)(x)) for x in (obs, other))
-    assert len(set(before[:, 0].tolist())) > 1 and (before[:, 1] != after[:, 1]).any(), "nothing would show"
+    assert len(set(before[:, 0].tolist())) > 1 and (before[:, 1] != after[:, 1]).any(), (
+        "nothing would show"
+    )
     assert (before[:, 0] != after[:, 0]).any() == communicates
 
 
 def run_of(algorithm, **more):
-    return Run(algorithm, Stroll(), **{**dict(seeds=2, steps=70, evaluate_every=40, evaluation_episodes=2), **more})
+    return Run(
+        algorithm,
+        Stroll(),
+        **{**dict(seeds=2, steps=70, evaluate_every=40, evaluation_episodes=2), **more},
+    )
 
 
-def test_a_resumed_run_never_stopped_and_a_seed_does_not_see_its_neighbour(algorithm, tmp_path, bits):
+def test_a_resumed_run_never_stopped_and_a_seed_does_not_see_its_neighbour(
+    algorithm, tmp_path, bits
+):
     whole = session(run_of(algorithm), tmp_path / "whole").train()
     assert int(whole.clock.updates.min()) > 0
     for steps in (30, 70):

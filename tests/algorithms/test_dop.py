@@ -18,14 +18,15 @@ from tests.data import SMOOTH, make_episodes
 
 SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=5)
 LENGTHS, TERMINATED = (2, 5, 3, 5, 1), (0, 3)
-RECENT = 2  # a terminated and a cut one; the others are old: cut early, terminated at its end, cut at once
+# A terminated and a cut one; the others are old: cut early, terminated at its end, cut at once
+RECENT = 2
 GAMMA, TRACE, KAPPA = 0.9, 0.7, 0.8
 DOP = Dop(
     hidden=4,
     critic_hidden=(5, 4),
     mixer_width=3,
     gamma=GAMMA,
-    trace=TRACE,
+    td_lambda=TRACE,
     tree_trace=KAPPA,
     tree_steps=3,
     epsilon=(0.8, 0.2),
@@ -42,7 +43,9 @@ EPSILON = 0.5  # after 50 steps of 100
 
 @functools.partial(jax.jit, static_argnums=0)
 def update(algorithm, state, batch, number=0):
-    return algorithm.update(state, batch, Clock(jnp.int32(50), jnp.int32(number), jnp.int32(0)), jax.random.key(0))
+    return algorithm.update(
+        state, batch, Clock(jnp.int32(50), jnp.int32(number), jnp.int32(0)), jax.random.key(0)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,9 @@ def batch():
 @pytest.fixture(scope="module")
 def state(scramble) -> State:
     state = jax.jit(lambda key: DOP.init(SPEC, key))(jax.random.key(0))
-    return eqx.tree_at(NETWORKS, state, tuple(scramble(n, i, 0.6) for i, n in enumerate(NETWORKS(state))))
+    return eqx.tree_at(
+        NETWORKS, state, tuple(scramble(n, i, 0.6) for i, n in enumerate(NETWORKS(state)))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,10 @@ class Equations:
     def __init__(self, reference, state, batch):
         self.reference, self.batch, self.state = reference, batch, reference.doubles(state)
         self.obs, self.states = np.float64(batch.timesteps.obs), np.float64(batch.timesteps.state)
-        self.available, self.action = np.asarray(batch.timesteps.available), np.asarray(batch.action)
+        self.available, self.action = (
+            np.asarray(batch.timesteps.available),
+            np.asarray(batch.action),
+        )
         self.steps = [(b, t) for b, length in enumerate(LENGTHS) for t in range(length)]
 
     def utilities(self, critic, at):
@@ -91,7 +99,10 @@ class Equations:
         return sum(self.weights(critic, at)[i] * utilities[i, action[i]] for i in range(2))
 
     def policy(self, actor):
-        logits = self.reference.histories(actor.encoder, SPEC, self.batch) @ actor.head.weight + actor.head.bias
+        logits = (
+            self.reference.histories(actor.encoder, SPEC, self.batch) @ actor.head.weight
+            + actor.head.bias
+        )
         e = np.where(self.available, np.exp(logits), 0.0)
         share = lambda x: x / np.maximum(x.sum(-1, keepdims=True), 1e-300)
         return (1 - EPSILON) * share(e) + EPSILON * share(np.float64(self.available))
@@ -107,12 +118,19 @@ class Equations:
         for b, length in enumerate(LENGTHS):
             q = [self.q(critic, (b, t), self.action[b, t]) for t in range(length)]
             v = [self.expected(critic, (b, t), policy) for t in range(length + 1)]
-            chance = [np.prod([policy[b, t, i, self.action[b, t, i]] for i in range(2)]) for t in range(length)]
+            chance = [
+                np.prod([policy[b, t, i, self.action[b, t, i]] for i in range(2)])
+                for t in range(length)
+            ]
             ends = lambda t, b=b: bool(self.batch.terminated[b, t])
             if b < RECENT:
                 after = [*q[1:], v[length]]
                 for t in reversed(range(length)):
-                    value = after[t] if t == length - 1 else (1 - TRACE) * after[t] + TRACE * result[b, t + 1]
+                    value = (
+                        after[t]
+                        if t == length - 1
+                        else (1 - TRACE) * after[t] + TRACE * result[b, t + 1]
+                    )
                     result[b, t] = self.batch.reward[b, t] + (0.0 if ends(t) else GAMMA * value)
             else:
                 for t in range(length):
@@ -151,17 +169,25 @@ def target(equations):
 # The critic
 
 
-def test_the_targets_are_on_policy_for_recent_episodes_and_a_tree_backup_for_old_ones(state, batch, target):
+def test_the_targets_are_on_policy_for_recent_episodes_and_a_tree_backup_for_old_ones(
+    state, batch, target
+):
     found = jax.jit(DOP.targets)(state, batch, jnp.float32(EPSILON))
     for b, length in enumerate(LENGTHS):
         np.testing.assert_allclose(found[b, :length], target[b, :length], atol=1e-4)
 
 
-def test_the_critic_descends_the_error_of_both_parts(updated, state, batch, equations, target, reference):
+def test_the_critic_descends_the_error_of_both_parts(
+    updated, state, batch, equations, target, reference
+):
     after, metrics = updated
     loss = lambda c: equations.critic_loss(c, target)
-    np.testing.assert_allclose(metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4)
-    np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(target, batch.mask), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        metrics["target_value"], reference.masked_mean(target, batch.mask), rtol=1e-4
+    )
     reference.assert_descends(state.critic.value, after.critic.value, loss, entries=4)
 
 
@@ -176,7 +202,9 @@ def test_step_by_step_is_one_descent_per_time_step_that_some_episode_reached(sta
 
     @jax.jit
     def one(critic, t):
-        q = lambda c: c.taken(short.timesteps.state[:, t], short.timesteps.obs[:, t], short.action[:, t])
+        q = lambda c: c.taken(
+            short.timesteps.state[:, t], short.timesteps.obs[:, t], short.action[:, t]
+        )
         error = lambda c: jnp.where(short.mask[:, t], jnp.square(q(c) - target[:, t]), 0.0)
         return critic.descend(lambda c: error(c).sum() / short.mask[:, t].sum().astype(jnp.float32))
 
@@ -190,7 +218,9 @@ def test_step_by_step_is_one_descent_per_time_step_that_some_episode_reached(sta
 
 def test_step_by_step_is_the_same_where_episodes_have_one_step(state):
     batch = make_episodes(SPEC, (1,) * 5, TERMINATED, garbage=50.0)
-    one, two = (update(dataclasses.replace(DOP, step_by_step=x), state, batch, 0)[0] for x in (False, True))
+    one, two = (
+        update(dataclasses.replace(DOP, step_by_step=x), state, batch, 0)[0] for x in (False, True)
+    )
     for a, b in zip(*map(jax.tree.leaves, (one, two)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -203,13 +233,17 @@ def test_the_agents_weights_are_a_share_each(state):
 
 
 def backup(episode, taken, value, chance, steps, kappa=KAPPA):
-    return jax.jit(tree_backup, static_argnums=(4, 5, 6))(episode, taken, value, chance, GAMMA, kappa, steps)
+    return jax.jit(tree_backup, static_argnums=(4, 5, 6))(
+        episode, taken, value, chance, GAMMA, kappa, steps
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 9])
 @pytest.mark.parametrize("terminated", [True, False])
 @pytest.mark.parametrize("length", [1, 2, 4, 6])
-def test_a_tree_backup_is_the_sum_that_defines_it_wherever_the_episode_ends(steps, terminated, length):
+def test_a_tree_backup_is_the_sum_that_defines_it_wherever_the_episode_ends(
+    steps, terminated, length
+):
     """Whatever stands after the end."""
     spec = dataclasses.replace(SPEC, horizon=6)
     episode = make_episodes(spec, (length,), (0,) if terminated else (), garbage=50.0)
@@ -229,7 +263,8 @@ def test_a_tree_backup_is_the_sum_that_defines_it_wherever_the_episode_ends(step
 
 
 def test_a_tree_backup_of_what_the_policies_would_surely_have_done_is_the_return():
-    """Then V is Q_tot of what came next; with kappa 1 and steps enough nothing but rewards is left."""
+    """Then V is Q_tot of what came next; with kappa 1 and steps enough nothing but rewards is
+    left."""
     episode = jax.tree.map(lambda x: x[0], make_episodes(SPEC, (4,), (0,)))
     taken = jnp.asarray(np.random.default_rng(0).normal(size=5), jnp.float32)
     found = backup(episode, taken, jnp.roll(taken, -1), jnp.ones(5), 4, 1.0)
@@ -240,7 +275,9 @@ def test_a_tree_backup_of_what_the_policies_would_surely_have_done_is_the_return
 
 def test_a_step_that_the_policies_would_never_take_ends_the_tree_backup():
     episode = jax.tree.map(lambda x: x[0], make_episodes(SPEC, (4,), (0,)))
-    taken, value = (jnp.asarray(x, jnp.float32) for x in np.random.default_rng(0).normal(size=(2, 5)))
+    taken, value = (
+        jnp.asarray(x, jnp.float32) for x in np.random.default_rng(0).normal(size=(2, 5))
+    )
     many, one = (backup(episode, taken, value, jnp.zeros(5), steps) for steps in (5, 1))
     np.testing.assert_array_equal(many, one)
     np.testing.assert_allclose(one[:3], episode.reward[:3] + GAMMA * value[:3], atol=1e-5)
@@ -249,16 +286,21 @@ def test_a_step_that_the_policies_would_never_take_ends_the_tree_backup():
 # The actor, and the rest
 
 
-def test_each_actor_climbs_its_own_advantage_on_the_recent_episodes(updated, state, equations, reference):
+def test_each_actor_climbs_its_own_advantage_on_the_recent_episodes(
+    updated, state, equations, reference
+):
     after, metrics = updated
     critic = reference.doubles(after.critic.value)
     loss = lambda actor: equations.actor_loss(actor, critic)
-    np.testing.assert_allclose(metrics["actor_loss"], loss(reference.doubles(state.actor.value)), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        metrics["actor_loss"], loss(reference.doubles(state.actor.value)), rtol=1e-3, atol=1e-5
+    )
     reference.assert_descends(state.actor.value, after.actor.value, loss, entries=4)
 
 
 def test_its_mean_over_actions_is_the_policy_gradient_of_the_teams_value(state, batch):
-    """Where every joint action was taken as often as the policies say: the theorem that the linear critic buys."""
+    """Where every joint action was taken as often as the policies say: the theorem that the linear
+    critic buys."""
     critic, actor = state.critic.value, state.actor.value
     one = jax.tree.map(lambda x: x[:1], make_episodes(SPEC, (1,), (0,)))
     seen = one.timesteps.state[:, 0], one.timesteps.obs[:, 0]
@@ -273,7 +315,8 @@ def test_its_mean_over_actions_is_the_policy_gradient_of_the_teams_value(state, 
         played = dataclasses.replace(one, action=one.action.at[0, 0].set(action))
         return plain.fit_actor(state, critic, played, jnp.float32(0.0))[0].value.head.bias
 
-    # A step of SMOOTH is -0.1 g / (|g| + 1), so that the gradient can be read from it; a mean over two agents.
+    # A step of SMOOTH is -0.1 g / (|g| + 1), so that the gradient can be read from it; a mean over
+    # two agents.
     total = 0.0
     for u in itertools.product(range(3), repeat=2):
         moved = (np.asarray(step(jnp.array(u))) - np.asarray(actor.head.bias)) / 0.1
@@ -286,21 +329,31 @@ def test_old_episodes_teach_the_critic_and_not_the_actor(updated, state, batch, 
     other = make_episodes(SPEC, LENGTHS, TERMINATED, seed=5)
     mixed = jax.tree.map(lambda x, y: jnp.concatenate([x[:RECENT], y[RECENT:]]), batch, other)
     assert bits(update(DOP, state, mixed, 0)[0].critic) != bits(updated[0].critic)
-    fit = jax.jit(lambda b: DOP.fit_actor(state, state.critic.value, DOP.split(b)[0], jnp.float32(EPSILON))[0])
+    fit = jax.jit(
+        lambda b: DOP.fit_actor(state, state.critic.value, DOP.split(b)[0], jnp.float32(EPSILON))[0]
+    )
     assert bits(fit(mixed)) == bits(fit(batch))
 
 
-def test_every_parameter_learns_and_the_target_is_copied_after_every_third_update_only(updated, state, batch, bits):
-    pairs = zip(*(jax.tree.leaves_with_path(NETWORKS(s)[:2]) for s in (updated[0], state)), strict=True)
+def test_every_parameter_learns_and_the_target_is_copied_after_every_third_update_only(
+    updated, state, batch, bits
+):
+    pairs = zip(
+        *(jax.tree.leaves_with_path(NETWORKS(s)[:2]) for s in (updated[0], state)), strict=True
+    )
     for (path, new), (_, old) in pairs:
         assert (np.asarray(new) != np.asarray(old)).any(), jax.tree_util.keystr(path)
     for number in range(4):
         before, (state, _) = state, update(DOP, state, batch, number)
-        assert bits(state.target_critic) == bits(state.critic.value if number == 2 else before.target_critic)
+        assert bits(state.target_critic) == bits(
+            state.critic.value if number == 2 else before.target_critic
+        )
 
 
 def test_the_values_of_a_team_are_q_tot_of_what_it_did(state, batch, equations):
-    values = jax.jit(jax.vmap(lambda episode: DOP.team_values(state, episode, jax.random.key(0))))(batch)
+    values = jax.jit(jax.vmap(lambda episode: DOP.team_values(state, episode, jax.random.key(0))))(
+        batch
+    )
     for s in equations.steps:
         expected = equations.q(equations.state.critic.value, s, equations.action[s])
         np.testing.assert_allclose(values[s], expected, atol=1e-4)

@@ -26,7 +26,7 @@ FACMAC = Facmac(
     mixer_width=4,
     hypernet=4,
     gamma=GAMMA,
-    trace=0.7,
+    td_lambda=0.7,
     target_period=3,
     actor_optimiser=SMOOTH,
     critic_optimiser=SMOOTH,
@@ -75,7 +75,9 @@ def states(scramble):
     @functools.cache
     def make(algorithm) -> State:
         state = init(algorithm, jax.random.key(0))
-        return eqx.tree_at(NETWORKS, state, tuple(scramble(n, i, 0.6) for i, n in enumerate(NETWORKS(state))))
+        return eqx.tree_at(
+            NETWORKS, state, tuple(scramble(n, i, 0.6) for i, n in enumerate(NETWORKS(state)))
+        )
 
     return make
 
@@ -99,13 +101,18 @@ class Equations:
         self.available = np.asarray(batch.timesteps.available)
 
     def logits(self, actor):
-        return self.reference.histories(actor.encoder, SPEC, self.batch) @ actor.head.weight + actor.head.bias
+        return (
+            self.reference.histories(actor.encoder, SPEC, self.batch) @ actor.head.weight
+            + actor.head.bias
+        )
 
-    def target(self, trace):
+    def target(self, td_lambda):
         s = self.state
         action = self.reference.best(self.logits(s.target_actor), self.available)
-        q = self.reference.factored_critic(s.target_critic, self.obs[:, 1:], action[:, 1:], self.states[:, 1:])
-        return self.reference.lambda_targets(self.batch, q, GAMMA, trace)
+        q = self.reference.factored_critic(
+            s.target_critic, self.obs[:, 1:], action[:, 1:], self.states[:, 1:]
+        )
+        return self.reference.lambda_targets(self.batch, q, GAMMA, td_lambda)
 
     def q(self, critic, action):
         return self.reference.factored_critic(critic, self.obs[:, :-1], action, self.states[:, :-1])
@@ -119,7 +126,8 @@ class Equations:
         before, now = (self.logits(a)[:, :-1] for a in (self.state.actor.value, actor))
         noise = self.reference.gumbel(key, now.shape)
         fixed, moving = (
-            self.reference.straight_through(x, before, self.available[:, :-1], noise) for x in (before, now)
+            self.reference.straight_through(x, before, self.available[:, :-1], noise)
+            for x in (before, now)
         )
         action = np.where(np.isin(np.arange(2), agents)[:, None], moving, fixed)
         return -self.reference.masked_mean(self.q(critic, action), self.batch.mask)
@@ -133,15 +141,19 @@ def equations(reference, state, batch) -> Equations:
 # Losses
 
 
-@pytest.mark.parametrize("trace", [0.7, 0.0])
+@pytest.mark.parametrize("td_lambda", [0.7, 0.0])
 def test_the_critic_descends_to_the_lambda_return_of_the_targets_however_an_episode_ended(
-    state, batch, equations, reference, trace
+    state, batch, equations, reference, td_lambda
 ):
-    critic, metrics = fit_critic(dataclasses.replace(FACMAC, trace=trace), state, batch)
-    target = equations.target(trace)
+    critic, metrics = fit_critic(dataclasses.replace(FACMAC, td_lambda=td_lambda), state, batch)
+    target = equations.target(td_lambda)
     loss = lambda c: equations.critic_loss(c, target)
-    np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(target, batch.mask), rtol=1e-4)
-    np.testing.assert_allclose(metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["target_value"], reference.masked_mean(target, batch.mask), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4
+    )
     reference.assert_descends(state.critic.value, critic.value, loss, entries=3)
 
 
@@ -158,7 +170,9 @@ def test_an_episode_of_one_step_is_worth_its_reward_and_if_cut_what_follows(refe
     """The targets of a terminated and of a cut step, without any recursion."""
     batch = make_episodes(SPEC, (1, 1), (0,))
     equations = Equations(reference, state, batch)
-    action = reference.best(equations.logits(equations.state.target_actor), equations.available)[1, 1]
+    action = reference.best(equations.logits(equations.state.target_actor), equations.available)[
+        1, 1
+    ]
     value = reference.factored_critic(
         equations.state.target_critic, equations.obs[1, 1], action, equations.states[1, 1]
     )
@@ -167,12 +181,17 @@ def test_an_episode_of_one_step_is_worth_its_reward_and_if_cut_what_follows(refe
     np.testing.assert_allclose(metrics["target_value"], expected, rtol=1e-4)
 
 
-def test_all_actors_climb_the_critic_at_once_by_the_relaxed_draw(updated, state, equations, reference, key):
-    """The critic is the one that was just fitted; moving one agent's action at a time would be another step."""
+def test_all_actors_climb_the_critic_at_once_by_the_relaxed_draw(
+    updated, state, equations, reference, key
+):
+    """The critic is the one that was just fitted; moving one agent's action at a time would be
+    another step."""
     after, metrics = updated
     critic = reference.doubles(after.critic.value)
     loss = lambda actor: equations.actor_loss(actor, critic, key)
-    np.testing.assert_allclose(metrics["actor_loss"], loss(reference.doubles(state.actor.value)), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["actor_loss"], loss(reference.doubles(state.actor.value)), rtol=1e-4
+    )
     reference.assert_descends(state.actor.value, after.actor.value, loss, entries=4)
     alone = lambda actor: equations.actor_loss(actor, critic, key, agents=(0,))
     expected, found = reference.steps(state.actor.value, after.actor.value, alone, entries=4)
@@ -189,13 +208,17 @@ def test_the_critics_step_depends_on_targets_and_the_actors_on_the_critic_alone(
     other = eqx.tree_at(targets, state, scramble(targets(state), 9))
     after, _ = update(FACMAC, other, batch, at(), key)
     assert bits(after.critic) != bits(updated[0].critic)
-    one, two = (jax.jit(FACMAC.fit_actor)(s, state.critic.value, batch, key)[0] for s in (state, other))
+    one, two = (
+        jax.jit(FACMAC.fit_actor)(s, state.critic.value, batch, key)[0] for s in (state, other)
+    )
     assert bits(one) == bits(two), "the actor learnt from the targets"
 
 
 def test_every_parameter_learns_and_the_targets_stay(updated, state, bits):
     after, _ = updated
-    assert bits((after.target_actor, after.target_critic)) == bits((state.target_actor, state.target_critic))
+    assert bits((after.target_actor, after.target_critic)) == bits(
+        (state.target_actor, state.target_critic)
+    )
     networks = lambda s: (s.actor.value, s.critic.value)
     pairs = zip(*(jax.tree.leaves_with_path(networks(s)) for s in (after, state)), strict=True)
     for (path, new), (_, old) in pairs:
@@ -232,7 +255,11 @@ def test_steps_that_did_not_take_place_change_nothing(updated, state, key):
 
 def test_acting_is_greedy_in_what_learning_unrolls(state, batch, reference):
     """Step by step, among what is available, whatever the key."""
-    memory, episode, taken = Memory.empty(2, FACMAC.hidden), jax.tree.map(lambda x: x[1:2], batch), []
+    memory, episode, taken = (
+        Memory.empty(2, FACMAC.hidden),
+        jax.tree.map(lambda x: x[1:2], batch),
+        [],
+    )
     for t in range(SPEC.horizon):
         timestep = jax.tree.map(lambda x, t=t: x[0, t], episode.timesteps)
         memory, action = act(FACMAC, state, memory, timestep, False, at(), jax.random.key(t))
@@ -246,14 +273,23 @@ def test_acting_is_greedy_in_what_learning_unrolls(state, batch, reference):
 
 
 def test_no_agents_greedy_action_depends_on_what_another_sees_or_may_do(state, batch):
-    memory, timestep = Memory.empty(2, FACMAC.hidden), jax.tree.map(lambda x: x[1, 0], batch.timesteps)
+    memory, timestep = (
+        Memory.empty(2, FACMAC.hidden),
+        jax.tree.map(lambda x: x[1, 0], batch.timesteps),
+    )
     choose = lambda t: np.asarray(act(FACMAC, state, memory, t, False, at(), jax.random.key(0))[1])
     before, changed = choose(timestep), set()
     for j in range(2):
         for shift in np.random.default_rng(j).normal(size=(20, SPEC.obs_size)):
-            other = eqx.tree_at(lambda t: t.obs, timestep, timestep.obs.at[j].add(jnp.asarray(5 * shift, jnp.float32)))
             other = eqx.tree_at(
-                lambda t: (t.state, t.available), other, (other.state + 1, other.available.at[j].set(True))
+                lambda t: t.obs,
+                timestep,
+                timestep.obs.at[j].add(jnp.asarray(5 * shift, jnp.float32)),
+            )
+            other = eqx.tree_at(
+                lambda t: (t.state, t.available),
+                other,
+                (other.state + 1, other.available.at[j].set(True)),
             )
             action = choose(other)
             assert action[1 - j] == before[1 - j]
@@ -266,11 +302,17 @@ def test_exploring_draws_from_the_policy_with_a_share_of_random_actions(state):
     0.5 at step 0 by 0.1 at 50 of 100 to 0.3 in the end."""
     algorithm = dataclasses.replace(FACMAC, epsilon=(0.5, 0.3), epsilon_steps=100)
     head = lambda s: (s.actor.value.head.weight, s.actor.value.head.bias)
-    fixed = eqx.tree_at(head, state, (jnp.zeros((FACMAC.hidden, 3)), jnp.log(jnp.array([6.0, 3.0, 1.0]))))
+    fixed = eqx.tree_at(
+        head, state, (jnp.zeros((FACMAC.hidden, 3)), jnp.log(jnp.array([6.0, 3.0, 1.0])))
+    )
     timestep = jax.tree.map(lambda x: x[1, 0], make_batch().timesteps)
-    timestep = eqx.tree_at(lambda t: t.available, timestep, jnp.array([[True, True, True], [True, True, False]]))
+    timestep = eqx.tree_at(
+        lambda t: t.available, timestep, jnp.array([[True, True, True], [True, True, False]])
+    )
     memory, keys = Memory.empty(2, FACMAC.hidden), jax.random.split(jax.random.key(1), 4000)
-    one = lambda now, k: algorithm.act(fixed, 0, memory, timestep, at(env_steps=now), k, explore=True)[1]
+    one = lambda now, k: algorithm.act(
+        fixed, 0, memory, timestep, at(env_steps=now), k, explore=True
+    )[1]
     explore = jax.jit(jax.vmap(one, (None, 0)))
     policy = np.array([[0.6, 0.3, 0.1], [2 / 3, 1 / 3, 0.0]])
     uniform = np.array([[1 / 3] * 3, [0.5, 0.5, 0.0]])
@@ -304,7 +346,9 @@ CONTINUOUS = FacmacContinuous(
 @pytest.fixture(scope="module")
 def continuous(spec, scramble) -> State:
     state = jax.jit(lambda k: CONTINUOUS.init(spec, k))(jax.random.key(0))
-    return eqx.tree_at(NETWORKS, state, tuple(scramble(n, i) for i, n in enumerate(NETWORKS(state))))
+    return eqx.tree_at(
+        NETWORKS, state, tuple(scramble(n, i) for i, n in enumerate(NETWORKS(state)))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -323,10 +367,14 @@ def with_identity(obs):
 
 def actions_of(reference, actor, obs, spec):
     """tanh, and 0 where an agent has no such action."""
-    return np.tanh(reference.mlp(actor.network, with_identity(obs), reference.relu)) * spec.action_mask
+    return (
+        np.tanh(reference.mlp(actor.network, with_identity(obs), reference.relu)) * spec.action_mask
+    )
 
 
-def test_the_continuous_critic_descends_to_one_step_of_the_targets(moved, continuous, transitions, reference, spec):
+def test_the_continuous_critic_descends_to_one_step_of_the_targets(
+    moved, continuous, transitions, reference, spec
+):
     (after, metrics), s, batch = moved, reference.doubles(continuous), transitions
     action = actions_of(reference, s.target_actor, batch.next.obs, spec)
     assert (action[:, 1, 1] == 0).all() and (action[:, 0] != 0).all()
@@ -352,10 +400,14 @@ def test_the_continuous_actors_climb_the_critic_at_once_and_pay_for_large_action
 
     def loss(actor):
         action = actions_of(reference, actor, batch.now.obs, spec)
-        q = reference.factored_critic(critic, with_identity(batch.now.obs), action, np.float64(batch.now.state))
+        q = reference.factored_critic(
+            critic, with_identity(batch.now.obs), action, np.float64(batch.now.state)
+        )
         return -q.mean() + 0.3 * np.sum(action**2) / action.size
 
-    np.testing.assert_allclose(metrics["actor_loss"], loss(reference.doubles(continuous.actor.value)), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["actor_loss"], loss(reference.doubles(continuous.actor.value)), rtol=1e-4
+    )
     reference.assert_descends(continuous.actor.value, after.actor.value, loss, entries=5)
 
 
@@ -378,7 +430,9 @@ def test_continuous_agents_act_by_their_policies_with_noise_only_while_exploring
     one = lambda t, k, explore: CONTINUOUS.act(continuous, 0, (), t, at(), k, explore=explore)[1]
     choose = jax.jit(one, static_argnums=2)
     greedy = np.asarray(choose(timestep, jax.random.key(0), False))
-    expected = actions_of(reference, reference.doubles(continuous.actor.value), transitions.now.obs[:1], spec)[0]
+    expected = actions_of(
+        reference, reference.doubles(continuous.actor.value), transitions.now.obs[:1], spec
+    )[0]
     np.testing.assert_allclose(greedy, expected, atol=1e-5)
     noisy = np.stack([choose(timestep, jax.random.key(i), True) for i in range(300)])
     real = spec.action_mask == 1

@@ -1,4 +1,5 @@
-"""FOP against its docstring's equations in NumPy, its switches, and what is known of soft values."""
+"""FOP against its docstring's equations in NumPy, its switches, and what is known of soft
+values."""
 
 import dataclasses
 import functools
@@ -19,9 +20,22 @@ AGENTS, OBS, STATE, ACTIONS, HORIZON = 3, 2, 4, 3, 4
 SPEC = EnvSpec(AGENTS, OBS, STATE, ACTIONS, discrete=True, horizon=HORIZON)
 LENGTHS, GAMMA = (2, HORIZON, 3), 0.9  # terminated, cut at the horizon, cut early
 BOTH = dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
-SCHEDULES = dict(temperature=(0.8, 0.2), temperature_steps=2000, epsilon=(1.0, 0.2), epsilon_steps=2000)
-FOP = Fop(hidden=4, mixer_width=3, kernels=2, gamma=GAMMA, trace=0.6, target_period=3, **BOTH, **SCHEDULES)
-RELEASED = dataclasses.replace(FOP, entropy_in_return=False, value_of_unavailable=True, epsilon_in_policy=True)
+SCHEDULES = dict(
+    temperature=(0.8, 0.2), temperature_steps=2000, epsilon=(1.0, 0.2), epsilon_steps=2000
+)
+FOP = Fop(
+    hidden=4,
+    mixer_width=3,
+    kernels=2,
+    gamma=GAMMA,
+    td_lambda=0.6,
+    target_period=3,
+    **BOTH,
+    **SCHEDULES,
+)
+RELEASED = dataclasses.replace(
+    FOP, entropy_in_return=False, value_of_unavailable=True, epsilon_in_policy=True
+)
 VARIANTS = {"fop": FOP, "as released": RELEASED}
 ALPHA, EPSILON = 0.5, 0.6  # after 1000 steps
 
@@ -65,14 +79,18 @@ def equations(reference):
     written = Written(reference, ALPHA, EPSILON)
 
     def policies(algorithm, actor, batch):
-        logits = reference.histories(actor.encoder, SPEC, batch) @ actor.head.weight + actor.head.bias
+        logits = (
+            reference.histories(actor.encoder, SPEC, batch) @ actor.head.weight + actor.head.bias
+        )
         return written.policies(algorithm, logits, batch)
 
     return policies, written.utilities, written.q_tot
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_actor_climbs_the_lower_utility_and_its_entropy(name, updated, state, batch, equations, reference):
+def test_the_actor_climbs_the_lower_utility_and_its_entropy(
+    name, updated, state, batch, equations, reference
+):
     algorithm, (after, metrics), (policies, utilities, _) = VARIANTS[name], updated[name], equations
     obs = np.float64(batch.timesteps.obs[:, :-1])
     q = np.minimum(*(utilities(reference.doubles(critic.value), obs) for critic in state.critics))
@@ -85,13 +103,18 @@ def test_the_actor_climbs_the_lower_utility_and_its_entropy(name, updated, state
                     total += (pi[b, t, i] * (ALPHA * log(pi[b, t, i]) - q[b, t, i])).sum()
         return total / sum(LENGTHS) / AGENTS
 
-    np.testing.assert_allclose(metrics["actor_loss"], loss(reference.doubles(state.actor.value)), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["actor_loss"], loss(reference.doubles(state.actor.value)), rtol=1e-4
+    )
     reference.assert_descends(state.actor.value, after.actor.value, loss, entries=4)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_each_critic_descends_to_the_lower_target_at_drawn_actions(name, updated, state, batch, equations, reference):
-    """The draws are of the policies after the actor's step; the entropy is inside the return, or added to it."""
+def test_each_critic_descends_to_the_lower_target_at_drawn_actions(
+    name, updated, state, batch, equations, reference
+):
+    """The draws are of the policies after the actor's step; the entropy is inside the return, or
+    added to it."""
     algorithm, (after, metrics), (policies, _, q_tot) = VARIANTS[name], updated[name], equations
     pi = policies(algorithm, reference.doubles(after.actor.value), batch)
     noise = reference.gumbel(jax.random.key(7), pi.shape)
@@ -118,15 +141,22 @@ def test_each_critic_descends_to_the_lower_target_at_drawn_actions(name, updated
     np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(y, mask), rtol=1e-4)
     np.testing.assert_allclose(metrics["entropy"], reference.masked_mean(entropy, mask), rtol=1e-4)
 
-    algorithm_values = jax.jit(jax.vmap(lambda e: algorithm.team_values(after, e, jax.random.key(0))))(batch)
+    algorithm_values = jax.jit(
+        jax.vmap(lambda e: algorithm.team_values(after, e, jax.random.key(0)))
+    )(batch)
     online = [reference.doubles(critic.value) for critic in after.critics]
     expected = np.minimum(*(q_tot(algorithm, x, x, batch, slice(-1), batch.action) for x in online))
-    np.testing.assert_allclose(np.where(mask, algorithm_values, 0), np.where(mask, expected, 0), atol=1e-4)
+    np.testing.assert_allclose(
+        np.where(mask, algorithm_values, 0), np.where(mask, expected, 0), atol=1e-4
+    )
 
 
 def test_all_parameters_learn_and_the_two_critics_stay_apart(updated, state):
     after, _ = updated["fop"]
-    pairs = zip(*(jax.tree.leaves_with_path((s.actor.value, s.critics)) for s in (after, state)), strict=True)
+    pairs = zip(
+        *(jax.tree.leaves_with_path((s.actor.value, s.critics)) for s in (after, state)),
+        strict=True,
+    )
     for (path, new), (_, old) in pairs:
         assert (np.asarray(new) != np.asarray(old)).any(), jax.tree_util.keystr(path)
     one, two = (jax.tree.leaves(critic.value) for critic in init(FOP).critics)
@@ -154,14 +184,18 @@ def test_the_best_policy_is_the_softmax_at_the_temperature_and_earns_the_soft_va
 
 
 def test_a_soft_value_by_hand():
-    """Two equal actions are worth alpha log 2 more than one; what is not available is worth nothing."""
+    """Two equal actions are worth alpha log 2 more than one; what is not available is worth
+    nothing."""
     q, alpha = jnp.array([1.0, 1.0, 5.0]), jnp.float32(0.5)
-    np.testing.assert_allclose(soft_value(q, alpha, jnp.array([True, True, False])), 1 + 0.5 * np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(
+        soft_value(q, alpha, jnp.array([True, True, False])), 1 + 0.5 * np.log(2), rtol=1e-6
+    )
     np.testing.assert_allclose(soft_value(q, jnp.float32(1e-3), None), 5.0, rtol=1e-6)
 
 
 def test_entropy_in_the_return_is_discounted_and_ends_with_a_termination():
-    """Rewards and values 0, bonus 1: what is left of it is gamma per step that follows, and nothing after an end."""
+    """Rewards and values 0, bonus 1: what is left of it is gamma per step that follows, and nothing
+    after an end."""
     batch = make_episodes(SPEC, (2, 3), terminated=(0,))
     batch = eqx.tree_at(lambda b: b.reward, batch, jnp.zeros_like(batch.reward))
     nothing, bonus = jnp.zeros((2, HORIZON)), jnp.ones((2, HORIZON))
@@ -170,7 +204,9 @@ def test_entropy_in_the_return_is_discounted_and_ends_with_a_termination():
     np.testing.assert_allclose(inside[0, :2], [0.0, 0.0])
     np.testing.assert_allclose(inside[1, :3], [0.125, 0.25, 0.5])
     np.testing.assert_allclose(outside, 1.0)
-    one_step = [soft_targets(batch, nothing, bonus, 1.0, 0.0, in_return=x)[1, :3] for x in (True, False)]
+    one_step = [
+        soft_targets(batch, nothing, bonus, 1.0, 0.0, in_return=x)[1, :3] for x in (True, False)
+    ]
     np.testing.assert_allclose(*one_step)  # without discount, lambda and termination they agree
 
 
@@ -196,9 +232,13 @@ def test_switches_equal_the_sound_form_where_there_is_nothing_to_switch(state, b
         batch,
         (jnp.ones_like(batch.timesteps.available), jnp.zeros_like(batch.terminated)),
     )
-    plain = dataclasses.replace(FOP, epsilon=(0.0, 0.0), gamma=1.0, trace=0.0)
-    released = dataclasses.replace(plain, entropy_in_return=False, value_of_unavailable=True, epsilon_in_policy=True)
-    for one, two in zip(*(jax.tree.leaves(update(x, state, free)) for x in (plain, released)), strict=True):
+    plain = dataclasses.replace(FOP, epsilon=(0.0, 0.0), gamma=1.0, td_lambda=0.0)
+    released = dataclasses.replace(
+        plain, entropy_in_return=False, value_of_unavailable=True, epsilon_in_policy=True
+    )
+    for one, two in zip(
+        *(jax.tree.leaves(update(x, state, free)) for x in (plain, released)), strict=True
+    ):
         np.testing.assert_allclose(one, two, atol=1e-5)
 
 
@@ -209,6 +249,6 @@ def test_with_epsilon_1_in_the_policy_the_actor_learns_nothing(state, batch, bit
 
 
 def test_the_preset_is_what_it_says():
-    assert FOP_PYMARL2.trace == 0.6 and FOP_PYMARL2.replay.batch_size == 128
+    assert FOP_PYMARL2.td_lambda == 0.6 and FOP_PYMARL2.replay.batch_size == 128
     assert FOP_PYMARL2.parallel_envs * FOP_PYMARL2.updates_per_episode == 1
     assert FOP_PYMARL2.temperature == Fop().temperature

@@ -14,14 +14,15 @@ from comarl.types import Clock, EnvSpec
 from tests.data import SMOOTH, make_episodes
 
 SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=5)
-LENGTHS, TERMINATED = (2, 5, 3, 5), (0, 3)  # terminated early, cut at the horizon, cut early, terminated at its end
+# Terminated early, cut at the horizon, cut early, terminated at its end
+LENGTHS, TERMINATED = (2, 5, 3, 5), (0, 3)
 GAMMA = 0.9
 LICA = Lica(
     hidden=4,
     critic_width=3,
     hypernet=4,
     gamma=GAMMA,
-    trace=0.7,
+    td_lambda=0.7,
     entropy_weight=0.3,
     target_period=3,
     actor_optimiser=SMOOTH,
@@ -43,7 +44,9 @@ def batch():
 @pytest.fixture(scope="module")
 def state(scramble) -> State:
     state = jax.jit(lambda key: LICA.init(SPEC, key))(jax.random.key(0))
-    return eqx.tree_at(NETWORKS, state, tuple(scramble(n, i, 0.6) for i, n in enumerate(NETWORKS(state))))
+    return eqx.tree_at(
+        NETWORKS, state, tuple(scramble(n, i, 0.6) for i, n in enumerate(NETWORKS(state)))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,20 +59,28 @@ class Equations:
 
     def __init__(self, reference, state, batch):
         self.reference, self.batch, self.state = reference, batch, reference.doubles(state)
-        self.states, self.available = np.float64(batch.timesteps.state), np.asarray(batch.timesteps.available)
+        self.states, self.available = (
+            np.float64(batch.timesteps.state),
+            np.asarray(batch.timesteps.available),
+        )
 
     def q(self, critic, state, policy):
         """Of one step."""
         net = lambda mlp: self.reference.mlp(mlp, state, self.reference.relu)
         first = net(critic.first_weights).reshape(-1, critic.width)
         hidden = sum(policy.reshape(-1)[j] * first[j] for j in range(len(first)))
-        hidden = self.reference.relu(hidden + state @ critic.first_bias.weight + critic.first_bias.bias)
+        hidden = self.reference.relu(
+            hidden + state @ critic.first_bias.weight + critic.first_bias.bias
+        )
         return hidden @ net(critic.second_weights) + net(critic.second_bias)[0]
 
     def logits(self, actor):
-        return self.reference.histories(actor.encoder, SPEC, self.batch) @ actor.head.weight + actor.head.bias
+        return (
+            self.reference.histories(actor.encoder, SPEC, self.batch) @ actor.head.weight
+            + actor.head.bias
+        )
 
-    def target(self, trace, key):
+    def target(self, td_lambda, key):
         """A draw stands for the action that a cut episode did not take."""
         logits = self.logits(self.state.actor.value)
         scores = logits + self.reference.gumbel(key, logits.shape)
@@ -77,9 +88,13 @@ class Equations:
         next_q = np.zeros(self.batch.reward.shape)
         for b, length in enumerate(LENGTHS):
             for t in range(length):
-                action = np.asarray(self.batch.action)[b, t + 1] if t + 1 < length else drawn[b, t + 1]
-                next_q[b, t] = self.q(self.state.target_critic, self.states[b, t + 1], np.eye(3)[action])
-        return self.reference.lambda_targets(self.batch, next_q, GAMMA, trace)
+                action = (
+                    np.asarray(self.batch.action)[b, t + 1] if t + 1 < length else drawn[b, t + 1]
+                )
+                next_q[b, t] = self.q(
+                    self.state.target_critic, self.states[b, t + 1], np.eye(3)[action]
+                )
+        return self.reference.lambda_targets(self.batch, next_q, GAMMA, td_lambda)
 
     def critic_loss(self, critic, target):
         taken = np.eye(3)[np.asarray(self.batch.action)]
@@ -102,14 +117,20 @@ def equations(reference, state, batch) -> Equations:
     return Equations(reference, state, batch)
 
 
-@pytest.mark.parametrize("trace", [0.7, 0.0])
-def test_the_critic_descends_to_the_lambda_return_of_what_was_done(trace, state, batch, equations, reference, key):
-    algorithm = dataclasses.replace(LICA, trace=trace)
+@pytest.mark.parametrize("td_lambda", [0.7, 0.0])
+def test_the_critic_descends_to_the_lambda_return_of_what_was_done(
+    td_lambda, state, batch, equations, reference, key
+):
+    algorithm = dataclasses.replace(LICA, td_lambda=td_lambda)
     critic, metrics = jax.jit(algorithm.fit_critic)(state, batch, key)
-    target = equations.target(trace, key)
+    target = equations.target(td_lambda, key)
     loss = lambda c: equations.critic_loss(c, target)
-    np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(target, batch.mask), rtol=1e-4)
-    np.testing.assert_allclose(metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["target_value"], reference.masked_mean(target, batch.mask), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4
+    )
     reference.assert_descends(state.critic.value, critic.value, loss, entries=4)
 
 
@@ -125,7 +146,9 @@ def test_the_actors_climb_the_fitted_critic_through_their_policies_and_their_ada
         return -value - LICA.entropy_weight * entropy / before
 
     np.testing.assert_allclose(metrics["entropy"], before, rtol=1e-4)
-    np.testing.assert_allclose(metrics["actor_loss"], loss(reference.doubles(state.actor.value)), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["actor_loss"], loss(reference.doubles(state.actor.value)), rtol=1e-4
+    )
     reference.assert_descends(state.actor.value, after.actor.value, loss, entries=4)
 
 
@@ -136,7 +159,9 @@ def test_the_critic_learns_from_the_target_and_the_actor_from_the_critic_alone(
     after, _ = update(LICA, other, batch, jnp.int32(0), key)
     assert bits(after.critic) != bits(updated[0].critic)
     fit = jax.jit(LICA.fit_actor)
-    assert bits(fit(other, state.critic.value, batch)[0]) == bits(fit(state, state.critic.value, batch)[0])
+    assert bits(fit(other, state.critic.value, batch)[0]) == bits(
+        fit(state, state.critic.value, batch)[0]
+    )
 
 
 def test_every_parameter_learns_and_the_target_stays(updated, state, bits):
@@ -150,14 +175,18 @@ def test_every_parameter_learns_and_the_target_stays(updated, state, bits):
 def test_the_target_is_copied_after_every_third_update_and_only_then(state, batch, bits, key):
     for number in range(4):
         before, (state, _) = state, update(LICA, state, batch, jnp.int32(number), key)
-        assert bits(state.target_critic) == bits(state.critic.value if number == 2 else before.target_critic)
+        assert bits(state.target_critic) == bits(
+            state.critic.value if number == 2 else before.target_critic
+        )
 
 
 def test_the_critic_may_count_an_agents_action_against_the_team_or_for_it(state):
     """Unlike a monotonic mixer, and by how much depends on the state."""
     random = np.random.default_rng(0)
     states = jnp.asarray(2 * random.normal(size=(200, 4)), jnp.float32)
-    slope = jax.vmap(jax.grad(lambda x, s: state.critic.value(s, x)), (None, 0))(jnp.full((2, 3), 1 / 3), states)
+    slope = jax.vmap(jax.grad(lambda x, s: state.critic.value(s, x)), (None, 0))(
+        jnp.full((2, 3), 1 / 3), states
+    )
     assert (slope > 0.01).any() and (slope < -0.01).any()
 
 
@@ -167,7 +196,9 @@ def test_the_authors_hypernetwork_is_as_wide_as_what_it_makes(key):
 
 
 def test_the_values_of_a_team_are_q_of_what_it_did(state, batch, equations):
-    values = jax.jit(jax.vmap(lambda episode: LICA.team_values(state, episode, jax.random.key(0))))(batch)
+    values = jax.jit(jax.vmap(lambda episode: LICA.team_values(state, episode, jax.random.key(0))))(
+        batch
+    )
     taken = np.eye(3)[np.asarray(batch.action)]
     for b, t in np.argwhere(np.asarray(batch.mask)):
         expected = equations.q(equations.state.critic.value, equations.states[b, t], taken[b, t])

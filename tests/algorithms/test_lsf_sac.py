@@ -1,4 +1,5 @@
-"""LSF-SAC against its docstring's equations in NumPy, its properties, its temperature, and its ablations."""
+"""LSF-SAC against its docstring's equations in NumPy, its properties, its temperature, and its
+ablations."""
 
 import dataclasses
 import functools
@@ -24,14 +25,27 @@ LENGTHS = (2, HORIZON, 3)  # terminated, cut at the horizon, cut early
 GAMMA, SIZE = 0.9, 2
 KEY = jax.random.key(7)
 BASE = LsfSac(
-    **dict(hidden=4, mixer_width=3, hypernet=4, message_size=SIZE, message_width=3, gamma=GAMMA, target_period=3),
+    **dict(
+        hidden=4,
+        mixer_width=3,
+        hypernet=4,
+        message_size=SIZE,
+        message_width=3,
+        gamma=GAMMA,
+        target_period=3,
+    ),
     **dict(message_weight=0.5, kl_weight=0.3, message_entropy_weight=0.2, logit_clamp=(-0.4, 0.5)),
-    **dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH, temperature_optimiser=SMOOTH, log_alpha=-0.5),
+    **dict(
+        actor_optimiser=SMOOTH,
+        critic_optimiser=SMOOTH,
+        temperature_optimiser=SMOOTH,
+        log_alpha=-0.5,
+    ),
 )
 but = functools.partial(dataclasses.replace, BASE)
 VARIANTS = {
     "the defaults": BASE,
-    "as the paper": but(messages="broadcast", encoder="gru", trace=0.0, logit_clamp=None),
+    "as the paper": but(messages="broadcast", encoder="gru", td_lambda=0.0, logit_clamp=None),
     "policies as the code": but(policy_sign="code", message_weight=0.0),
     "soft targets, messages by themselves": but(
         soft_target=True, stop_td_into_encoder=True, temperature="sac-discrete"
@@ -67,13 +81,16 @@ def batch():
 
 @pytest.fixture(scope="module")
 def states(scramble):
-    """`states(algorithm)`: a state whose target is not its critic, and in which values differ a good deal."""
+    """`states(algorithm)`: a state whose target is not its critic, and in which values differ a
+    good deal."""
 
     @functools.cache
     def make(algorithm):
         state = init(algorithm, jax.random.key(0))
         where = lambda s: (s.actor.value, s.critic.value, s.target_critic)
-        return eqx.tree_at(where, state, tuple(scramble(x, 8 + k, 0.5) for k, x in enumerate(where(state))))
+        return eqx.tree_at(
+            where, state, tuple(scramble(x, 8 + k, 0.5) for k, x in enumerate(where(state)))
+        )
 
     return make
 
@@ -81,7 +98,9 @@ def states(scramble):
 @pytest.fixture(scope="module")
 def updated(batch, states):
     """`updated(algorithm)`: state and metrics after one update."""
-    return functools.cache(lambda algorithm: update(algorithm, states(algorithm), batch, at_update(100), KEY))
+    return functools.cache(
+        lambda algorithm: update(algorithm, states(algorithm), batch, at_update(100), KEY)
+    )
 
 
 # The equations, in float64 NumPy
@@ -103,7 +122,9 @@ def unroll(encoder, x):
     gates = lambda m, x: [x @ m.weight[k] + m.bias[k] for k in range(3)]
     h, result = np.zeros((*x[:, 0].shape[:-1], encoder.layer.bias.shape[-1])), []
     for t in range(x.shape[1]):
-        w = gates(gru.from_input, Reference.relu(x[:, t] @ encoder.layer.weight + encoder.layer.bias))
+        w = gates(
+            gru.from_input, Reference.relu(x[:, t] @ encoder.layer.weight + encoder.layer.bias)
+        )
         u = gates(gru.from_memory, h)
         r, z = sigmoid(w[0] + u[0]), sigmoid(w[1] + u[1])
         h = (1 - z) * np.tanh(w[2] + r * u[2]) + z * h
@@ -119,14 +140,20 @@ def noise_of(key, towers, time, shape):
     """[towers, batch, time, ...]: each tower, episode and step by a key of its own."""
     keys = jax.random.split(key, (towers, len(LENGTHS)))
     one = lambda k, b, t: jax.random.normal(jax.random.fold_in(keys[k, b], t), shape)
-    rows = [[[one(k, b, t) for t in range(time)] for b in range(len(LENGTHS))] for k in range(towers)]
+    rows = [
+        [[one(k, b, t) for t in range(time)] for b in range(len(LENGTHS))] for k in range(towers)
+    ]
     return np.float64(np.array(rows))
 
 
 def speak(algorithm, messenger, x, noise):
     """The messages' means, the messages, and what each agent is told."""
     recurrent = algorithm.encoder == "gru"
-    features = unroll(messenger.encoder, x) if recurrent else Reference.torso(messenger.encoder, x, Reference.relu)
+    features = (
+        unroll(messenger.encoder, x)
+        if recurrent
+        else Reference.torso(messenger.encoder, x, Reference.relu)
+    )
     receivers = AGENTS if algorithm.messages == "pairwise" else 1
     mean = linear(messenger.head, features).reshape(*x.shape[:-1], receivers, SIZE)
     sent, told = mean + noise, np.zeros((*x.shape[:-1], AGENTS * SIZE))
@@ -137,8 +164,16 @@ def speak(algorithm, messenger, x, noise):
 
 
 def draw(algorithm, key, towers, time):
-    shape = {"pairwise": (AGENTS, AGENTS, SIZE), "broadcast": (AGENTS, 1, SIZE), "noise": (AGENTS, AGENTS * SIZE)}
-    return None if algorithm.messages == "none" else noise_of(key, towers, time, shape[algorithm.messages])
+    shape = {
+        "pairwise": (AGENTS, AGENTS, SIZE),
+        "broadcast": (AGENTS, 1, SIZE),
+        "noise": (AGENTS, AGENTS * SIZE),
+    }
+    return (
+        None
+        if algorithm.messages == "none"
+        else noise_of(key, towers, time, shape[algorithm.messages])
+    )
 
 
 def utilities_of(algorithm, critic, x, noise, teller=None):
@@ -148,7 +183,9 @@ def utilities_of(algorithm, critic, x, noise, teller=None):
     elif algorithm.messages == "noise":
         heard = np.concatenate([x, noise], axis=-1)
     else:
-        heard = np.concatenate([x, speak(algorithm, (teller or critic).messenger, x, noise)[2]], axis=-1)
+        heard = np.concatenate(
+            [x, speak(algorithm, (teller or critic).messenger, x, noise)[2]], axis=-1
+        )
     return linear(critic.utility.head, unroll(critic.utility.encoder, heard))
 
 
@@ -165,7 +202,9 @@ def log_policy_of(logits, available):
 def soft(q, log_policy, alpha):
     """E_pi[q - alpha log pi], over what is available."""
     with np.errstate(invalid="ignore"):
-        return np.where(np.isneginf(log_policy), 0.0, np.exp(log_policy) * (q - alpha * log_policy)).sum(-1)
+        return np.where(
+            np.isneginf(log_policy), 0.0, np.exp(log_policy) * (q - alpha * log_policy)
+        ).sum(-1)
 
 
 def pick(values, action):
@@ -185,10 +224,15 @@ class Equations:
         self.noise = draw(algorithm, self.online, self.towers, HORIZON)
         self.target_noise = draw(algorithm, target, self.towers, HORIZON + 1)
         falls = {"schedule": algorithm.log_alpha - 1e-4 * 100, "sac-discrete": algorithm.log_alpha}
-        self.alpha = algorithm.alpha if algorithm.temperature == "fixed" else np.exp(falls[algorithm.temperature])
+        self.alpha = (
+            algorithm.alpha
+            if algorithm.temperature == "fixed"
+            else np.exp(falls[algorithm.temperature])
+        )
         self.available = np.array(batch.timesteps.available)
         for b, length in enumerate(LENGTHS):
-            self.available[b, length + 1 :] = True  # nothing is available after the end, and nothing there counts
+            # Nothing is available after the end, and nothing there counts
+            self.available[b, length + 1 :] = True
         logits = logits_of(algorithm, self.actor, batch)
         self.log_policy = log_policy_of(logits, self.available)
         self.greedy = np.where(self.available, logits, -np.inf).argmax(-1)
@@ -202,9 +246,15 @@ class Equations:
         for k in range(self.towers):
             critic = Reference.part(self.targets, k)
             q = utilities_of(self.algorithm, critic, self.x, self.part(self.target_noise, k))
-            v = soft(q, self.log_policy, self.alpha) if self.algorithm.soft_target else pick(q, self.greedy)
+            v = (
+                soft(q, self.log_policy, self.alpha)
+                if self.algorithm.soft_target
+                else pick(q, self.greedy)
+            )
             values.append(Reference.mixer(critic.mixer, v[:, 1:], self.s[:, 1:]))
-        return Reference.lambda_targets(self.batch, np.min(values, axis=0), GAMMA, self.algorithm.trace)
+        return Reference.lambda_targets(
+            self.batch, np.min(values, axis=0), GAMMA, self.algorithm.td_lambda
+        )
 
     def td_loss(self, critics):
         """Half the squared error, summed over towers."""
@@ -212,7 +262,9 @@ class Equations:
         for k in range(self.towers):
             critic, before = Reference.part(critics, k), Reference.part(self.critics, k)
             teller = before if self.algorithm.stop_td_into_encoder else None
-            q = utilities_of(self.algorithm, critic, self.x[:, :-1], self.part(self.noise, k), teller)
+            q = utilities_of(
+                self.algorithm, critic, self.x[:, :-1], self.part(self.noise, k), teller
+            )
             q_tot = Reference.mixer(critic.mixer, pick(q, self.batch.action), self.s[:, :-1])
             loss += Reference.masked_mean(0.5 * (q_tot - self.y) ** 2, self.batch.mask)
         return loss
@@ -224,12 +276,16 @@ class Equations:
         for k in range(self.towers):
             messenger = Reference.part(critics, k).messenger
             mean, sent, told = speak(self.algorithm, messenger, x, self.noise[k])
-            logits = Reference.mlp(messenger.posterior, np.concatenate([x, told], axis=-1), Reference.relu)
+            logits = Reference.mlp(
+                messenger.posterior, np.concatenate([x, told], axis=-1), Reference.relu
+            )
             log_q = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
             each = -pick(log_q, self.greedy[:, :-1]).sum(-1)
             each = each + self.algorithm.kl_weight * (mean**2 / 2).sum((-3, -2, -1))
             normal = (sent**2 / 2 + np.log(2 * np.pi) / 2).sum((-3, -2, -1))
-            loss += Reference.masked_mean(each + self.algorithm.message_entropy_weight * normal, self.batch.mask)
+            loss += Reference.masked_mean(
+                each + self.algorithm.message_entropy_weight * normal, self.batch.mask
+            )
         return loss
 
     def critic_loss(self, critics):
@@ -238,8 +294,13 @@ class Equations:
     def actor_loss(self, actor):
         critic = Reference.part(self.critics, 0)
         q = utilities_of(self.algorithm, critic, self.x[:, :-1], self.part(self.noise, 0))
-        log_policy = log_policy_of(logits_of(self.algorithm, actor, self.batch), self.available)[:, :-1]
-        value, sign = soft(q, log_policy, self.alpha), 1 if self.algorithm.policy_sign == "paper" else -1
+        log_policy = log_policy_of(logits_of(self.algorithm, actor, self.batch), self.available)[
+            :, :-1
+        ]
+        value, sign = (
+            soft(q, log_policy, self.alpha),
+            1 if self.algorithm.policy_sign == "paper" else -1,
+        )
         return -sign * Reference.masked_mean(
             Reference.mixer(critic.mixer, sign * value, self.s[:, :-1]), self.batch.mask
         )
@@ -261,12 +322,18 @@ def test_an_update_descends_the_losses_of_the_equations(name, batch, states, upd
     np.testing.assert_allclose(
         metrics["target_value"], reference.masked_mean(expected.y, batch.mask), rtol=1e-4, atol=1e-5
     )
-    np.testing.assert_allclose(metrics["actor_loss"], expected.actor_loss(expected.actor), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["actor_loss"], expected.actor_loss(expected.actor), rtol=1e-4
+    )
     np.testing.assert_allclose(metrics["alpha"], expected.alpha, rtol=1e-5)
-    reference.assert_descends(state.critic.value, after.critic.value, expected.critic_loss, entries=3)
+    reference.assert_descends(
+        state.critic.value, after.critic.value, expected.critic_loss, entries=3
+    )
     reference.assert_descends(state.actor.value, after.actor.value, expected.actor_loss, entries=4)
     entropy, uniform = expected.entropy()
-    np.testing.assert_allclose(metrics["entropy"], reference.masked_mean(entropy, batch.mask), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["entropy"], reference.masked_mean(entropy, batch.mask), rtol=1e-4
+    )
     if algorithm.temperature == "sac-discrete":
         gradient = reference.masked_mean(entropy - 0.2 * uniform, batch.mask)
         moved = after.temperature.value - state.temperature.value
@@ -301,7 +368,8 @@ def test_each_loss_reaches_its_own_networks_and_no_others(states, updated, bits)
     silent = after(message_weight=0.0, policy_sign="code").critic.value.messenger
     assert bits(silent.posterior) == bits(start.posterior)
     for one, other in zip(
-        *map(jax.tree.leaves, ((silent.encoder, silent.head), (start.encoder, start.head))), strict=True
+        *map(jax.tree.leaves, ((silent.encoder, silent.head), (start.encoder, start.head))),
+        strict=True,
     ):
         assert (np.asarray(one) != np.asarray(other)).any(), "TD did not reach the encoder"
     deaf = after(message_weight=0.0, stop_td_into_encoder=True)
@@ -311,14 +379,18 @@ def test_each_loss_reaches_its_own_networks_and_no_others(states, updated, bits)
     assert bits(deaf.actor) == bits(base.actor), "what messages learn is no matter of the actor's"
     assert bits(other_sign.actor) != bits(base.actor)
     heads = (s.critic.value.utility.head.weight for s in (other_sign, base))
-    np.testing.assert_allclose(*heads, atol=1e-6, err_msg="the actor's loss is no matter of the critic's")
+    np.testing.assert_allclose(
+        *heads, atol=1e-6, err_msg="the actor's loss is no matter of the critic's"
+    )
 
 
 def test_every_parameter_learns(states, updated):
     for name in ("the defaults", "as the paper", "twins"):
         state, (after, _) = states(VARIANTS[name]), updated(VARIANTS[name])
         where = lambda s: (s.actor.value, s.critic.value)
-        for (path, old), (_, new) in zip(*(jax.tree.leaves_with_path(where(s)) for s in (state, after)), strict=True):
+        for (path, old), (_, new) in zip(
+            *(jax.tree.leaves_with_path(where(s)) for s in (state, after)), strict=True
+        ):
             assert (np.asarray(old) != np.asarray(new)).any(), jax.tree_util.keystr(path)
 
 
@@ -343,8 +415,10 @@ def test_the_target_is_copied_after_every_third_update_and_only_then(batch, stat
 
 def test_without_messages_and_with_an_actor_greedy_in_the_critic_it_is_qmix(batch, scramble):
     """The same values and targets; L_crit is half of QMIX's loss."""
-    qmix = Qmix(hidden=4, mixer_width=3, hypernet=4, gamma=GAMMA, trace=BASE.trace)
-    network, target = (scramble(init(qmix, jax.random.key(k)).learner.value, k, 0.6) for k in (1, 2))
+    qmix = Qmix(hidden=4, mixer_width=3, hypernet=4, gamma=GAMMA, td_lambda=BASE.td_lambda)
+    network, target = (
+        scramble(init(qmix, jax.random.key(k)).learner.value, k, 0.6) for k in (1, 2)
+    )
     algorithm = VARIANTS["masac"]
     lead = lambda tree: jax.tree.map(lambda x: x[None], tree)
     parts = lambda c: (c.utility.encoder, c.utility.head, c.mixer)
@@ -356,18 +430,24 @@ def test_without_messages_and_with_an_actor_greedy_in_the_critic_it_is_qmix(batc
     q, y = jax.jit(jax.vmap(lambda episode: qmix.values(network, target, episode)))(batch)
     np.testing.assert_allclose(metrics["value"], masked_mean(q, batch.mask), rtol=1e-5)
     np.testing.assert_allclose(metrics["target_value"], masked_mean(y, batch.mask), rtol=1e-5)
-    np.testing.assert_allclose(metrics["critic_loss"], 0.5 * masked_mean((q - y) ** 2, batch.mask), rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics["critic_loss"], 0.5 * masked_mean((q - y) ** 2, batch.mask), rtol=1e-5
+    )
 
 
 def test_chance_is_in_the_messages_alone(batch, states, updated, bits):
-    """Without noise two keys give one result, with it they do not, and without messages there is none."""
+    """Without noise two keys give one result, with it they do not, and without messages there is
+    none."""
     for changes, same in (
         ({}, False),
-        ({"message_spread": 0.0, "message_weight": 0.0}, True),
+        ({"message_std": 0.0, "message_weight": 0.0}, True),
         ({"messages": "none"}, True),
     ):
         algorithm = but(logit_clamp=None, **changes)
-        two = (update(algorithm, states(algorithm), batch, at_update(100), jax.random.key(k)) for k in (1, 2))
+        two = (
+            update(algorithm, states(algorithm), batch, at_update(100), jax.random.key(k))
+            for k in (1, 2)
+        )
         one, other = (bits(result) for result in two)
         assert (one == other) == same
 
@@ -386,7 +466,9 @@ def test_noise_is_as_large_as_messages_and_twins_start_apart():
     for messages in ("pairwise", "broadcast", "noise", "none"):
         critic = init(but(messages=messages), jax.random.key(0)).critic.value
         sizes[messages] = critic.utility.encoder.layer.weight.shape[-2]
-    assert sizes["pairwise"] == sizes["broadcast"] == sizes["noise"] == sizes["none"] + AGENTS * SIZE
+    assert (
+        sizes["pairwise"] == sizes["broadcast"] == sizes["noise"] == sizes["none"] + AGENTS * SIZE
+    )
     twins = init(VARIANTS["twins"], jax.random.key(0)).critic.value
     assert not np.allclose(twins.mixer.first_bias.weight[0], twins.mixer.first_bias.weight[1])
 
@@ -400,9 +482,12 @@ def act(algorithm, state, memory, timestep, explore, clock, key):
 
 
 def test_agents_act_without_messages(batch, states):
-    """Even if every parameter of the critic, its messages included, is lost; and whatever the others see."""
+    """Even if every parameter of the critic, its messages included, is lost; and whatever the
+    others see."""
     state = states(BASE)
-    lost = eqx.tree_at(lambda s: s.critic.value, state, jax.tree.map(lambda x: x * jnp.nan, state.critic.value))
+    lost = eqx.tree_at(
+        lambda s: s.critic.value, state, jax.tree.map(lambda x: x * jnp.nan, state.critic.value)
+    )
     steps, episode = [], jax.tree.map(lambda x: x[1], batch)
     everything = lambda t: Timestep(t.obs, t.state, jnp.ones_like(t.available))
     for agent_state, others in ((state, 0.0), (lost, 0.0), (state, 9.0), (state, -9.0)):
@@ -410,9 +495,13 @@ def test_agents_act_without_messages(batch, states):
         for t in range(HORIZON):
             timestep = everything(jax.tree.map(lambda x, t=t: x[t], episode.timesteps))
             timestep = eqx.tree_at(
-                lambda s: (s.obs, s.state), timestep, (timestep.obs.at[1:].add(others), timestep.state)
+                lambda s: (s.obs, s.state),
+                timestep,
+                (timestep.obs.at[1:].add(others), timestep.state),
             )
-            memory, action = act(BASE, agent_state, memory, timestep, False, at_update(0), jax.random.key(t))
+            memory, action = act(
+                BASE, agent_state, memory, timestep, False, at_update(0), jax.random.key(t)
+            )
             actions.append(action.tolist())
         steps.append(actions)
     assert steps[0] == steps[1] and len(np.unique(steps[0])) > 1
@@ -421,16 +510,28 @@ def test_agents_act_without_messages(batch, states):
 
 
 def test_exploring_is_epsilon_greedy_or_a_draw_from_the_policies(states):
-    timestep = Timestep(jnp.ones((AGENTS, OBS)), jnp.ones(STATE), jnp.ones((AGENTS, ACTIONS), bool).at[0, 1].set(False))
+    timestep = Timestep(
+        jnp.ones((AGENTS, OBS)),
+        jnp.ones(STATE),
+        jnp.ones((AGENTS, ACTIONS), bool).at[0, 1].set(False),
+    )
     keys, memory = jax.random.split(jax.random.key(0), 4000), Memory.empty(AGENTS, BASE.hidden)
     logits = np.asarray(states(BASE).actor.value.step(memory, timestep.obs)[1])
-    policy = np.exp(log_policy_of(np.clip(logits, *BASE.logit_clamp), np.asarray(timestep.available)))
+    policy = np.exp(
+        log_policy_of(np.clip(logits, *BASE.logit_clamp), np.asarray(timestep.available))
+    )
     best = np.eye(ACTIONS)[policy.argmax(-1)]
-    anything = np.asarray(timestep.available) / np.asarray(timestep.available).sum(-1, keepdims=True)
+    anything = np.asarray(timestep.available) / np.asarray(timestep.available).sum(
+        -1, keepdims=True
+    )
     expected = {"sample": policy, "epsilon-greedy": 0.05 * anything + 0.95 * best}
     for behaviour, chances in expected.items():
         algorithm = but(behaviour=behaviour)
-        draws = jax.vmap(lambda k, a=algorithm: act(a, states(BASE), memory, timestep, True, at_update(0, 10**6), k)[1])
+        draws = jax.vmap(
+            lambda k, a=algorithm: act(
+                a, states(BASE), memory, timestep, True, at_update(0, 10**6), k
+            )[1]
+        )
         found = np.eye(ACTIONS)[np.asarray(draws(keys))].mean(0)
         np.testing.assert_allclose(found, chances, atol=0.03)
         assert found[0, 1] == 0.0
@@ -442,7 +543,9 @@ def test_team_values_are_those_that_learning_sees(batch, states):
     found = jax.jit(lambda s, e: algorithm.team_values(s, e, jax.random.key(0)))(state, episode)
     critic = Reference.part(Reference.doubles(state.critic.value), 0)
     q = utilities_of(algorithm, critic, inputs_of(batch), None)[1, :-1]
-    expected = Reference.mixer(critic.mixer, pick(q, episode.action), np.float64(episode.timesteps.state[:-1]))
+    expected = Reference.mixer(
+        critic.mixer, pick(q, episode.action), np.float64(episode.timesteps.state[:-1])
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -457,7 +560,9 @@ def test_the_schedule_is_what_the_codes_tuning_comes_to():
         found[k] = log_alpha
         gradient = sum(random.uniform(0.0, np.log(9.0)) + 9.0 for _ in range(3))
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
-        log_alpha -= 1e-4 * (m / (1 - 0.9 ** (k + 1))) / (np.sqrt(v / (1 - 0.999 ** (k + 1))) + 1e-8)
+        log_alpha -= (
+            1e-4 * (m / (1 - 0.9 ** (k + 1))) / (np.sqrt(v / (1 - 0.999 ** (k + 1))) + 1e-8)
+        )
     state = jax.eval_shape(lambda: algorithm.init(SPEC, jax.random.key(0)))
     for k in (0, 100, 1000, 5000, 20_000):
         scheduled = float(jnp.log(algorithm.alpha_at(state, at_update(k, 2_000_000))))
@@ -472,7 +577,11 @@ def test_sac_discrete_brings_the_entropy_to_its_target(batch, states):
     """From above and from below, with a critic that stands still."""
     still, quick = Adam(0.0), Adam(0.05, max_grad_norm=0.0)
     algorithm = but(
-        messages="none", logit_clamp=None, temperature="sac-discrete", entropy_share=0.5, critic_optimiser=still
+        messages="none",
+        logit_clamp=None,
+        temperature="sac-discrete",
+        entropy_share=0.5,
+        critic_optimiser=still,
     )
     algorithm = dataclasses.replace(algorithm, actor_optimiser=quick, temperature_optimiser=quick)
     uniform = np.log(np.maximum(np.asarray(batch.timesteps.available)[:, :-1].sum(-1), 1))

@@ -34,9 +34,12 @@ def initial(matd3, spec) -> State:
 
 
 def apart(state: State, scramble) -> State:
-    """The same state with every network changed by noise, so that no target equals what it follows."""
+    """The same state with every network changed by noise, so that no target equals what it
+    follows."""
     networks = lambda s: (s.actors.value, s.critic.value, s.target_actors, s.target_critic)
-    return eqx.tree_at(networks, state, tuple(scramble(n, seed) for seed, n in enumerate(networks(state))))
+    return eqx.tree_at(
+        networks, state, tuple(scramble(n, seed) for seed, n in enumerate(networks(state)))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,8 @@ def unsmoothed(matd3) -> Matd3:
 
 @pytest.fixture(scope="module")
 def updated(unsmoothed, state, batch, clock_at, key):
-    """The states after the first update of a round, which moves the policy, and after the second, which does not."""
+    """The states after the first update of a round, which moves the policy, and after the second,
+    which does not."""
     return {i: update(unsmoothed, state, batch, clock_at(i), key) for i in (0, 1)}
 
 
@@ -77,14 +81,18 @@ def target_of(reference, critic, batch, action):
     return result
 
 
-def test_the_critic_descends_its_loss_to_the_clipped_double_q_target(updated, state, batch, target, reference):
+def test_the_critic_descends_its_loss_to_the_clipped_double_q_target(
+    updated, state, batch, target, reference
+):
     after, metrics = updated[0]
     now, action = np.float64(batch.now.state), np.float64(batch.action)
 
     def loss(critic):
         return sum(np.mean((q - target) ** 2) for q in reference.critic(critic, now, action))
 
-    np.testing.assert_allclose(metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4
+    )
     np.testing.assert_allclose(metrics["target_value"], target.mean(), rtol=1e-4)
     reference.assert_descends(state.critic.value, after.critic.value, loss)
 
@@ -99,22 +107,30 @@ def test_the_target_takes_each_minimum_of_two_that_differ(state, batch, referenc
 
 
 def test_no_value_follows_termination(unsmoothed, state, batch, key):
-    """Where all steps are terminated the target is the reward, whatever comes next, even if it is no number."""
+    """Where all steps are terminated the target is the reward, whatever comes next, even if it is
+    no number."""
     ended = dataclasses.replace(
-        batch, terminated=jnp.ones(16, bool), next=jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), batch.next)
+        batch,
+        terminated=jnp.ones(16, bool),
+        next=jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), batch.next),
     )
     critic, metrics = fit_critic(unsmoothed, state, ended, key)
     np.testing.assert_allclose(metrics["target_value"], batch.reward.mean(), rtol=1e-5)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(critic))
 
 
-def test_the_actors_climb_the_first_q_with_all_actions_replaced(updated, state, batch, reference, spec):
+def test_the_actors_climb_the_first_q_with_all_actions_replaced(
+    updated, state, batch, reference, spec
+):
     after, _ = updated[0]
-    critic, now = reference.doubles(after.critic.value), np.float64(batch.now.state)  # the critic that was just fitted
+    # The critic that was just fitted
+    critic, now = reference.doubles(after.critic.value), np.float64(batch.now.state)
 
     def loss(actors):
         return -reference.critic(
-            critic, now, reference.actions(actors.encoders, actors.heads, np.asarray(batch.now.obs), spec)
+            critic,
+            now,
+            reference.actions(actors.encoders, actors.heads, np.asarray(batch.now.obs), spec),
         )[0].mean()
 
     reference.assert_descends(state.actors.value, after.actors.value, loss)
@@ -122,8 +138,12 @@ def test_the_actors_climb_the_first_q_with_all_actions_replaced(updated, state, 
 
 def test_padded_weights_of_a_head_never_learn(updated, state):
     after, _ = updated[0]
-    np.testing.assert_array_equal(after.actors.value.heads.weight[1, :, 1], state.actors.value.heads.weight[1, :, 1])
-    np.testing.assert_array_equal(after.actors.value.heads.bias[1, 1], state.actors.value.heads.bias[1, 1])
+    np.testing.assert_array_equal(
+        after.actors.value.heads.weight[1, :, 1], state.actors.value.heads.weight[1, :, 1]
+    )
+    np.testing.assert_array_equal(
+        after.actors.value.heads.bias[1, 1], state.actors.value.heads.bias[1, 1]
+    )
     assert np.all(after.actors.value.heads.bias[1, 0] != state.actors.value.heads.bias[1, 0])
 
 
@@ -134,7 +154,9 @@ def test_targets_move_by_tau_when_the_policy_does(updated, state, unsmoothed):
         (after.target_critic, after.critic.value, state.target_critic),
     ):
         for t, o, b in zip(*map(jax.tree.leaves, (target, online, before)), strict=True):
-            np.testing.assert_allclose(t, np.asarray(b) + unsmoothed.tau * (np.asarray(o) - np.asarray(b)), atol=1e-6)
+            np.testing.assert_allclose(
+                t, np.asarray(b) + unsmoothed.tau * (np.asarray(o) - np.asarray(b)), atol=1e-6
+            )
             assert np.any(t != b)
 
 
@@ -149,7 +171,9 @@ def test_the_policy_update_does_not_touch_the_critic(updated, bits):
     np.testing.assert_array_equal(*(bits(updated[i][0].critic) for i in (0, 1)))
 
 
-@pytest.mark.parametrize(("update_in_round", "moves"), [(0, True), (1, False), (2, True), (3, False)])
+@pytest.mark.parametrize(
+    ("update_in_round", "moves"), [(0, True), (1, False), (2, True), (3, False)]
+)
 def test_the_policy_moves_every_second_update_of_a_round(
     unsmoothed, state, batch, clock_at, key, bits, update_in_round, moves
 ):
@@ -160,7 +184,8 @@ def test_the_policy_moves_every_second_update_of_a_round(
 def test_smoothing_adds_noise_of_at_most_its_clip_to_target_actions(
     matd3, initial, scramble, spec, reference, make_batch
 ):
-    """With a huge spread the noise is plus or minus the clip, so each target is one of 32: a sign per real action."""
+    """With a huge spread the noise is plus or minus the clip, so each target is one of 32: a sign
+    per real action."""
     batch = make_batch(spec, 1)
     batch = dataclasses.replace(batch, terminated=jnp.zeros(1, bool))
     state = apart(initial, scramble)
@@ -182,37 +207,52 @@ def test_smoothing_adds_noise_of_at_most_its_clip_to_target_actions(
 
 def test_smoothing_without_clip_is_no_smoothing(matd3, unsmoothed, state, batch, key, bits):
     silent = dataclasses.replace(matd3, target_noise_clip=0.0)
-    plain, same = (fit_critic(a, state, batch, key)[1]["target_value"] for a in (unsmoothed, silent))
+    plain, same = (
+        fit_critic(a, state, batch, key)[1]["target_value"] for a in (unsmoothed, silent)
+    )
     smoothed = fit_critic(matd3, state, batch, key)[1]["target_value"]
     np.testing.assert_allclose(plain, same, rtol=1e-6)
     assert abs(plain - smoothed) > 1e-4
 
 
 def test_the_order_of_a_batch_does_not_matter(unsmoothed, updated, state, batch, clock_at, key):
-    shuffled = jax.tree.map(lambda x: x[jnp.asarray(np.random.default_rng(0).permutation(16))], batch)
+    shuffled = jax.tree.map(
+        lambda x: x[jnp.asarray(np.random.default_rng(0).permutation(16))], batch
+    )
     after, metrics = update(unsmoothed, state, shuffled, clock_at(0), key)
     for one, two in zip(*map(jax.tree.leaves, ((after, metrics), updated[0])), strict=True):
         np.testing.assert_allclose(one, two, atol=2e-5)
 
 
-def test_with_one_critic_there_is_no_delay_and_no_smoothing_left(matd3, spec, batch, clock_at, reference, scramble):
+def test_with_one_critic_there_is_no_delay_and_no_smoothing_left(
+    matd3, spec, batch, clock_at, reference, scramble
+):
     plain = dataclasses.replace(matd3, critics=1, policy_delay=1, target_noise=0.0)
     state = apart(jax.jit(lambda k: plain.init(spec, k))(jax.random.key(0)), scramble)
-    after, metrics = update(plain, state, batch, clock_at(1), jax.random.key(0))  # the second update of a round
+    # The second update of a round
+    after, metrics = update(plain, state, batch, clock_at(1), jax.random.key(0))
     assert np.all(after.actors.value.heads.bias[0] != state.actors.value.heads.bias[0])
     actors, critic = reference.doubles(state.target_actors), reference.doubles(state.target_critic)
     action = reference.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
     target = target_of(reference, critic, batch, action)
-    q = reference.critic(reference.doubles(state.critic.value), np.float64(batch.now.state), np.float64(batch.action))
+    q = reference.critic(
+        reference.doubles(state.critic.value), np.float64(batch.now.state), np.float64(batch.action)
+    )
     assert q.shape[0] == 1
     np.testing.assert_allclose(metrics["critic_loss"], np.mean((q[0] - target) ** 2), rtol=1e-4)
     other, _ = update(plain, state, batch, clock_at(1), jax.random.key(9))
-    np.testing.assert_array_equal(other.critic.value.members.output.bias, after.critic.value.members.output.bias)
+    np.testing.assert_array_equal(
+        other.critic.value.members.output.bias, after.critic.value.members.output.bias
+    )
 
 
-def test_greedy_action_is_the_actors_and_needs_no_key(matd3, state, batch, spec, clock_at, reference):
+def test_greedy_action_is_the_actors_and_needs_no_key(
+    matd3, state, batch, spec, clock_at, reference
+):
     timestep = jax.tree.map(lambda x: x[0], batch.now)
-    one, two = (act(matd3, state, timestep, False, clock_at(0), jax.random.key(i)) for i in range(2))
+    one, two = (
+        act(matd3, state, timestep, False, clock_at(0), jax.random.key(i)) for i in range(2)
+    )
     np.testing.assert_array_equal(one, two)
     actors = reference.doubles(state.actors.value)
     expected = reference.actions(actors.encoders, actors.heads, np.asarray(batch.now.obs[:1]), spec)
@@ -223,7 +263,9 @@ def test_greedy_action_is_the_actors_and_needs_no_key(matd3, state, batch, spec,
 def test_exploring_stays_within_bounds_and_leaves_padding_zero(matd3, state, batch, clock_at):
     wild = dataclasses.replace(matd3, exploration_noise=2.0)
     timestep = jax.tree.map(lambda x: x[0], batch.now)
-    actions = np.stack([act(wild, state, timestep, True, clock_at(0), jax.random.key(i)) for i in range(20)])
+    actions = np.stack(
+        [act(wild, state, timestep, True, clock_at(0), jax.random.key(i)) for i in range(20)]
+    )
     assert np.abs(actions).max() == 1.0
     np.testing.assert_array_equal(actions[:, 1, 1], 0.0)
     assert len(np.unique(actions[:, 0, 0])) > 5

@@ -20,7 +20,8 @@ from tests.training.tasks import Stroll
 
 AGENTS, ACTIONS, LATENTS = 2, 3, 3
 SPEC = EnvSpec(AGENTS, 3, 4, ACTIONS, discrete=True, horizon=5)
-LENGTHS, TERMINATED = (2, 5, 3, 5), (0, 3)  # ended early, cut at the horizon, cut early, ended at the last step
+# Ended early, cut at the horizon, cut early, ended at the last step
+LENGTHS, TERMINATED = (2, 5, 3, 5), (0, 3)
 MODES = np.eye(LATENTS, dtype=np.float32)[[2, 0, 1, 2]]
 GAMMA = 0.9
 MAVEN = Maven(
@@ -33,7 +34,7 @@ MAVEN = Maven(
     hidden=4,
     mixer_width=3,
     gamma=GAMMA,
-    trace=0.6,
+    td_lambda=0.6,
     target_period=3,
     optimiser=SMOOTH,
     latent_optimiser=SMOOTH,
@@ -62,7 +63,9 @@ def at_update(number: int) -> Clock:
 
 @pytest.fixture(scope="module")
 def batch():
-    return dataclasses.replace(make_episodes(SPEC, LENGTHS, TERMINATED), memory=Latent(jnp.asarray(MODES)))
+    return dataclasses.replace(
+        make_episodes(SPEC, LENGTHS, TERMINATED), memory=Latent(jnp.asarray(MODES))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,10 @@ class Equations:
 
     def __init__(self, reference, batch, intrinsic=0.0):
         self.reference, self.batch, self.intrinsic = reference, batch, intrinsic
-        self.states, self.available = np.float64(batch.timesteps.state), np.asarray(batch.timesteps.available)
+        self.states, self.available = (
+            np.float64(batch.timesteps.state),
+            np.asarray(batch.timesteps.available),
+        )
 
     def utilities(self, net):
         """`[batch, time+1, agents, actions]`"""
@@ -94,13 +100,24 @@ class Equations:
                 who = np.concatenate([np.eye(AGENTS)[i], mode])
                 weights = who @ net.head.weight + net.head.bias
                 w = lambda k, a, weights=weights: weights[k * ACTIONS + a]  # of unit k to action a
-                each.append(np.array([[sum(x[k] * w(k, a) for k in range(4)) for a in range(3)] for x in h[b, :, i]]))
+                each.append(
+                    np.array(
+                        [
+                            [sum(x[k] * w(k, a) for k in range(4)) for a in range(3)]
+                            for x in h[b, :, i]
+                        ]
+                    )
+                )
             result.append(np.stack(each, axis=1))
         return np.stack(result)
 
     def mix(self, network, q):
         modes = np.repeat(MODES[:, None], q.shape[1], axis=1)
-        states = self.states[:, -q.shape[1] :] if q.shape[1] == SPEC.horizon + 1 else self.states[:, : q.shape[1]]
+        states = (
+            self.states[:, -q.shape[1] :]
+            if q.shape[1] == SPEC.horizon + 1
+            else self.states[:, : q.shape[1]]
+        )
         return self.reference.mixer(network.mixer, q, np.concatenate([states, modes], axis=-1))
 
     def q(self, network):
@@ -109,8 +126,12 @@ class Equations:
 
     def log_guess(self, network, behaving):
         """log q(z | ..) where the utilities of `behaving` act."""
-        boltzmann = self.reference.relaxed(self.utilities(behaving.utilities), self.available, 0.0)[:, :-1]
-        seen = np.concatenate([self.states[:, :-1], *(boltzmann[:, :, i] for i in range(AGENTS))], axis=-1)
+        boltzmann = self.reference.relaxed(self.utilities(behaving.utilities), self.available, 0.0)[
+            :, :-1
+        ]
+        seen = np.concatenate(
+            [self.states[:, :-1], *(boltzmann[:, :, i] for i in range(AGENTS))], axis=-1
+        )
         logits = self.reference.mlp(network.discriminator, seen, self.reference.relu)
         log_all = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         return np.stack([log_all[b, :, np.argmax(mode)] for b, mode in enumerate(MODES)])
@@ -119,7 +140,9 @@ class Equations:
         best = self.reference.best(self.utilities(network.utilities), self.available)
         next_value = self.mix(target, (self.utilities(target.utilities) * best).sum(-1))[:, 1:]
         bonus = self.intrinsic * (self.log_guess(network, network) + np.log(LATENTS))
-        rewarded = dataclasses.replace(self.batch, reward=self.batch.reward + jnp.asarray(bonus, jnp.float32))
+        rewarded = dataclasses.replace(
+            self.batch, reward=self.batch.reward + jnp.asarray(bonus, jnp.float32)
+        )
         return self.reference.lambda_targets(rewarded, next_value, GAMMA, 0.6)
 
     def mean(self, x):
@@ -131,7 +154,9 @@ def equations(reference, batch):
     return Equations(reference, batch)
 
 
-def test_an_update_descends_the_squared_error_and_the_discriminators_loss(state, updated, equations, reference):
+def test_an_update_descends_the_squared_error_and_the_discriminators_loss(
+    state, updated, equations, reference
+):
     """Utilities, mixer and discriminator together; the target is a number."""
     after, metrics = updated
     before = reference.doubles(state.learner.value)
@@ -141,14 +166,23 @@ def test_an_update_descends_the_squared_error_and_the_discriminators_loss(state,
         guess = equations.mean(equations.log_guess(network, network))
         return equations.mean((equations.q(network) - y) ** 2) - 0.7 * guess
 
-    np.testing.assert_allclose(metrics["loss"], equations.mean((equations.q(before) - y) ** 2), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["loss"], equations.mean((equations.q(before) - y) ** 2), rtol=1e-4
+    )
     np.testing.assert_allclose(metrics["target_value"], equations.mean(y), rtol=1e-4)
-    np.testing.assert_allclose(metrics["log_guess"], equations.mean(equations.log_guess(before, before)), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["log_guess"], equations.mean(equations.log_guess(before, before)), rtol=1e-4
+    )
     reference.assert_descends(state.learner.value, after.learner.value, loss, entries=4)
 
 
-def test_with_an_intrinsic_reward_the_discriminator_learns_alone_and_its_success_is_paid(state, batch, reference):
-    equations, before = Equations(reference, batch, intrinsic=0.4), reference.doubles(state.learner.value)
+def test_with_an_intrinsic_reward_the_discriminator_learns_alone_and_its_success_is_paid(
+    state, batch, reference
+):
+    equations, before = (
+        Equations(reference, batch, intrinsic=0.4),
+        reference.doubles(state.learner.value),
+    )
     after, metrics = update(dataclasses.replace(MAVEN, intrinsic=0.4), state, batch, at_update(0))
     y = equations.target(before, reference.doubles(state.target))
 
@@ -160,7 +194,9 @@ def test_with_an_intrinsic_reward_the_discriminator_learns_alone_and_its_success
     reference.assert_descends(state.learner.value, after.learner.value, loss, entries=4)
 
 
-def test_the_policy_of_modes_descends_reinforce_with_a_baseline_and_entropy(state, batch, updated, reference):
+def test_the_policy_of_modes_descends_reinforce_with_a_baseline_and_entropy(
+    state, batch, updated, reference
+):
     first = np.float64(batch.timesteps.state)[:, 0]
     returns = [np.asarray(batch.reward)[b, :length].sum() for b, length in enumerate(LENGTHS)]
 
@@ -177,8 +213,9 @@ def test_the_policy_of_modes_descends_reinforce_with_a_baseline_and_entropy(stat
 
 
 def test_without_mutual_information_and_use_of_the_mode_it_is_qmix(state, batch, scramble):
-    """The same weights in every mode, agents without biases, and a mixer that does not look at the mode."""
-    qmix = Qmix(hidden=4, mixer_width=3, hypernet=0, gamma=GAMMA, trace=0.6, optimiser=SMOOTH)
+    """The same weights in every mode, agents without biases, and a mixer that does not look at the
+    mode."""
+    qmix = Qmix(hidden=4, mixer_width=3, hypernet=0, gamma=GAMMA, td_lambda=0.6, optimiser=SMOOTH)
     theirs = jax.jit(lambda key: qmix.init(SPEC, key))(jax.random.key(1))
     maven = dataclasses.replace(MAVEN, mi_weight=0.0)
 
@@ -197,7 +234,9 @@ def test_without_mutual_information_and_use_of_the_mode_it_is_qmix(state, batch,
         mixer = eqx.tree_at(first, mixer, longer(first(mixer)))
         return eqx.tree_at(lambda n: n.mixer, network, mixer), other
 
-    (network, live), (target, slow_live) = (pair(i, state.learner.value, theirs.learner.value) for i in (1, 2))
+    (network, live), (target, slow_live) = (
+        pair(i, state.learner.value, theirs.learner.value) for i in (1, 2)
+    )
     ours = eqx.tree_at(lambda s: (s.learner.value, s.target), state, (network, target))
     theirs = eqx.tree_at(lambda s: (s.learner.value, s.target), theirs, (live, slow_live))
     q, y, _ = values(maven, ours, batch)
@@ -214,10 +253,14 @@ def test_without_mutual_information_and_use_of_the_mode_it_is_qmix(state, batch,
 def test_the_discriminator_reaches_the_utilities_and_never_the_mixer(state, batch, bits):
     mixers, encoders = [], []
     for weight in (0.0, 0.7):
-        network = update(dataclasses.replace(MAVEN, mi_weight=weight), state, batch, at_update(0))[0].learner.value
+        network = update(dataclasses.replace(MAVEN, mi_weight=weight), state, batch, at_update(0))[
+            0
+        ].learner.value
         mixers.append(bits(network.mixer))
         encoders.append(np.asarray(network.utilities.encoder.layer.weight))
-        assert (bits(network.discriminator) == bits(state.learner.value.discriminator)) == (weight == 0)
+        assert (bits(network.discriminator) == bits(state.learner.value.discriminator)) == (
+            weight == 0
+        )
     assert mixers[0] == mixers[1]
     assert np.abs(encoders[0] - encoders[1]).max() > 2e-5
 
@@ -239,11 +282,18 @@ def seen() -> Timestep:
 
 def test_modes_are_drawn_uniformly_or_by_the_policy(state, key, reference):
     keys, timestep = jax.random.split(jax.random.key(1), 4000), seen()
-    logits = reference.mlp(reference.doubles(state.latent_policy.value), np.float64(timestep.state), reference.relu)
+    logits = reference.mlp(
+        reference.doubles(state.latent_policy.value), np.float64(timestep.state), reference.relu
+    )
     uniform = dataclasses.replace(MAVEN, latent_policy="uniform")
-    cases = [(MAVEN, state, np.exp(logits) / np.exp(logits).sum()), (uniform, init(uniform, key), np.full(3, 1 / 3))]
+    cases = [
+        (MAVEN, state, np.exp(logits) / np.exp(logits).sum()),
+        (uniform, init(uniform, key), np.full(3, 1 / 3)),
+    ]
     for algorithm, start, expected in cases:
-        draw = jax.jit(jax.vmap(lambda k, a=algorithm, s=start: a.initial_memory(s, timestep, k).latent))
+        draw = jax.jit(
+            jax.vmap(lambda k, a=algorithm, s=start: a.initial_memory(s, timestep, k).latent)
+        )
         drawn = np.asarray(draw(keys))
         assert (drawn.sum(-1) == 1).all() and set(np.unique(drawn)) == {0.0, 1.0}
         np.testing.assert_allclose(drawn.mean(0), expected, atol=0.03)
@@ -267,13 +317,19 @@ def test_all_agents_share_a_mode_to_the_end_and_it_changes_what_they_do(state):
 
 
 def test_replay_gives_back_the_mode_in_which_an_episode_was_played(key, scramble):
-    """Greedy play, learnt from later: in its own mode every action is the best, in another it need not be."""
-    task, algorithm = Stroll(), dataclasses.replace(MAVEN, latent_policy="uniform", replay=EpisodeRing(8, 8))
+    """Greedy play, learnt from later: in its own mode every action is the best, in another it need
+    not be."""
+    task, algorithm = (
+        Stroll(),
+        dataclasses.replace(MAVEN, latent_policy="uniform", replay=EpisodeRing(8, 8)),
+    )
     state = scramble(jax.jit(lambda k: algorithm.init(task.spec, k))(key), 1, 1.0)
     agent = jax.tree.map(lambda x: x[None], state)
     clock = Clock(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32), jnp.int32(0))
     teams, keys = np.zeros((1, 8), int), jax.random.split(key, 1)
-    played = jax.tree.map(lambda x: x[0], play(algorithm, task, agent, clock, teams, teams == 0, keys, "greedy"))
+    played = jax.tree.map(
+        lambda x: x[0], play(algorithm, task, agent, clock, teams, teams == 0, keys, "greedy")
+    )
     ring = algorithm.replay.add(algorithm.replay.init(task.spec), played, task.spec)
     batch = algorithm.replay.sample(ring, task.spec, key)
     assert len(np.unique(np.asarray(batch.memory.latent), axis=0)) > 1
@@ -284,7 +340,10 @@ def test_replay_gives_back_the_mode_in_which_an_episode_was_played(key, scramble
         return greedy(utilities, batch.timesteps.available)[:, :-1]
 
     wrong = eqx.tree_at(lambda e: e.memory.latent, batch, jnp.roll(batch.memory.latent, 1, axis=-1))
-    same, other = ((np.asarray(best(b)) == np.asarray(batch.action))[np.asarray(batch.mask)] for b in (batch, wrong))
+    same, other = (
+        (np.asarray(best(b)) == np.asarray(batch.action))[np.asarray(batch.mask)]
+        for b in (batch, wrong)
+    )
     assert same.all() and not other.all()
 
 

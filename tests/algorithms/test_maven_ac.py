@@ -1,4 +1,5 @@
-"""MAVEN on MA-AC: its discriminator and its reward in float64, and the batch that its actor-critics see."""
+"""MAVEN on MA-AC: its discriminator and its reward in float64, and the batch that its actor-critics
+see."""
 
 import dataclasses
 import functools
@@ -19,7 +20,9 @@ from tests.data import SMOOTH
 MODES = 3
 BASE = dataclasses.replace(MA_AC, hidden=(4,), log_std_range=(-2.0, 1.0), replay=Ring(100, 6))
 BASE = dataclasses.replace(BASE, actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
-TINY = MavenAc(BASE, latents=MODES, intrinsic=0.5, discriminator=(5,), discriminator_optimiser=SMOOTH)
+TINY = MavenAc(
+    BASE, latents=MODES, intrinsic=0.5, discriminator=(5,), discriminator_optimiser=SMOOTH
+)
 act = jax.jit(functools.partial(TINY.act, explore=False))
 
 
@@ -31,9 +34,16 @@ def update(algorithm, state, batch, clock, key):
 @pytest.fixture(scope="module")
 def state(spec, scramble):
     state = jax.jit(lambda k: TINY.init(spec, k))(jax.random.key(0))
-    parts = lambda s: (s.discriminator.value, s.base.policies.value, s.base.critic.value, s.base.value.value)
+    parts = lambda s: (
+        s.discriminator.value,
+        s.base.policies.value,
+        s.base.critic.value,
+        s.base.value.value,
+    )
     networks = lambda s: (*parts(s), s.base.target)
-    return eqx.tree_at(networks, state, tuple(scramble(n, i, 0.5) for i, n in enumerate(networks(state))))
+    return eqx.tree_at(
+        networks, state, tuple(scramble(n, i, 0.5) for i, n in enumerate(networks(state)))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +80,18 @@ def test_the_discriminator_learns_to_guess_the_mode(state, updated, log_guess, r
 def test_actor_critics_see_the_mode_and_are_paid_for_being_guessed(
     state, batch, updated, log_guess, reference, spec, clock_at, key
 ):
-    """It is the update of MA-AC with z in front of what each agent sees, and r + w (log v(z | x, u) + log |z|)."""
+    """It is the update of MA-AC with z in front of what each agent sees, and r + w (log v(z | x, u)
+    + log |z|)."""
     information = log_guess(reference.doubles(state.discriminator.value)) + np.log(MODES)
     latent = np.asarray(batch.latent)
 
     def seen(timestep):
-        obs = np.stack([np.hstack([latent, np.asarray(timestep.obs)[:, i]]) for i in range(3)], axis=1)
-        return Timestep(jnp.asarray(obs), jnp.asarray(np.hstack([latent, np.asarray(timestep.state)])))
+        obs = np.stack(
+            [np.hstack([latent, np.asarray(timestep.obs)[:, i]]) for i in range(3)], axis=1
+        )
+        return Timestep(
+            jnp.asarray(obs), jnp.asarray(np.hstack([latent, np.asarray(timestep.state)]))
+        )
 
     reward = jnp.asarray(np.float64(batch.reward) + 0.5 * information, jnp.float32)
     by_hand = dataclasses.replace(batch, now=seen(batch.now), next=seen(batch.next), reward=reward)
@@ -89,7 +104,11 @@ def test_actor_critics_see_the_mode_and_are_paid_for_being_guessed(
 
 
 def test_where_modes_cannot_be_told_apart_information_is_zero(state, batch, clock_at, key):
-    blank = eqx.tree_at(lambda s: s.discriminator.value, state, jax.tree.map(jnp.zeros_like, state.discriminator.value))
+    blank = eqx.tree_at(
+        lambda s: s.discriminator.value,
+        state,
+        jax.tree.map(jnp.zeros_like, state.discriminator.value),
+    )
     metrics = update(TINY, blank, batch, clock_at(0), key)[1]
     np.testing.assert_allclose(metrics["mode_information"], 0.0, atol=1e-6)
     without = dataclasses.replace(TINY, intrinsic=0.0)
@@ -102,7 +121,9 @@ def test_a_team_draws_any_mode_keeps_it_and_acts_by_it(state, batch, spec, clock
     timestep = jax.tree.map(lambda x: x[0], batch.now)
     first = jax.jit(jax.vmap(lambda k: TINY.initial_memory(state, timestep, k).latent))
     modes = first(jax.random.split(key, 600))
-    assert np.all(modes.sum(axis=1) == 1.0) and np.all(np.abs(modes.mean(axis=0) - 1 / MODES) < 0.06)
+    assert np.all(modes.sum(axis=1) == 1.0) and np.all(
+        np.abs(modes.mean(axis=0) - 1 / MODES) < 0.06
+    )
     actions = []
     for mode in np.eye(MODES, dtype=np.float32):
         memory, action = act(state, 0, Memory(jnp.asarray(mode)), timestep, clock_at(0), key)
@@ -116,10 +137,14 @@ def test_a_team_draws_any_mode_keeps_it_and_acts_by_it(state, batch, spec, clock
 def test_ends_and_padding_count_for_nothing(state, batch, updated, spec, clock_at, key, bits):
     nowhere = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), batch.next)
     ended = dataclasses.replace(batch, terminated=jnp.ones(6, bool), next=nowhere)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(update(TINY, state, ended, clock_at(0), key)))
+    assert all(
+        np.isfinite(x).all() for x in jax.tree.leaves(update(TINY, state, ended, clock_at(0), key))
+    )
     spoil = lambda t: dataclasses.replace(t, obs=jnp.where(obs_mask(spec), t.obs, 7.0))
     action = jnp.where(spec.action_mask > 0, batch.action, 7.0)
-    garbage = dataclasses.replace(batch, now=spoil(batch.now), next=spoil(batch.next), action=action)
+    garbage = dataclasses.replace(
+        batch, now=spoil(batch.now), next=spoil(batch.next), action=action
+    )
     assert bits(update(TINY, state, garbage, clock_at(0), key)) == bits(updated)
 
 

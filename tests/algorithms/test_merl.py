@@ -29,7 +29,9 @@ from tests.training.tasks import HostWander, Stroll
 
 DISCRETE = EnvSpec(2, 2, 2, 3, discrete=True, horizon=4)
 MATD3 = Matd3(hidden=(5, 4), replay=Ring(300, 8), warmup_steps=20)
-FACMAC = Facmac(hidden=4, mixer_width=3, hypernet=3, replay=EpisodeRing(60, 3), actor_optimiser=Adam(1e-2))
+FACMAC = Facmac(
+    hidden=4, mixer_width=3, hypernet=3, replay=EpisodeRing(60, 3), actor_optimiser=Adam(1e-2)
+)
 BASES = {"matd3": (MATD3, WANDER_SPEC), "facmac": (FACMAC, DISCRETE)}
 TEAMS = 3  # that evolve
 FITNESS, ELITE, WORST = (3.0, 50.0, -4.0, 1000.0), 1, 2  # the last is the trained team's
@@ -42,27 +44,41 @@ class Case:
     def __init__(self, name, make_batch, scramble):
         self.name, (self.base, self.spec) = name, BASES[name]
         self.merl, self.ea = Merl(self.base, population=TEAMS), Ea(self.base, population=TEAMS)
-        self.batch = make_batch(self.spec) if name == "matd3" else make_episodes(self.spec, (2, 4, 3))
+        self.batch = (
+            make_batch(self.spec) if name == "matd3" else make_episodes(self.spec, (2, 4, 3))
+        )
         state = jax.jit(lambda k: self.merl.init(self.spec, k))(jax.random.key(0))
-        self.state = eqx.tree_at(lambda s: (s.base, s.population), state, scramble((state.base, state.population), 0))
-        first = self.batch.now if name == "matd3" else jax.tree.map(lambda x: x[:, 0], self.batch.timesteps)
+        self.state = eqx.tree_at(
+            lambda s: (s.base, s.population), state, scramble((state.base, state.population), 0)
+        )
+        first = (
+            self.batch.now
+            if name == "matd3"
+            else jax.tree.map(lambda x: x[:, 0], self.batch.timesteps)
+        )
         self.timestep = jax.tree.map(lambda x: x[0], first)
         self.memory = self.base.initial_memory(self.state.base, self.timestep, jax.random.key(0))
 
     @functools.cached_property
     def act(self):
         """`act(state, team, key, explore)`: MERL's action."""
-        one = lambda s, j, k, explore: self.merl.act(s, j, self.memory, self.timestep, CLOCK, k, explore=explore)[1]
+        one = lambda s, j, k, explore: self.merl.act(
+            s, j, self.memory, self.timestep, CLOCK, k, explore=explore
+        )[1]
         return jax.jit(one, static_argnums=3)
 
     @functools.cached_property
     def perform(self):
-        one = lambda p, k, explore: self.base.perform(p, self.memory, self.timestep, k, explore=explore)[1]
+        one = lambda p, k, explore: self.base.perform(
+            p, self.memory, self.timestep, k, explore=explore
+        )[1]
         return jax.jit(one, static_argnums=2)
 
     @functools.cached_property
     def act_base(self):
-        one = lambda s, k, explore: self.base.act(s, 0, self.memory, self.timestep, CLOCK, k, explore=explore)[1]
+        one = lambda s, k, explore: self.base.act(
+            s, 0, self.memory, self.timestep, CLOCK, k, explore=explore
+        )[1]
         return jax.jit(one, static_argnums=2)
 
 
@@ -92,7 +108,8 @@ def test_each_evolving_team_acts_by_its_own_network_and_the_last_as_the_base_doe
 
 
 def test_teams_share_nothing(case, scramble):
-    """Whatever becomes of one network, the other teams act as before; the base's critics have no say at all."""
+    """Whatever becomes of one network, the other teams act as before; the base's critics have no
+    say at all."""
     keys = jax.random.split(jax.random.key(2), 8)
     actions = lambda state: np.stack(
         [[case.act(state, jnp.int32(j), k, True) for k in keys] for j in range(TEAMS + 1)]
@@ -101,18 +118,25 @@ def test_teams_share_nothing(case, scramble):
     other = scramble(case.state.population, 5, 2.0)
     for changed in range(TEAMS):
         swap = lambda old, new, j=changed: old.at[j].set(new[j])
-        state = dataclasses.replace(case.state, population=jax.tree.map(swap, case.state.population, other))
+        state = dataclasses.replace(
+            case.state, population=jax.tree.map(swap, case.state.population, other)
+        )
         differs = (actions(state) != before).any(1)
         np.testing.assert_array_equal(differs, np.arange(TEAMS + 1) == changed)
-    base = eqx.tree_at(lambda s: s.critic.value, case.state.base, scramble(case.state.base.critic.value, 6))
+    base = eqx.tree_at(
+        lambda s: s.critic.value, case.state.base, scramble(case.state.base.critic.value, 6)
+    )
     np.testing.assert_array_equal(actions(dataclasses.replace(case.state, base=base)), before)
 
 
 def test_evolving_teams_add_no_noise_of_the_bases_exploration(case):
-    """On MATD3 they act as they are; on FACMAC they draw from their policies without random actions."""
+    """On MATD3 they act as they are; on FACMAC they draw from their policies without random
+    actions."""
     if case.name == "matd3":
         for key in jax.random.split(jax.random.key(3), 3):
-            one, other = (case.act(case.state, jnp.int32(0), key, explore) for explore in (True, False))
+            one, other = (
+                case.act(case.state, jnp.int32(0), key, explore) for explore in (True, False)
+            )
             np.testing.assert_array_equal(one, other)
     else:
         head = lambda s: (s.population.head.weight, s.population.head.bias)
@@ -120,19 +144,25 @@ def test_evolving_teams_add_no_noise_of_the_bases_exploration(case):
         sure = eqx.tree_at(head, case.state, (jnp.zeros((TEAMS, 4, 3)), bias))
         timestep = eqx.tree_at(lambda t: t.available, case.timestep, jnp.ones((2, 3), bool))
         one = lambda k: case.merl.act(sure, 0, case.memory, timestep, CLOCK, k, explore=True)[1]
-        assert not np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(3), 200))).any()
+        assert not np.asarray(
+            jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(3), 200))
+        ).any()
 
 
 def ranked(state, fitness, elite: int):
     return dataclasses.replace(state, fitness=jnp.array(fitness), elite=jnp.int32(elite))
 
 
-@pytest.mark.parametrize(("fitness", "elite", "slot"), [((3.0, 50.0, -4.0), 1, 2), ((5.0, 5.0, 5.0), 0, 1)])
+@pytest.mark.parametrize(
+    ("fitness", "elite", "slot"), [((3.0, 50.0, -4.0), 1, 2), ((5.0, 5.0, 5.0), 0, 1)]
+)
 def test_the_trained_network_takes_the_worst_slot_and_never_the_elites(case, fitness, elite, slot):
     after = case.merl.inject(ranked(case.state, fitness, elite))
     assert int(after.injected) == slot != elite
     own = case.base.policy(case.state.base)
-    for new, old, mine in zip(*map(jax.tree.leaves, (after.population, case.state.population, own)), strict=True):
+    for new, old, mine in zip(
+        *map(jax.tree.leaves, (after.population, case.state.population, own)), strict=True
+    ):
         np.testing.assert_array_equal(new[slot], mine)
         others = jnp.array([team for team in range(TEAMS) if team != slot])
         np.testing.assert_array_equal(new[others], old[others])
@@ -145,11 +175,17 @@ def test_evolution_keeps_the_elite_bit_for_bit_and_changes_other_networks_alone(
     evolve = lambda k: case.merl.evolve(case.state, jnp.array(FITNESS), CLOCK, k)
     after, metrics = jax.jit(jax.vmap(evolve))(jax.random.split(jax.random.key(5), 20))
     changed = []
-    for new, old in zip(*map(jax.tree.leaves, (after.population, case.state.population)), strict=True):
-        np.testing.assert_array_equal(new[:, ELITE], np.broadcast_to(old[ELITE], new[:, ELITE].shape))
+    for new, old in zip(
+        *map(jax.tree.leaves, (after.population, case.state.population)), strict=True
+    ):
+        np.testing.assert_array_equal(
+            new[:, ELITE], np.broadcast_to(old[ELITE], new[:, ELITE].shape)
+        )
         changed.append((np.asarray(new) != np.asarray(old)).any((0, *range(2, new.ndim))))
     np.testing.assert_array_equal(np.any(changed, axis=0), np.arange(TEAMS) != ELITE)
-    assert (np.asarray(after.elite) == ELITE).all() and all(np.isnan(fate).all() for fate in metrics.values())
+    assert (np.asarray(after.elite) == ELITE).all() and all(
+        np.isnan(fate).all() for fate in metrics.values()
+    )
     first = jax.tree.map(lambda x: x[0], after)
     np.testing.assert_array_equal(first.fitness, FITNESS[:TEAMS])  # not the trained team's
     assert bits((first.base, first.injected)) == bits((case.state.base, case.state.injected))
@@ -160,7 +196,9 @@ def test_teams_start_as_the_base_would_and_apart(case):
     state = jax.jit(lambda k: case.merl.init(case.spec, k))(jax.random.key(0))
     own = case.base.policy(state.base)
     assert jax.tree.structure(state.population) == jax.tree.structure(own)
-    for (path, teams), mine in zip(jax.tree.leaves_with_path(state.population), jax.tree.leaves(own), strict=True):
+    for (path, teams), mine in zip(
+        jax.tree.leaves_with_path(state.population), jax.tree.leaves(own), strict=True
+    ):
         assert teams.shape == (TEAMS, *mine.shape)
         if getattr(path[-1], "name", "") == "weight":
             assert all((teams[i] != x).all() for i in range(TEAMS) for x in (mine, *teams[i + 1 :]))
@@ -176,9 +214,18 @@ def test_pace_and_replay_are_the_bases():
     )
     assert (merl.actions, merl.parallel_envs, merl.num_teams) == (MATD3.actions, 1, 6)
     discrete = Merl(dataclasses.replace(FACMAC, parallel_envs=4, updates_per_episode=0.5))
-    assert (discrete.learns_from, discrete.parallel_envs, discrete.updates_per_episode) == ("episodes", 4, 0.5)
+    assert (discrete.learns_from, discrete.parallel_envs, discrete.updates_per_episode) == (
+        "episodes",
+        4,
+        0.5,
+    )
     assert (discrete.warmup_steps, discrete.actions) == (0, FACMAC.actions)
-    assert (ea.warmup_steps, ea.updates_per_step, ea.updates_per_episode, ea.replay.capacity) == (0, 0.0, 0.0, 0)
+    assert (ea.warmup_steps, ea.updates_per_step, ea.updates_per_episode, ea.replay.capacity) == (
+        0,
+        0.0,
+        0.0,
+        0,
+    )
     assert (ea.num_teams, ea.learns_from, Ea(FACMAC).learns_from) == (5, "transitions", "episodes")
     assert isinstance(MERL_FACMAC.base, Facmac) and isinstance(EA_FACMAC.base, Facmac)
 
@@ -197,14 +244,23 @@ def test_the_elite_of_ea_never_gets_worse_and_stands_for_the_algorithm(case):
     """By a fitness without chance: how small the parameters are."""
     state = jax.jit(lambda k: case.ea.init(case.spec, k))(jax.random.key(1))
     evolve = jax.jit(lambda s, f, k: case.ea.evolve(s, f, CLOCK, k)[0])
-    fitness = lambda s: -sum(jnp.square(x).reshape(TEAMS, -1).sum(1) for x in jax.tree.leaves(s.population))
+    fitness = lambda s: (
+        -sum(jnp.square(x).reshape(TEAMS, -1).sum(1) for x in jax.tree.leaves(s.population))
+    )
     best = []
     for key in jax.random.split(jax.random.key(6), 12):
         scores = fitness(state)
         elite, after = int(jnp.argmax(scores)), evolve(state, scores, key)
-        for new, old in zip(*map(jax.tree.leaves, (after.population, state.population)), strict=True):
+        for new, old in zip(
+            *map(jax.tree.leaves, (after.population, state.population)), strict=True
+        ):
             assert np.asarray(new[elite]).tobytes() == np.asarray(old[elite]).tobytes()
-        assert int(after.elite) == elite == int(case.ea.best_team(after)) == int(case.ea.trained_team(after))
+        assert (
+            int(after.elite)
+            == elite
+            == int(case.ea.best_team(after))
+            == int(case.ea.trained_team(after))
+        )
         state = after
         best.append(float(scores.max()))
     assert best == sorted(best) and best[-1] > best[0]
@@ -213,13 +269,17 @@ def test_the_elite_of_ea_never_gets_worse_and_stands_for_the_algorithm(case):
 def test_a_team_of_ea_acts_by_its_network_alone(case):
     state = ea_module.State(case.state.population, jnp.int32(0))
     memory = case.ea.initial_memory(state, case.timestep, jax.random.key(0))
-    one = lambda j, k, explore: case.ea.act(state, j, memory, case.timestep, CLOCK, k, explore=explore)[1]
+    one = lambda j, k, explore: case.ea.act(
+        state, j, memory, case.timestep, CLOCK, k, explore=explore
+    )[1]
     act = jax.jit(one, static_argnums=2)
     for team in range(TEAMS):
         policy = jax.tree.map(lambda x, j=team: x[j], case.state.population)
         for explore in (False, True):
             key = jax.random.key(team)
-            np.testing.assert_array_equal(act(jnp.int32(team), key, explore), case.perform(policy, key, explore))
+            np.testing.assert_array_equal(
+                act(jnp.int32(team), key, explore), case.perform(policy, key, explore)
+            )
 
 
 # Whole runs
@@ -241,7 +301,11 @@ def test_the_trained_team_is_alone_at_first_and_all_seeds_wait_for_each_other(tm
 
 
 ROUNDS = Run(
-    Merl(FACMAC, population=TEAMS, population_after=25), Stroll(), steps=25, evaluate_every=1000, evaluation_episodes=2
+    Merl(FACMAC, population=TEAMS, population_after=25),
+    Stroll(),
+    steps=25,
+    evaluate_every=1000,
+    evaluation_episodes=2,
 )
 
 
@@ -251,23 +315,33 @@ def test_while_it_is_alone_only_the_trained_team_plays_and_learns_and_then_all_d
     alone = run.train()
     assert int(alone.replay.size[0]) == run.number  # one episode a round
     assert int(alone.clock.updates[0]) == run.number - 2  # from when the replay held a batch of 3
-    assert bits(alone.agent.population) == bits(fresh.population) and int(alone.agent.injected[0]) == -1
+    assert (
+        bits(alone.agent.population) == bits(fresh.population)
+        and int(alone.agent.injected[0]) == -1
+    )
     assert bits(alone.agent.base.actor.value) != bits(fresh.base.actor.value)
     later = session(dataclasses.replace(ROUNDS, steps=80), tmp_path)
     after = later.train()
     rounds = later.number - run.number
     assert int(after.replay.size[0]) == run.number + rounds * (TEAMS + 1)
     assert int(after.clock.updates[0]) == run.number - 2 + rounds * (TEAMS + 1)
-    assert bits(after.agent.population) != bits(fresh.population) and int(after.agent.injected[0]) >= 0
+    assert (
+        bits(after.agent.population) != bits(fresh.population) and int(after.agent.injected[0]) >= 0
+    )
     policy = FACMAC.policy(jax.tree.map(lambda x: x[0], after.agent.base))
     slot = int(after.agent.injected[0])
-    for teams, own in zip(jax.tree.leaves(after.agent.population), jax.tree.leaves(policy), strict=True):
+    for teams, own in zip(
+        jax.tree.leaves(after.agent.population), jax.tree.leaves(policy), strict=True
+    ):
         np.testing.assert_array_equal(teams[0, slot], own)  # what joined is what had learnt
 
 
 @pytest.mark.parametrize(
     ("algorithm", "task", "steps"),
-    [(Merl(MATD3, population=TEAMS), HostWander(), 70), (Ea(FACMAC, population=TEAMS), GAMES["climbing"], 30)],
+    [
+        (Merl(MATD3, population=TEAMS), HostWander(), 70),
+        (Ea(FACMAC, population=TEAMS), GAMES["climbing"], 30),
+    ],
     ids=["merl-matd3", "ea-facmac"],
 )
 def test_whole_runs_record_both_teams(algorithm, task, steps, tmp_path):

@@ -19,14 +19,15 @@ from tests.test_payoff_tables import VDN, learnt_table
 
 AGENTS, ACTIONS = 2, 3
 SPEC = EnvSpec(AGENTS, 3, 4, ACTIONS, discrete=True, horizon=5)
-LENGTHS, TERMINATED = (2, 5, 3, 5), (0, 3)  # ended early, cut at the horizon, cut early, ended at the last step
+# Ended early, cut at the horizon, cut early, ended at the last step
+LENGTHS, TERMINATED = (2, 5, 3, 5), (0, 3)
 GAMMA, ALPHA, LOW, HIGH = 0.9, 0.6, -0.5, 0.7
 START = Clock(jnp.int32(0), jnp.int32(0), jnp.int32(0))
 MSAC = Msac(
     hidden=4,
     logit_range=(LOW, HIGH),
     gamma=GAMMA,
-    trace=0.7,
+    td_lambda=0.7,
     alpha=ALPHA,
     tau=0.3,
     actor_optimiser=SMOOTH,
@@ -72,7 +73,9 @@ def states(scramble):
     def make(algorithm) -> State:
         state = init(algorithm, jax.random.key(0))
         where = lambda s: (s.actor.value, s.critic.value, s.target_critic)
-        return eqx.tree_at(where, state, tuple(scramble(x, i, 0.6) for i, x in enumerate(where(state))))
+        return eqx.tree_at(
+            where, state, tuple(scramble(x, i, 0.6) for i, x in enumerate(where(state)))
+        )
 
     return make
 
@@ -92,10 +95,16 @@ class Equations:
 
     def __init__(self, reference, batch):
         self.reference, self.batch = reference, batch
-        self.states, self.available = np.float64(batch.timesteps.state), np.asarray(batch.timesteps.available)
+        self.states, self.available = (
+            np.float64(batch.timesteps.state),
+            np.asarray(batch.timesteps.available),
+        )
 
     def unroll(self, net):
-        return self.reference.histories(net.encoder, SPEC, self.batch) @ net.head.weight + net.head.bias
+        return (
+            self.reference.histories(net.encoder, SPEC, self.batch) @ net.head.weight
+            + net.head.bias
+        )
 
     def policy(self, actor):
         return self.reference.relaxed(np.clip(self.unroll(actor), LOW, HIGH), self.available, 0.0)
@@ -121,14 +130,16 @@ class Equations:
     def members(self, critics):
         return [self.reference.part(critics, j) for j in range(len(critics.mixer.bias.bias))]
 
-    def target(self, state, trace=0.7, scale=10.0):
+    def target(self, state, td_lambda=0.7, scale=10.0):
         steps = np.float64(self.batch.reward)[np.asarray(self.batch.mask)]
         reward = np.float64(self.batch.reward)
         if scale:
             reward = scale * (reward - steps.mean()) / (steps.std() + 1e-5)
-        values = np.stack([self.soft(c, state.actor.value) for c in self.members(state.target_critic)])
+        values = np.stack(
+            [self.soft(c, state.actor.value) for c in self.members(state.target_critic)]
+        )
         rewarded = dataclasses.replace(self.batch, reward=jnp.asarray(reward, jnp.float32))
-        return self.reference.lambda_targets(rewarded, values.min(0)[:, 1:], GAMMA, trace)
+        return self.reference.lambda_targets(rewarded, values.min(0)[:, 1:], GAMMA, td_lambda)
 
     def mean(self, x):
         return self.reference.masked_mean(x, self.batch.mask)
@@ -140,21 +151,27 @@ def equations(reference, batch):
 
 
 VARIANTS = {
-    "as it is": dict(trace=0.7),
-    "one step": dict(trace=0.0),
+    "as it is": dict(td_lambda=0.7),
+    "one step": dict(td_lambda=0.0),
     "single": dict(critics=1),
     "plain rewards": dict(reward_scale=0.0),
 }
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_critic_descends_to_the_least_soft_value_of_the_next_step(states, batch, equations, reference, name):
+def test_every_critic_descends_to_the_least_soft_value_of_the_next_step(
+    states, batch, equations, reference, name
+):
     algorithm = dataclasses.replace(MSAC, **VARIANTS[name])
     state = states(algorithm)
     critic, metrics = fit_critic(algorithm, state, batch)
-    y = equations.target(reference.doubles(state), algorithm.trace, algorithm.reward_scale)
-    loss = lambda critics: sum(equations.mean((equations.q(c) - y) ** 2) for c in equations.members(critics))
-    np.testing.assert_allclose(metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4)
+    y = equations.target(reference.doubles(state), algorithm.td_lambda, algorithm.reward_scale)
+    loss = lambda critics: sum(
+        equations.mean((equations.q(c) - y) ** 2) for c in equations.members(critics)
+    )
+    np.testing.assert_allclose(
+        metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4
+    )
     np.testing.assert_allclose(metrics["target_value"], equations.mean(y), rtol=1e-4, atol=1e-5)
     reference.assert_descends(state.critic.value, critic.value, loss, entries=4)
 
@@ -166,16 +183,21 @@ def test_both_target_critics_are_the_least_somewhere(state, equations, reference
     assert 0 < (one < two)[:, 1:].mean() < 1
 
 
-def test_the_actor_climbs_the_soft_value_of_the_first_critic_as_it_is_now(state, updated, equations, reference):
+def test_the_actor_climbs_the_soft_value_of_the_first_critic_as_it_is_now(
+    state, updated, equations, reference
+):
     after, metrics = updated
     first = equations.members(reference.doubles(after.critic.value))[0]
     loss = lambda actor: -equations.mean(equations.soft(first, actor)[:, :-1])
-    np.testing.assert_allclose(metrics["actor_loss"], loss(reference.doubles(state.actor.value)), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["actor_loss"], loss(reference.doubles(state.actor.value)), rtol=1e-4
+    )
     reference.assert_descends(state.actor.value, after.actor.value, loss)
 
 
 def test_what_learns_from_whom(state, batch, updated, bits):
-    """The critics' step does not depend on the actor's; targets move by tau; every parameter moves."""
+    """The critics' step does not depend on the actor's; targets move by tau; every parameter
+    moves."""
     after, _ = updated
     critic, _ = fit_critic(MSAC, state, batch)
     for one, two in zip(*map(jax.tree.leaves, (after.critic.value, critic.value)), strict=True):
@@ -191,14 +213,20 @@ def test_what_learns_from_whom(state, batch, updated, bits):
 
 
 def test_the_soft_value_is_the_expectation_over_joint_actions(state, batch, equations, reference):
-    """Of Q_tot less the mixed log-probabilities: the mixer is linear, so agents may take theirs apart."""
+    """Of Q_tot less the mixed log-probabilities: the mixer is linear, so agents may take theirs
+    apart."""
     now = reference.doubles(state)
     critic, p = equations.members(now.critic.value)[1], equations.policy(now.actor.value)
     utilities, expected = equations.unroll(critic.utilities), 0.0
     for joint in itertools.product(range(ACTIONS), repeat=AGENTS):
         chance = np.prod([p[..., i, u] for i, u in enumerate(joint)], axis=0)
-        each = [utilities[..., i, u] - ALPHA * np.log(np.maximum(p[..., i, u], 1e-300)) for i, u in enumerate(joint)]
-        expected = expected + np.where(chance > 0, chance * equations.mix(critic.mixer, np.stack(each, -1)), 0.0)
+        each = [
+            utilities[..., i, u] - ALPHA * np.log(np.maximum(p[..., i, u], 1e-300))
+            for i, u in enumerate(joint)
+        ]
+        expected = expected + np.where(
+            chance > 0, chance * equations.mix(critic.mixer, np.stack(each, -1)), 0.0
+        )
 
     @jax.jit
     def found(batch):
@@ -226,24 +254,33 @@ def entropies(equations, state, reference):
 
 
 @pytest.mark.parametrize("share", [None, 0.0, 0.4, 1.0])
-def test_the_temperature_follows_entropy_towards_its_target(state, batch, equations, reference, share):
+def test_the_temperature_follows_entropy_towards_its_target(
+    state, batch, equations, reference, share
+):
     algorithm = dataclasses.replace(MSAC, entropy_share=share)
     log_alpha, metrics = fit_alpha(algorithm, state, batch)
-    entropy, number = entropies(equations, state, reference), np.asarray(batch.timesteps.available)[:, :-1].sum(-1)
+    entropy, number = (
+        entropies(equations, state, reference),
+        np.asarray(batch.timesteps.available)[:, :-1].sum(-1),
+    )
     wanted = -float(ACTIONS) if share is None else share * np.log(np.maximum(number, 1))
     excess = equations.mean((entropy - wanted).mean(-1))
     loss = lambda value: float(value) * excess
     reference.assert_descends(state.log_alpha.value, log_alpha.value, loss)
     np.testing.assert_allclose(metrics["entropy"], equations.mean(entropy.mean(-1)), rtol=1e-4)
     np.testing.assert_allclose(metrics["alpha"], np.exp(log_alpha.value), rtol=1e-6)
-    assert (float(log_alpha.value) < np.log(ALPHA)) == (share != 1.0), "no policy has more entropy than a uniform one"
+    assert (float(log_alpha.value) < np.log(ALPHA)) == (share != 1.0), (
+        "no policy has more entropy than a uniform one"
+    )
 
 
 def test_as_released_the_temperature_falls_at_the_optimisers_pace_and_without_one_it_stays(batch):
     for rate, expected in ((3e-4, -60 * 3e-4), (0.0, 0.0)):
         algorithm = Msac(hidden=4, alpha_optimiser=Adam(rate, max_grad_norm=0.0))
         state = init(algorithm, jax.random.key(0))
-        step = jax.jit(lambda s, a=algorithm: eqx.tree_at(lambda s: s.log_alpha, s, fit_alpha(a, s, batch)[0]))
+        step = jax.jit(
+            lambda s, a=algorithm: eqx.tree_at(lambda s: s.log_alpha, s, fit_alpha(a, s, batch)[0])
+        )
         for _ in range(60):
             state = step(state)
         np.testing.assert_allclose(state.log_alpha.value, expected, rtol=0.02, atol=1e-7)
@@ -255,35 +292,50 @@ def test_as_released_the_temperature_falls_at_the_optimisers_pace_and_without_on
 def test_teams_draw_from_their_policies_and_take_the_likeliest_when_evaluated(state, reference):
     random = np.random.default_rng(0)
     available = np.array([[True, True, False], [True, True, True]])
-    timestep = Timestep(jnp.asarray(random.normal(size=(2, 3)), jnp.float32), jnp.zeros(4), jnp.asarray(available))
+    timestep = Timestep(
+        jnp.asarray(random.normal(size=(2, 3)), jnp.float32), jnp.zeros(4), jnp.asarray(available)
+    )
     one = dataclasses.replace(
         make_episodes(SPEC, (1,)),
-        timesteps=jax.tree.map(lambda x: jnp.broadcast_to(x, (1, SPEC.horizon + 1, *x.shape)), timestep),
+        timesteps=jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (1, SPEC.horizon + 1, *x.shape)), timestep
+        ),
     )
     policy = Equations(reference, one).policy(reference.doubles(state.actor.value))[0, 0]
 
     @functools.partial(jax.jit, static_argnums=1)
     def act(keys, explore):
-        choose = lambda key: MSAC.act(state, 0, Memory.empty(2, 4), timestep, START, key, explore=explore)[1]
+        choose = lambda key: MSAC.act(
+            state, 0, Memory.empty(2, 4), timestep, START, key, explore=explore
+        )[1]
         return jax.vmap(choose)(keys)
 
     keys = jax.random.split(jax.random.key(1), 4000)
     drawn = np.asarray(act(keys, True))
     for i in range(AGENTS):
-        np.testing.assert_allclose(np.bincount(drawn[:, i], minlength=3) / 4000, policy[i], atol=0.03)
+        np.testing.assert_allclose(
+            np.bincount(drawn[:, i], minlength=3) / 4000, policy[i], atol=0.03
+        )
     assert (np.asarray(act(keys[:5], False)) == policy.argmax(-1)).all()
 
 
-def test_no_available_action_is_likelier_than_another_by_more_than_the_range_of_logits(states, batch):
-    huge = eqx.tree_at(lambda s: s.actor.value.head.weight, states(MSAC), replace_fn=lambda x: 1e3 * x)
+def test_no_available_action_is_likelier_than_another_by_more_than_the_range_of_logits(
+    states, batch
+):
+    huge = eqx.tree_at(
+        lambda s: s.actor.value.head.weight, states(MSAC), replace_fn=lambda x: 1e3 * x
+    )
     log_pi = np.asarray(jax.jit(lambda s: log_policies(MSAC, s, batch))(huge))
     available = np.asarray(batch.timesteps.available)
-    gaps = np.where(available, log_pi, -np.inf).max(-1) - np.where(available, log_pi, np.inf).min(-1)
+    gaps = np.where(available, log_pi, -np.inf).max(-1) - np.where(available, log_pi, np.inf).min(
+        -1
+    )
     np.testing.assert_allclose(gaps[available.any(-1)].max(), HIGH - LOW, atol=1e-5)
 
 
 def test_the_linear_mixer_learns_the_table_of_vdn(key):
-    """With one state it is a sum: least squares then are VDN's, by either critic; and no agent finds (A, A)."""
+    """With one state it is a sum: least squares then are VDN's, by either critic; and no agent
+    finds (A, A)."""
     rates = dict(actor_optimiser=Adam(5e-3), critic_optimiser=Adam(5e-3), alpha_optimiser=Adam(0.0))
     found, greedy = learnt_table(Msac(hidden=16, reward_scale=0.0, alpha=0.01, **rates))
     np.testing.assert_allclose(found, VDN, atol=0.05)

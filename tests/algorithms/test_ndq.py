@@ -24,8 +24,22 @@ LENGTHS = (2, HORIZON, 3)  # terminated, cut at the horizon, cut early
 GAMMA, SIZE = 0.9, 2
 KEY = jax.random.key(7)
 NDQ = Ndq(
-    **dict(hidden=4, mixer_width=3, hypernet=4, message_size=SIZE, message_width=3, gamma=GAMMA, target_period=3),
-    **dict(message_weight=0.5, kl_weight=0.3, message_entropy_weight=0.2, trace=0.6, optimiser=SMOOTH),
+    **dict(
+        hidden=4,
+        mixer_width=3,
+        hypernet=4,
+        message_size=SIZE,
+        message_width=3,
+        gamma=GAMMA,
+        target_period=3,
+    ),
+    **dict(
+        message_weight=0.5,
+        kl_weight=0.3,
+        message_entropy_weight=0.2,
+        td_lambda=0.6,
+        optimiser=SMOOTH,
+    ),
 )
 
 
@@ -89,7 +103,11 @@ def speak(messenger, x, noise):
     mean = Reference.torso(messenger.encoder, x, Reference.relu) @ layer.weight + layer.bias
     mean = mean.reshape(*x.shape[:-1], AGENTS, SIZE)
     sent = mean + noise
-    return mean, sent, np.stack([sent[..., i, :].reshape(*x.shape[:-2], -1) for i in range(AGENTS)], axis=-2)
+    return (
+        mean,
+        sent,
+        np.stack([sent[..., i, :].reshape(*x.shape[:-2], -1) for i in range(AGENTS)], axis=-2),
+    )
 
 
 def utilities_of(network, x, noise):
@@ -116,19 +134,27 @@ def test_an_update_descends_the_loss_of_the_equations(batch, state, updated, ref
     choose = lambda q: np.where(np.asarray(batch.timesteps.available), q, -np.inf).argmax(-1)
     assert (choose(later) != choose(best)).any(), "who chooses would not show"
     v = Reference.mixer(target.mixer, pick(later, choose(best))[:, 1:], s[:, 1:])
-    y, label = Reference.lambda_targets(batch, v, GAMMA, NDQ.trace), choose(later)
+    y, label = Reference.lambda_targets(batch, v, GAMMA, NDQ.td_lambda), choose(later)
 
     def losses(network):
-        q = Reference.mixer(network.mixer, pick(utilities_of(network, x, noise[0])[:, :-1], batch.action), s[:, :-1])
+        q = Reference.mixer(
+            network.mixer, pick(utilities_of(network, x, noise[0])[:, :-1], batch.action), s[:, :-1]
+        )
         mean, sent, told = speak(network.messenger, x, noise[0])
-        logits = Reference.mlp(network.messenger.posterior, np.concatenate([x, told], axis=-1), Reference.relu)
+        logits = Reference.mlp(
+            network.messenger.posterior, np.concatenate([x, told], axis=-1), Reference.relu
+        )
         each = (np.log(np.exp(logits).sum(-1)) - pick(logits, label)).sum(-1)
         each = each + 0.3 * (mean**2 / 2).sum((-3, -2, -1))
         each = each + 0.2 * (sent**2 / 2 + np.log(2 * np.pi) / 2).sum((-3, -2, -1))
-        return reference.masked_mean((q - y) ** 2, batch.mask), reference.masked_mean(each[:, :-1], batch.mask)
+        return reference.masked_mean((q - y) ** 2, batch.mask), reference.masked_mean(
+            each[:, :-1], batch.mask
+        )
 
     np.testing.assert_allclose((metrics["loss"], metrics["message_loss"]), losses(live), rtol=1e-4)
-    np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(y, batch.mask), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["target_value"], reference.masked_mean(y, batch.mask), rtol=1e-4
+    )
     total = lambda network: losses(network)[0] + 0.5 * losses(network)[1]
     reference.assert_descends(state.learner.value, after.learner.value, total, entries=4)
 
@@ -144,8 +170,10 @@ def test_every_parameter_learns_and_the_target_waits(state, updated, bits):
 
 def test_with_messages_that_nobody_weighs_it_is_qmix(batch, state, scramble):
     """The same values and targets, one step ahead or by lambda."""
-    qmix = Qmix(hidden=4, mixer_width=3, hypernet=4, gamma=GAMMA, trace=NDQ.trace)
-    network, target = (scramble(init(qmix, jax.random.key(k)).learner.value, k, 0.6) for k in (1, 2))
+    qmix = Qmix(hidden=4, mixer_width=3, hypernet=4, gamma=GAMMA, td_lambda=NDQ.td_lambda)
+    network, target = (
+        scramble(init(qmix, jax.random.key(k)).learner.value, k, 0.6) for k in (1, 2)
+    )
 
     def deaf(own, other):
         layer = own.utilities.encoder.layer
@@ -157,7 +185,9 @@ def test_with_messages_that_nobody_weighs_it_is_qmix(batch, state, scramble):
 
     where = lambda s: (s.learner.value, s.target)
     same = eqx.tree_at(
-        where, state, tuple(deaf(x, other) for x, other in zip(where(state), (network, target), strict=True))
+        where,
+        state,
+        tuple(deaf(x, other) for x, other in zip(where(state), (network, target), strict=True)),
     )
     _, metrics = update(NDQ, same, batch, at_update(0), KEY)
     q, y = jax.jit(jax.vmap(lambda episode: qmix.values(network, target, episode)))(batch)
@@ -166,8 +196,20 @@ def test_with_messages_that_nobody_weighs_it_is_qmix(batch, state, scramble):
 
 
 def test_presets_are_what_they_say():
-    changed = {f.name for f in dataclasses.fields(Ndq) if getattr(NDQ_PYMARL2, f.name) != getattr(Ndq(), f.name)}
-    pace = {"optimiser", "trace", "epsilon_steps", "target_period", "replay", "parallel_envs", "updates_per_episode"}
+    changed = {
+        f.name
+        for f in dataclasses.fields(Ndq)
+        if getattr(NDQ_PYMARL2, f.name) != getattr(Ndq(), f.name)
+    }
+    pace = {
+        "optimiser",
+        "td_lambda",
+        "epsilon_steps",
+        "target_period",
+        "replay",
+        "parallel_envs",
+        "updates_per_episode",
+    }
     assert changed == pace | {"hypernet"}
     assert all(getattr(NDQ_PYMARL2, name) == getattr(QMIX_PYMARL2, name) for name in changed)
 
@@ -188,11 +230,14 @@ def test_acting_hears_what_learning_hears(batch, state, reference):
         message_key, _ = jax.random.split(jax.random.key(k))
         noise = jax.random.normal(jax.random.fold_in(message_key, 0), (AGENTS, AGENTS, SIZE))
         told = speak(network.messenger, x, np.float64(noise))[2]
-        hidden = gru_step(network.utilities.encoder, np.float64(memory.hidden), np.concatenate([x, told], axis=-1))
+        hidden = gru_step(
+            network.utilities.encoder, np.float64(memory.hidden), np.concatenate([x, told], axis=-1)
+        )
         after, action = act(jax.random.key(k))
         np.testing.assert_allclose(after.hidden, hidden, atol=1e-5)
         np.testing.assert_array_equal(
-            action, (hidden @ network.utilities.head.weight + network.utilities.head.bias).argmax(-1)
+            action,
+            (hidden @ network.utilities.head.weight + network.utilities.head.bias).argmax(-1),
         )
         seen.add(tuple(action.tolist()))
     assert len(seen) > 1
@@ -218,12 +263,18 @@ def test_the_share_kept_back_is_that_of_the_least_at_each_step(messages):
     """A quarter of the twelve numbers that go to others: three at each step."""
     found = np.asarray(dataclasses.replace(NDQ, drop_share=0.25).keep_back(messages))
     for t in range(2):
-        others = [(abs(messages.mean[t, j, i, n]), (j, i, n)) for j, i, n in np.ndindex(3, 3, SIZE) if i != j]
+        others = [
+            (abs(messages.mean[t, j, i, n]), (j, i, n))
+            for j, i, n in np.ndindex(3, 3, SIZE)
+            if i != j
+        ]
         least = {place for _, place in sorted(others)[:3]}
         for place in np.ndindex(3, 3, SIZE):
             assert (found[t][place] == 0.0) == (place in least)
     silent = np.asarray(dataclasses.replace(NDQ, drop_share=1.0).keep_back(messages))
-    np.testing.assert_array_equal(silent != 0.0, np.broadcast_to(np.eye(3, dtype=bool)[None, :, :, None], silent.shape))
+    np.testing.assert_array_equal(
+        silent != 0.0, np.broadcast_to(np.eye(3, dtype=bool)[None, :, :, None], silent.shape)
+    )
 
 
 def test_silent_agents_depend_on_nobody_else(batch, state):
@@ -233,11 +284,15 @@ def test_silent_agents_depend_on_nobody_else(batch, state):
     memory = Memory.empty(AGENTS, NDQ.hidden)
 
     @jax.jit
-    def remembered(obs):
+    def latent_of(obs):
         seen = Timestep(obs, timestep.state, timestep.available)
-        act = lambda explore: algorithm.act(state, 0, memory, seen, at_update(0), KEY, explore=explore)[0].hidden
+        act = lambda explore: (
+            algorithm.act(state, 0, memory, seen, at_update(0), KEY, explore=explore)[0].hidden
+        )
         return act(False), act(True)
 
-    before, after = remembered(timestep.obs), remembered(timestep.obs.at[0].add(1.0))
-    greedy, exploring = (np.asarray(a != b).any(axis=1).tolist() for a, b in zip(before, after, strict=True))
+    before, after = latent_of(timestep.obs), latent_of(timestep.obs.at[0].add(1.0))
+    greedy, exploring = (
+        np.asarray(a != b).any(axis=1).tolist() for a, b in zip(before, after, strict=True)
+    )
     assert greedy == [True, False, False] and exploring == [True, True, True]

@@ -25,12 +25,12 @@ SPEC = EnvSpec(AGENTS, OBS, STATE, ACTIONS, discrete=True, horizon=HORIZON)
 LENGTHS = (2, HORIZON, 3)  # terminated, cut at the horizon, cut early
 GAMMA = 0.9
 SMALL = dict(hidden=4, mixer_width=3, hypernet=4, gamma=GAMMA, optimiser=SMOOTH, target_period=3)
-QMIX = Qmix(**SMALL, trace=0.6)
+QMIX = Qmix(**SMALL, td_lambda=0.6)
 VARIANTS = {
     "qmix": QMIX,
-    "one step, not double": dataclasses.replace(QMIX, trace=0.0, double=False),
-    "vdn": dataclasses.replace(VDN, **SMALL, trace=0.6),
-    "iql": dataclasses.replace(IQL, **SMALL, trace=0.6),
+    "one step, not double": dataclasses.replace(QMIX, td_lambda=0.0, double=False),
+    "vdn": dataclasses.replace(VDN, **SMALL, td_lambda=0.6),
+    "iql": dataclasses.replace(IQL, **SMALL, td_lambda=0.6),
 }
 
 
@@ -65,7 +65,8 @@ def batch():
 
 @pytest.fixture(scope="module")
 def states(scramble):
-    """`states(algorithm)`: a state whose target is not its network, and in which values differ a good deal."""
+    """`states(algorithm)`: a state whose target is not its network, and in which values differ a
+    good deal."""
 
     @functools.cache
     def make(algorithm) -> State:
@@ -114,7 +115,9 @@ def q_tot(algorithm, mixer, q, state):
         return sum(q)
     linear = lambda layer, x: x @ layer.weight + layer.bias
     net = lambda m, x: (
-        linear(m.output, np.maximum(linear(m.torso.layers[0], x), 0.0)) if hasattr(m, "torso") else linear(m, x)
+        linear(m.output, np.maximum(linear(m.torso.layers[0], x), 0.0))
+        if hasattr(m, "torso")
+        else linear(m, x)
     )
     sign = np.abs if algorithm.mixing == "monotonic" else lambda x: x
     first = sign(net(mixer.first_weights, state)).reshape(AGENTS, -1)
@@ -125,7 +128,9 @@ def q_tot(algorithm, mixer, q, state):
 
 def best_actions(utilities, available):
     """argmax among what is available, for one step."""
-    return [max(np.flatnonzero(available[i]), key=lambda u, i=i: utilities[i, u]) for i in range(AGENTS)]
+    return [
+        max(np.flatnonzero(available[i]), key=lambda u, i=i: utilities[i, u]) for i in range(AGENTS)
+    ]
 
 
 def pick(utilities, action):
@@ -134,15 +139,23 @@ def pick(utilities, action):
 
 def q_and_target(algorithm, network, target, episode):
     """Q_tot and y of the steps that took place."""
-    live, reference = utilities_of(network.utilities, episode), utilities_of(target.utilities, episode)
+    live, reference = (
+        utilities_of(network.utilities, episode),
+        utilities_of(target.utilities, episode),
+    )
     length, state = int(np.sum(episode.mask)), np.float64(episode.timesteps.state)
-    q = [q_tot(algorithm, network.mixer, pick(live[t], episode.action[t]), state[t]) for t in range(length)]
+    q = [
+        q_tot(algorithm, network.mixer, pick(live[t], episode.action[t]), state[t])
+        for t in range(length)
+    ]
     y = [None] * length
     for t in reversed(range(length)):
-        best = best_actions((live if algorithm.double else reference)[t + 1], episode.timesteps.available[t + 1])
+        best = best_actions(
+            (live if algorithm.double else reference)[t + 1], episode.timesteps.available[t + 1]
+        )
         value = q_tot(algorithm, target.mixer, pick(reference[t + 1], best), state[t + 1])
         if t < length - 1:
-            value = (1 - algorithm.trace) * value + algorithm.trace * y[t + 1]
+            value = (1 - algorithm.td_lambda) * value + algorithm.td_lambda * y[t + 1]
         y[t] = episode.reward[t] + (0.0 if episode.terminated[t] else GAMMA) * value
     return np.array(q), np.array(y)
 
@@ -172,7 +185,9 @@ def test_the_live_and_the_target_network_would_choose_differently(batch, states,
     for length, episode in zip(LENGTHS, episodes_of(batch), strict=True):
         both = [utilities_of(network.utilities, episode) for network in (live, target)]
         for t in range(1, length + 1):
-            one, other = (best_actions(utilities[t], episode.timesteps.available[t]) for utilities in both)
+            one, other = (
+                best_actions(utilities[t], episode.timesteps.available[t]) for utilities in both
+            )
             differs += one != other
     assert differs >= 3
 
@@ -190,7 +205,9 @@ def updated(batch, states):
     return update(QMIX, states(QMIX), batch, at_update(0))
 
 
-def test_an_update_descends_the_mean_squared_error_over_the_steps_that_took_place(updated, batch, states, reference):
+def test_an_update_descends_the_mean_squared_error_over_the_steps_that_took_place(
+    updated, batch, states, reference
+):
     """Through utilities, mixer and all steps of the recurrence; the target is a number."""
     state, (after, metrics) = states(QMIX), updated
     episodes, target = episodes_of(batch), reference.doubles(state.target)
@@ -244,7 +261,8 @@ def test_steps_that_did_not_take_place_change_nothing(updated, states):
 def test_episodes_may_stand_in_any_order(updated, batch, states):
     shuffled = jax.tree.map(lambda x: x[jnp.array([2, 0, 1])], batch)
     for one, two in zip(
-        *map(jax.tree.leaves, (update(QMIX, states(QMIX), shuffled, at_update(0)), updated)), strict=True
+        *map(jax.tree.leaves, (update(QMIX, states(QMIX), shuffled, at_update(0)), updated)),
+        strict=True,
     ):
         np.testing.assert_allclose(one, two, atol=1e-5)
 
@@ -261,10 +279,13 @@ def test_the_target_is_copied_after_every_third_update_and_only_then(batch, stat
 
 
 def renumbered(network: Network, order) -> Network:
-    """The network to which the agent that stood at `order[i]` is number i: what it knows of numbers is rearranged."""
+    """The network to which the agent that stood at `order[i]` is number i: what it knows of numbers
+    is rearranged."""
     ids = OBS + ACTIONS + jnp.arange(AGENTS)
     weight = network.utilities.encoder.layer.weight
-    network = eqx.tree_at(lambda n: n.utilities.encoder.layer.weight, network, weight.at[ids].set(weight[ids[order]]))
+    network = eqx.tree_at(
+        lambda n: n.utilities.encoder.layer.weight, network, weight.at[ids].set(weight[ids[order]])
+    )
 
     def rearrange(x):  # the hypernetwork's outputs are agents times width
         return x.reshape(*x.shape[:-1], AGENTS, -1)[..., order, :].reshape(x.shape)
@@ -274,7 +295,8 @@ def renumbered(network: Network, order) -> Network:
 
 
 def test_agents_are_told_apart_by_their_numbers_alone(batch, states):
-    """Who stands where does not matter to values and targets, if what belongs to each number moves with it."""
+    """Who stands where does not matter to values and targets, if what belongs to each number moves
+    with it."""
     order, state = jnp.array([2, 0, 1]), states(QMIX)
     swap = lambda e: (e.timesteps.obs, e.timesteps.available, e.action)
     moved = eqx.tree_at(swap, batch, tuple(x[:, :, order] for x in swap(batch)))
@@ -303,7 +325,11 @@ def test_no_agents_utilities_depend_on_what_another_sees(batch, states):
     for j in range(AGENTS):
         where = lambda e: (e.timesteps.obs, e.action)
         obs, action = where(episode)
-        other = eqx.tree_at(where, episode, (obs.at[:, j].add(1.0), action.at[:, j].set((action[:, j] + 1) % ACTIONS)))
+        other = eqx.tree_at(
+            where,
+            episode,
+            (obs.at[:, j].add(1.0), action.at[:, j].set((action[:, j] + 1) % ACTIONS)),
+        )
         differs = (np.asarray(unroll(other)) != before).any((0, 2))
         np.testing.assert_array_equal(differs, np.arange(AGENTS) == j)
 
@@ -316,9 +342,15 @@ def test_no_agents_greedy_action_depends_on_what_another_sees_or_may_do(batch, s
     changed = set()
     for j in range(AGENTS):
         for shift in np.random.default_rng(j).normal(size=(20, OBS)):
-            other = eqx.tree_at(lambda t: t.obs, timestep, timestep.obs.at[j].add(jnp.asarray(5 * shift, jnp.float32)))
             other = eqx.tree_at(
-                lambda t: (t.state, t.available), other, (other.state + 1, other.available.at[j].set(True))
+                lambda t: t.obs,
+                timestep,
+                timestep.obs.at[j].add(jnp.asarray(5 * shift, jnp.float32)),
+            )
+            other = eqx.tree_at(
+                lambda t: (t.state, t.available),
+                other,
+                (other.state + 1, other.available.at[j].set(True)),
             )
             _, action = choose(other)
             assert all(action[i] == before[i] for i in range(AGENTS) if i != j)
@@ -335,14 +367,17 @@ def test_acting_step_by_step_is_greedy_in_the_utilities_that_learning_unrolls(ba
         seen.append(np.asarray(step(memory, timestep.obs)))
         memory, action = act(QMIX, state, memory, timestep, False, at_steps(0), jax.random.key(t))
         taken.append(np.asarray(action))
-        np.testing.assert_array_equal(action, best_actions(seen[-1], np.asarray(timestep.available)))
+        np.testing.assert_array_equal(
+            action, best_actions(seen[-1], np.asarray(timestep.available))
+        )
     episode = eqx.tree_at(lambda e: e.action, episode, jnp.asarray(np.stack(taken)))
     unrolled = jax.jit(lambda episode: net.unroll(episode))(episode)
     np.testing.assert_allclose(unrolled[:-1], seen, atol=1e-5)
 
 
 def test_exploration_falls_with_the_environment_steps_of_the_seed(batch, states):
-    """Epsilon 1, 0.6 and 0.2 at 0, 50 and 100 or more steps of 100; a random action is the best one time in three."""
+    """Epsilon 1, 0.6 and 0.2 at 0, 50 and 100 or more steps of 100; a random action is the best one
+    time in three."""
     algorithm = dataclasses.replace(QMIX, epsilon=(1.0, 0.2), epsilon_steps=100)
     state, memory = states(QMIX), Memory.empty(AGENTS, QMIX.hidden)
     timestep = jax.tree.map(lambda x: x[1, 0], batch.timesteps)
@@ -351,7 +386,10 @@ def test_exploration_falls_with_the_environment_steps_of_the_seed(batch, states)
     keys = jax.random.split(jax.random.key(1), 3000)
     explore = jax.jit(
         jax.vmap(
-            lambda now, key: algorithm.act(state, 0, memory, timestep, at_steps(now), key, explore=True)[1], (None, 0)
+            lambda now, key: algorithm.act(
+                state, 0, memory, timestep, at_steps(now), key, explore=True
+            )[1],
+            (None, 0),
         )
     )
     for now, epsilon in ((0, 1.0), (50, 0.6), (100, 0.2), (10**6, 0.2)):
@@ -377,7 +415,9 @@ def test_updates_are_due_per_episode_played_once_the_replay_can_fill_a_batch(
     parallel_envs, updates_per_episode, played, held, due
 ):
     ring = EpisodeRing(100, 4)
-    algorithm = Qmix(replay=ring, parallel_envs=parallel_envs, updates_per_episode=float(updates_per_episode))
+    algorithm = Qmix(
+        replay=ring, parallel_envs=parallel_envs, updates_per_episode=float(updates_per_episode)
+    )
     mask = np.arange(HORIZON) < np.random.default_rng(0).integers(1, HORIZON, (8, 1))
     mask[played:] = False
     state = eqx.tree_at(lambda s: s.size, ring.init(SPEC), jnp.int32(held))
@@ -420,7 +460,7 @@ def finished(tmp_path_factory, compiled):
 
 def test_one_compilation_serves_all_rounds(finished, compiled):
     """And two of playing: to explore, and to be evaluated."""
-    assert compiled == {"learn": 1, "absorb": 1, "finish_round": 1, "play": 2}
+    assert compiled == {"learn": 1, "store_and_evolve": 1, "finish_round": 1, "play": 2}
     assert int(finished.replay.size.max()) > 2 * 5, "there were too few rounds to tell"
 
 
@@ -428,18 +468,30 @@ def test_a_seed_alone_is_that_seed_beside_others(finished, tmp_path):
     """To rounding: arrays of another shape are added up in another order."""
     alone = session(dataclasses.replace(RUN, seeds=1, first_seed=1), tmp_path).train()
     assert int(alone.clock.env_steps[0]) == int(finished.clock.env_steps[1])
-    for a, b in zip(jax.tree.leaves(raw(alone.agent)), jax.tree.leaves(raw(finished.agent)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(raw(alone.agent)), jax.tree.leaves(raw(finished.agent)), strict=True
+    ):
         np.testing.assert_allclose(a[0], b[1], atol=1e-5, rtol=1e-5)
 
 
 def test_every_seed_learns_from_its_own_episodes_and_waits_for_a_batch(finished):
-    """Two episodes a round and three updates, but none in the first two rounds, when five could not be drawn."""
+    """Two episodes a round and three updates, but none in the first two rounds, when five could not
+    be drawn."""
     played = np.asarray(finished.replay.size)
     np.testing.assert_array_equal(finished.clock.updates, 3 * (played // 2 - 2))
     assert len(set(played.tolist())) > 1 and (played % 2 == 0).all()
     lengths = np.asarray(finished.replay.kept.mask).sum((1, 2))
     np.testing.assert_array_equal(finished.clock.env_steps, lengths)
-    assert len(set(np.asarray(finished.replay.kept.mask).sum(2)[played[:, None] > np.arange(100)].tolist())) > 2
+    assert (
+        len(
+            set(
+                np.asarray(finished.replay.kept.mask)
+                .sum(2)[played[:, None] > np.arange(100)]
+                .tolist()
+            )
+        )
+        > 2
+    )
 
 
 def test_seeds_differ(finished):
@@ -449,5 +501,7 @@ def test_seeds_differ(finished):
 
 def test_only_available_actions_are_ever_played(finished):
     kept = raw(finished.replay.kept)
-    chosen = np.take_along_axis(kept.available[:, :, :-1], kept.action[..., None].astype(int), axis=-1)[..., 0]
+    chosen = np.take_along_axis(
+        kept.available[:, :, :-1], kept.action[..., None].astype(int), axis=-1
+    )[..., 0]
     assert chosen[kept.mask].all() and not kept.available[:, :, :-1][kept.mask].all()

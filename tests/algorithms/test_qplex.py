@@ -1,4 +1,5 @@
-"""QPLEX against its docstring's equations in NumPy; what it can represent, and what its structure promises."""
+"""QPLEX against its docstring's equations in NumPy; what it can represent, and what its structure
+promises."""
 
 import dataclasses
 import functools
@@ -19,14 +20,20 @@ from tests.nn import reference_duplex
 AGENTS, OBS, STATE, ACTIONS, HORIZON = 3, 2, 4, 3, 4
 SPEC = EnvSpec(AGENTS, OBS, STATE, ACTIONS, discrete=True, horizon=HORIZON)
 LENGTHS, GAMMA = (2, HORIZON, 3), 0.9  # terminated, cut at the horizon, cut early
-SIZES = dict(hidden=4, hypernet=3, mixer_width=3, kernels=2, attention_heads=2, gamma=GAMMA, optimiser=SMOOTH)
-QPLEX = Qplex(**SIZES, trace=0.6, target_period=3)
+SIZES = dict(
+    hidden=4, hypernet=3, mixer_width=3, kernels=2, attention_heads=2, gamma=GAMMA, optimiser=SMOOTH
+)
+QPLEX = Qplex(**SIZES, td_lambda=0.6, target_period=3)
 ATTENTION = dataclasses.replace(QPLEX, mixing="attention", logit_penalty=0.3)
 VARIANTS = {
     "qplex": QPLEX,
-    "deep, one step, not double": dataclasses.replace(QPLEX, importance_hidden=(3,), trace=0.0, double=False),
+    "deep, one step, not double": dataclasses.replace(
+        QPLEX, importance_hidden=(3,), td_lambda=0.0, double=False
+    ),
     "attention": ATTENTION,
-    "attention, all": dataclasses.replace(ATTENTION, weighted_heads=True, nonlinear=True, unit_size=1),
+    "attention, all": dataclasses.replace(
+        ATTENTION, weighted_heads=True, nonlinear=True, unit_size=1
+    ),
 }
 
 
@@ -48,7 +55,8 @@ def batch():
 
 @pytest.fixture(scope="module")
 def states(scramble):
-    """`states(algorithm)`: a state whose target is not its network, and in which values differ a good deal."""
+    """`states(algorithm)`: a state whose target is not its network, and in which values differ a
+    good deal."""
 
     @functools.cache
     def make(algorithm):
@@ -64,9 +72,9 @@ def equations(reference):
     """Q_tot, logits and y of a batch; what passes no gradient comes from `before`."""
 
     def utilities_of(network, batch):
-        return reference.histories(network.utilities.encoder, SPEC, batch) @ network.utilities.head.weight + (
-            network.utilities.head.bias
-        )
+        return reference.histories(
+            network.utilities.encoder, SPEC, batch
+        ) @ network.utilities.head.weight + (network.utilities.head.bias)
 
     def taken(utilities, action):
         return np.take_along_axis(utilities, np.asarray(action)[..., None], -1)[..., 0]
@@ -79,11 +87,20 @@ def equations(reference):
             w, b, logits = reference_duplex.attention(transform, q, obs, state)
         else:
             w, b, logits = reference_duplex.positive(transform, state)
-        return w * q + b, w * v + b, reference_duplex.importance(mixer.importance, state, action), logits
+        return (
+            w * q + b,
+            w * v + b,
+            reference_duplex.importance(mixer.importance, state, action),
+            logits,
+        )
 
     def at(batch, steps):
         t = batch.timesteps
-        return np.float64(t.obs[:, steps]), np.float64(t.state[:, steps]), np.asarray(t.available[:, steps])
+        return (
+            np.float64(t.obs[:, steps]),
+            np.float64(t.state[:, steps]),
+            np.asarray(t.available[:, steps]),
+        )
 
     def q_tot(network, before, batch):
         now, both = at(batch, slice(-1)), []
@@ -98,10 +115,12 @@ def equations(reference):
     def targets(algorithm, network, target, batch):
         live, slow_one = utilities_of(network, batch), utilities_of(target, batch)
         later = at(batch, slice(1, None))
-        best = reference.best(live if algorithm.double else slow_one, np.asarray(batch.timesteps.available)).argmax(-1)
+        best = reference.best(
+            live if algorithm.double else slow_one, np.asarray(batch.timesteps.available)
+        ).argmax(-1)
         q, v, weight, _ = parts(target.mixer, slow_one[:, 1:], best[:, 1:], *later)
         value = v.sum(-1) + (weight * (q - v)).sum(-1)
-        return reference.lambda_targets(batch, value, GAMMA, algorithm.trace)
+        return reference.lambda_targets(batch, value, GAMMA, algorithm.td_lambda)
 
     return q_tot, targets
 
@@ -123,12 +142,16 @@ def test_an_update_descends_the_equations_and_the_stopped_advantage_passes_no_gr
     error, logits = errors(before)
     np.testing.assert_allclose(metrics["loss"], error, rtol=1e-4)
     np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(y, mask), rtol=1e-4)
-    np.testing.assert_allclose(metrics["logit_penalty"], algorithm.logit_penalty * logits, rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["logit_penalty"], algorithm.logit_penalty * logits, rtol=1e-4
+    )
     assert (logits > 0.01) == (algorithm.mixing == "attention")
     weigh = lambda network: np.dot(errors(network), (1.0, algorithm.logit_penalty))
     reference.assert_descends(state.learner.value, after.learner.value, weigh, entries=2)
 
-    values = jax.jit(jax.vmap(lambda episode: algorithm.team_values(state, episode, jax.random.key(0))))(batch)
+    values = jax.jit(
+        jax.vmap(lambda episode: algorithm.team_values(state, episode, jax.random.key(0)))
+    )(batch)
     found, expected = np.where(mask, values, 0), np.where(mask, q_tot(before, before, batch)[0], 0)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
@@ -137,7 +160,9 @@ def test_the_target_is_often_worse_than_its_own_best(batch, states, reference):
     """Otherwise nobody could tell whether the target's advantage counts."""
     state = states(QPLEX)
     unroll = jax.jit(jax.vmap(lambda net, episode: net.unroll(episode), (None, 0)))
-    live, target = (np.asarray(unroll(n.utilities, batch)) for n in (state.learner.value, state.target))
+    live, target = (
+        np.asarray(unroll(n.utilities, batch)) for n in (state.learner.value, state.target)
+    )
     available, there = np.asarray(batch.timesteps.available)[:, 1:], np.asarray(batch.mask)
     differ = reference.best(live[:, 1:], available) != reference.best(target[:, 1:], available)
     assert differ.any((-1, -2))[there].sum() >= 3
@@ -152,7 +177,7 @@ def test_the_target_is_copied_after_every_third_update_and_only_then(batch, stat
 
 
 def test_the_presets_are_what_they_say():
-    assert QPLEX_PYMARL2.importance_hidden == (64,) and QPLEX_PYMARL2.trace == 0.6
+    assert QPLEX_PYMARL2.importance_hidden == (64,) and QPLEX_PYMARL2.td_lambda == 0.6
     assert QPLEX_PYMARL2.replay.batch_size == 128 and QPLEX_PYMARL2.mixing == "duplex"
     shapes = jax.eval_shape(lambda: Qplex().init(SPEC, jax.random.key(0)).learner.value.mixer)
     assert shapes.importance.actions.output.weight.shape == (4, STATE + AGENTS * ACTIONS, AGENTS)
@@ -163,7 +188,9 @@ def test_the_presets_are_what_they_say():
 
 
 def joint_actions(spec=SPEC):
-    return jnp.array(list(itertools.product(range(spec.action_size), repeat=spec.num_agents)), jnp.int32)
+    return jnp.array(
+        list(itertools.product(range(spec.action_size), repeat=spec.num_agents)), jnp.int32
+    )
 
 
 @jax.jit
@@ -178,14 +205,19 @@ def table(mixer: DuplexMixer, utilities, timestep):
 
 
 def shortfalls(algorithm, scramble, trials=60):
-    """How far each agent's own best falls short of the best joint action, in so many random networks."""
+    """How far each agent's own best falls short of the best joint action, in so many random
+    networks."""
     mixer, random = init(algorithm).learner.value.mixer, np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(3 * random.normal(size=shape), jnp.float32)
     result = []
     for trial in range(trials):
         utilities, seen = draw(AGENTS, ACTIONS), Timestep(draw(AGENTS, OBS), draw(STATE))
-        found = np.asarray(table(scramble(mixer, trial, 1.0), utilities, seen)).reshape((ACTIONS,) * AGENTS)
-        result.append((found.max() - found[tuple(utilities.argmax(-1))], np.ptp(found), np.abs(found).max()))
+        found = np.asarray(table(scramble(mixer, trial, 1.0), utilities, seen)).reshape(
+            (ACTIONS,) * AGENTS
+        )
+        result.append(
+            (found.max() - found[tuple(utilities.argmax(-1))], np.ptp(found), np.abs(found).max())
+        )
     shortfall, spread, size = np.array(result).T
     assert np.median(spread) > 0.1
     return shortfall / size
@@ -194,7 +226,9 @@ def shortfalls(algorithm, scramble, trials=60):
 ROUNDING = 1e-5  # a weight may be so near 0 that an action makes no difference in 32 bits
 
 
-@pytest.mark.parametrize("name", ["qplex", "deep, one step, not double", "attention", "weighted heads"])
+@pytest.mark.parametrize(
+    "name", ["qplex", "deep, one step, not double", "attention", "weighted heads"]
+)
 def test_the_best_joint_action_is_every_agents_own_best(name, scramble):
     """Individual-global-max, for any parameters."""
     weighted = dataclasses.replace(ATTENTION, weighted_heads=True)
@@ -209,16 +243,25 @@ def test_weights_that_see_utilities_give_that_up(scramble):
 def test_weights_are_never_negative_and_do_move_with_the_joint_action(scramble):
     importance = scramble(init(QPLEX).learner.value.mixer.importance, 0, 2.0)
     state = jnp.asarray(np.random.default_rng(0).normal(size=(27, STATE)), jnp.float32)
-    found = np.asarray(jax.jit(lambda net: net(jnp.broadcast_to(state[0], state.shape), joint_actions()))(importance))
+    found = np.asarray(
+        jax.jit(lambda net: net(jnp.broadcast_to(state[0], state.shape), joint_actions()))(
+            importance
+        )
+    )
     assert (found > 0).all() and (found.std(0) > 0.05).all()
 
 
 def test_utilities_learn_through_the_sum_and_lambda_from_the_advantages(scramble):
-    """dQ_tot / dQ_i is w_i, whatever lambda; lambda's parameters learn, unless all choose their best."""
+    """dQ_tot / dQ_i is w_i, whatever lambda; lambda's parameters learn, unless all choose their
+    best."""
     mixer = scramble(init(QPLEX).learner.value.mixer, 0, 0.5)
     random = np.random.default_rng(1)
     draw = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
-    timestep, q, action = Timestep(draw(AGENTS, OBS), draw(STATE)), draw(AGENTS), jnp.array([0, 2, 1], jnp.int32)
+    timestep, q, action = (
+        Timestep(draw(AGENTS, OBS), draw(STATE)),
+        draw(AGENTS),
+        jnp.array([0, 2, 1], jnp.int32),
+    )
     q_tot = lambda mixer, q, best: mixer(q, best, action, timestep)[0]
     by_mixer, by_q, by_best = jax.jit(jax.grad(q_tot, argnums=(0, 1, 2)))(mixer, q, q + 1.0)
     weight, _, _ = jax.jit(lambda transform: transform(q, timestep))(mixer.transform)
@@ -232,18 +275,25 @@ def test_utilities_learn_through_the_sum_and_lambda_from_the_advantages(scramble
 def test_some_parameters_give_qtrans_table_exactly():
     """What it can represent, whether or not it learns it.
 
-    Both utilities are 4 for A and 40 less otherwise; w is 1 and b is 0. The advantages that the table asks for are -20
-    where one agent leaves A and -8 where both do, so the weight of one that left is 1/2 if the other stays and 1/10 if
-    not: a single linear kernel, 2 sigmoid(0) sigmoid(x), with x = 0 and x = -log 9.
+    Both utilities are 4 for A and 40 less otherwise; w is 1 and b is 0. The advantages that the
+    table asks for are -20 where one agent leaves A and -8 where both do, so the weight of one that
+    left is 1/2 if the other stays and 1/10 if not: a single linear kernel, 2 sigmoid(0) sigmoid(x),
+    with x = 0 and x = -log 9.
     """
     game = GAMES["qtran"]
     spec, payoff = game.spec, np.array(game.payoff[0])
     _, timestep = game.reset(jax.random.key(0))
     network = init(Qplex(hidden=4, hypernet=3, kernels=1), spec).learner.value
     mixer = jax.tree.map(jnp.zeros_like, network.mixer)
-    # The inputs of x are the state, the first agent's action and the second's: each sees whether the other chose A.
+    # The inputs of x are the state, the first agent's action and the second's: each sees whether
+    # the other chose A.
     row = lambda agent: spec.state_size + agent * spec.action_size
-    x = mixer.importance.actions.output.weight.at[0, row(0), 1].set(np.log(9)).at[0, row(1), 0].set(np.log(9))
+    x = (
+        mixer.importance.actions.output.weight.at[0, row(0), 1]
+        .set(np.log(9))
+        .at[0, row(1), 0]
+        .set(np.log(9))
+    )
     where = lambda m: (
         m.transform.weight.output.bias,
         m.importance.keys.output.bias,
@@ -254,6 +304,8 @@ def test_some_parameters_give_qtrans_table_exactly():
     network = eqx.tree_at(lambda n: n.mixer, network, eqx.tree_at(where, mixer, values))
     utilities = jnp.array([[4.0, -36.0, -36.0]] * 2)
     value = lambda network, action: network.team(utilities, action, timestep)[0]
-    found = np.asarray(jax.jit(jax.vmap(value, (None, 0)))(network, joint_actions(spec))).reshape(3, 3)
+    found = np.asarray(jax.jit(jax.vmap(value, (None, 0)))(network, joint_actions(spec))).reshape(
+        3, 3
+    )
     np.testing.assert_allclose(found, payoff, atol=1e-4)
     assert utilities.argmax(-1).tolist() == [0, 0] and found.argmax() == 0

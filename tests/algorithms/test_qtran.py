@@ -1,4 +1,5 @@
-"""QTRAN against its docstring's equations in NumPy, and what learns from which of its three losses."""
+"""QTRAN against its docstring's equations in NumPy, and what learns from which of its three
+losses."""
 
 import dataclasses
 import functools
@@ -17,14 +18,18 @@ from tests.data import SMOOTH, make_episodes
 SPEC = EnvSpec(3, 2, 4, 3, discrete=True, horizon=4)
 LENGTHS, GAMMA = (2, 4, 3), 0.9  # terminated, cut at the horizon, cut early
 QTRAN = Qtran(
-    **dict(hidden=4, joint_hidden=(5, 3), gamma=GAMMA, trace=0.6, opt_weight=0.7, nopt_weight=0.4),
+    **dict(
+        hidden=4, joint_hidden=(5, 3), gamma=GAMMA, td_lambda=0.6, opt_weight=0.7, nopt_weight=0.4
+    ),
     **dict(optimiser=SMOOTH, target_period=3),
 )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def update(algorithm, state, batch, number):
-    return algorithm.update(state, batch, Clock(jnp.int32(1000), number, jnp.int32(0)), jax.random.key(0))
+    return algorithm.update(
+        state, batch, Clock(jnp.int32(1000), number, jnp.int32(0)), jax.random.key(0)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +39,14 @@ def batch():
 
 @pytest.fixture(scope="module")
 def state(scramble):
-    """Its target is not its network, values differ a good deal, and V is such that the bound holds on some steps."""
+    """Its target is not its network, values differ a good deal, and V is such that the bound holds
+    on some steps."""
     state = jax.jit(lambda key: QTRAN.init(SPEC, key))(jax.random.key(0))
     networks = scramble(state.learner.value, 1, 0.6), scramble(state.target, 2, 0.6)
     state = eqx.tree_at(lambda s: (s.learner.value, s.target), state, networks)
-    return eqx.tree_at(lambda s: s.learner.value.value.output.bias, state, replace_fn=lambda bias: bias + 6.3)
+    return eqx.tree_at(
+        lambda s: s.learner.value.value.output.bias, state, replace_fn=lambda bias: bias + 6.3
+    )
 
 
 class Equations:
@@ -61,22 +69,31 @@ class Equations:
         for i in range(SPEC.num_agents):
             x = np.concatenate([history[..., i, :], action[..., i, :]], axis=-1)
             team = team + self.reference.mlp(network.joint.embedder, x, self.reference.relu)
-        return self.reference.mlp(network.joint.network, np.concatenate([state, team], axis=-1), self.reference.relu)[
-            ..., 0
-        ]
+        return self.reference.mlp(
+            network.joint.network, np.concatenate([state, team], axis=-1), self.reference.relu
+        )[..., 0]
 
     def best(self, network):
-        return self.reference.best(self.utilities(network), np.asarray(self.batch.timesteps.available))
+        return self.reference.best(
+            self.utilities(network), np.asarray(self.batch.timesteps.available)
+        )
 
     def targets(self, network, target):
         value = self.joint(target, self.histories(target), self.best(network), self.state)
-        return self.reference.lambda_targets(self.batch, value[:, 1:], GAMMA, QTRAN.trace)
+        return self.reference.lambda_targets(self.batch, value[:, 1:], GAMMA, QTRAN.td_lambda)
 
     def gap(self, network, before, action):
         """sum_i Q_i - Q_jt + V, in which Q_jt is what it was before."""
-        total = sum((self.utilities(network)[:, :-1, i] * action[:, :, i]).sum(-1) for i in range(SPEC.num_agents))
+        total = sum(
+            (self.utilities(network)[:, :-1, i] * action[:, :, i]).sum(-1)
+            for i in range(SPEC.num_agents)
+        )
         q = self.joint(before, self.histories(before)[:, :-1], action, self.state[:, :-1])
-        return total - q + self.reference.mlp(network.value, self.state[:, :-1], self.reference.relu)[..., 0]
+        return (
+            total
+            - q
+            + self.reference.mlp(network.value, self.state[:, :-1], self.reference.relu)[..., 0]
+        )
 
     def losses(self, network, before, target):
         """L_td, L_opt, L_nopt; what is `before` does not move."""
@@ -96,7 +113,8 @@ def equations(reference, batch):
 
 
 def test_an_update_descends_the_three_losses(state, batch, equations, reference):
-    """Through utilities, Q_jt, V and all steps of the recurrence; targets, and Q_jt in two of them, are numbers."""
+    """Through utilities, Q_jt, V and all steps of the recurrence; targets, and Q_jt in two of them,
+    are numbers."""
     after, metrics = update(QTRAN, state, batch, jnp.int32(0))
     before, target = reference.doubles(state.learner.value), reference.doubles(state.target)
     losses = equations.losses(before, before, target)
@@ -104,7 +122,9 @@ def test_an_update_descends_the_three_losses(state, batch, equations, reference)
     for name, expected in zip(("td_loss", "opt_loss", "nopt_loss"), losses, strict=True):
         np.testing.assert_allclose(metrics[name], expected, rtol=1e-4)
     y = equations.targets(before, target)
-    np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(y, batch.mask), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["target_value"], reference.masked_mean(y, batch.mask), rtol=1e-4
+    )
     weighted = lambda network: np.dot((1.0, 0.7, 0.4), equations.losses(network, before, target))
     np.testing.assert_allclose(metrics["loss"], weighted(before), rtol=1e-4)
     reference.assert_descends(state.learner.value, after.learner.value, weighted, entries=3)
@@ -121,24 +141,34 @@ def test_what_is_chosen_for_the_target_and_where_the_bound_holds_are_no_foregone
     assert (gap < 0).sum() >= 2 and (gap > 0).sum() >= 2
 
 
-def test_the_teams_values_are_q_jt_and_the_sum_of_utilities_and_v(state, batch, equations, reference):
+def test_the_teams_values_are_q_jt_and_the_sum_of_utilities_and_v(
+    state, batch, equations, reference
+):
     network = reference.doubles(state.learner.value)
     each = lambda method: jax.jit(jax.vmap(lambda e: method(state, e, jax.random.key(0))))(batch)
-    q = equations.joint(network, equations.histories(network)[:, :-1], equations.action, equations.state[:, :-1])
+    q = equations.joint(
+        network, equations.histories(network)[:, :-1], equations.action, equations.state[:, :-1]
+    )
     mask = np.asarray(batch.mask)
     np.testing.assert_allclose(each(QTRAN.team_values)[mask], q[mask], atol=1e-4)
     expected = q + equations.gap(network, network, equations.action)
     np.testing.assert_allclose(each(QTRAN.factored_values)[mask], expected[mask], atol=1e-4)
 
 
-def test_q_jt_learns_from_the_td_error_alone_and_utilities_and_v_from_the_other_two(state, batch, bits):
+def test_q_jt_learns_from_the_td_error_alone_and_utilities_and_v_from_the_other_two(
+    state, batch, bits
+):
     """Histories learn from all three."""
     weights = {"all": (0.7, 0.4), "opt": (0.7, 0.0), "td": (0.0, 0.0)}
-    variants = {k: dataclasses.replace(QTRAN, opt_weight=x, nopt_weight=y) for k, (x, y) in weights.items()}
+    variants = {
+        k: dataclasses.replace(QTRAN, opt_weight=x, nopt_weight=y) for k, (x, y) in weights.items()
+    }
     after = {k: update(x, state, batch, jnp.int32(0))[0].learner.value for k, x in variants.items()}
     before = state.learner.value
     for one in after.values():
-        for a, b in zip(jax.tree.leaves(one.joint), jax.tree.leaves(after["td"].joint), strict=True):
+        for a, b in zip(
+            jax.tree.leaves(one.joint), jax.tree.leaves(after["td"].joint), strict=True
+        ):
             np.testing.assert_allclose(a, b, atol=1e-6)
     assert bits(after["td"].joint) != bits(before.joint)
     assert bits(after["td"].utilities.encoder) != bits(before.utilities.encoder)
@@ -157,12 +187,25 @@ def test_q_jt_does_not_mind_which_agent_stands_where(scramble):
     joint = scramble(JointValue(SPEC, 4, (5, 3), key=jax.random.key(0)), 3, 0.6)
     random, order = np.random.default_rng(0), jnp.array([2, 0, 1])
     draw = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
-    history, action, state = draw(6, 3, 4), jax.nn.one_hot(random.integers(0, 3, (6, 3)), 3), draw(6, 4)
+    history, action, state = (
+        draw(6, 3, 4),
+        jax.nn.one_hot(random.integers(0, 3, (6, 3)), 3),
+        draw(6, 4),
+    )
     q = joint(history, action, state)
     np.testing.assert_allclose(joint(history[:, order], action[:, order], state), q, atol=1e-5)
-    assert np.abs(joint(history[:, order], action, state) - q).max() > 0.01, "an action belongs to its history"
+    assert np.abs(joint(history[:, order], action, state) - q).max() > 0.01, (
+        "an action belongs to its history"
+    )
 
 
 def test_the_preset_has_the_settings_common_to_pymarl2():
-    assert Adam(1e-3) == QTRAN_PYMARL2.optimiser and QTRAN_PYMARL2.trace == 0.6 and QTRAN_PYMARL2.parallel_envs == 8
-    assert QTRAN_PYMARL2.opt_weight == Qtran().opt_weight and QTRAN_PYMARL2.joint_hidden == Qtran().joint_hidden
+    assert (
+        Adam(1e-3) == QTRAN_PYMARL2.optimiser
+        and QTRAN_PYMARL2.td_lambda == 0.6
+        and QTRAN_PYMARL2.parallel_envs == 8
+    )
+    assert (
+        QTRAN_PYMARL2.opt_weight == Qtran().opt_weight
+        and QTRAN_PYMARL2.joint_hidden == Qtran().joint_hidden
+    )

@@ -26,7 +26,7 @@ SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=5)
 LENGTHS, TERMINATED = (2, 5, 3, 5), (0, 3)
 GAMMA, TRACE, TEAMS = 0.9, 0.7, 4  # three that evolve, and the MARL team
 MODES = ("both", "marl", "teams", "neither")
-SIZES = dict(hidden=6, mixer_width=4, hypernet=4, gamma=GAMMA, trace=TRACE, target_period=3)
+SIZES = dict(hidden=6, mixer_width=4, hypernet=4, gamma=GAMMA, td_lambda=TRACE, target_period=3)
 RACE = RaceFacmac(
     **SIZES,
     population=3,
@@ -75,7 +75,8 @@ def fit_critics(algorithm, state, batch, key):
 
 @functools.partial(jax.jit, static_argnums=0)
 def fit_encoder(algorithm, state, batch, keys):
-    """Encoder, W_marl and T after a step down the whole loss as it is written, histories included."""
+    """Encoder, W_marl and T after a step down the whole loss as it is written, histories
+    included."""
 
     def loss(trained):
         encoder, head, mine = trained
@@ -103,7 +104,8 @@ def make_batch(**more):
 
 
 def keys_of(key):
-    """The keys of an update: for the team of the critic; for the MARL team's draws, the encoder's team, its draws."""
+    """The keys of an update: for the team of the critic; for the MARL team's draws, the encoder's
+    team, its draws."""
     team_key, *actor_keys = jax.random.split(key, 4)
     return team_key, actor_keys
 
@@ -134,12 +136,18 @@ def initial() -> State:
 @pytest.fixture(scope="module")
 def state(initial, scramble) -> State:
     """Every network changed by noise, so that no target equals what it follows."""
-    state = eqx.tree_at(NETWORKS, initial, tuple(scramble(n, i, 0.6) for i, n in enumerate(NETWORKS(initial))))
+    state = eqx.tree_at(
+        NETWORKS, initial, tuple(scramble(n, i, 0.6) for i, n in enumerate(NETWORKS(initial)))
+    )
     targets = lambda s: (s.target_critic, s.target_team_critic)
-    state = eqx.tree_at(targets, state, tuple(scramble(n, i, 0.2) for i, n in enumerate(targets(initial), 9)))
+    state = eqx.tree_at(
+        targets, state, tuple(scramble(n, i, 0.2) for i, n in enumerate(targets(initial), 9))
+    )
     # So that each of the two targets is the larger somewhere.
     return eqx.tree_at(
-        lambda s: s.target_team_critic.mixer.second_bias.output.bias, state, replace_fn=lambda b: b - 1.5
+        lambda s: s.target_team_critic.mixer.second_bias.output.bias,
+        state,
+        replace_fn=lambda b: b - 1.5,
     )
 
 
@@ -160,16 +168,26 @@ def encoded(state, batch):
 
 
 class Equations:
-    """RACE's targets and losses in NumPy, read from the paper (docstring of the algorithm) and the fact sheet."""
+    """RACE's targets and losses in NumPy, read from the paper (docstring of the algorithm) and the
+    fact sheet."""
 
     def __init__(self, reference, state, batch, shared=False):
-        self.reference, self.batch, self.state, self.shared = reference, batch, reference.doubles(state), shared
+        self.reference, self.batch, self.state, self.shared = (
+            reference,
+            batch,
+            reference.doubles(state),
+            shared,
+        )
         self.obs, self.states = np.float64(batch.timesteps.obs), np.float64(batch.timesteps.state)
         self.available, self.mask = np.asarray(batch.timesteps.available), np.asarray(batch.mask)
         self.action = np.eye(SPEC.action_size)[np.asarray(batch.action)]
 
     def team(self, j: int):
-        return self.state.head.value if j == TEAMS - 1 else self.reference.part(self.state.population, j)
+        return (
+            self.state.head.value
+            if j == TEAMS - 1
+            else self.reference.part(self.state.population, j)
+        )
 
     def logits(self, encoder, heads):
         z = self.reference.histories(encoder, SPEC, self.batch)
@@ -181,7 +199,9 @@ class Equations:
         """y_psi: target encoder, target W_marl, target critic."""
         s = self.state
         action = self.reference.best(self.logits(s.target_encoder, s.target_head), self.available)
-        q = self.reference.factored_critic(s.target_critic, self.obs[:, 1:], action[:, 1:], self.states[:, 1:])
+        q = self.reference.factored_critic(
+            s.target_critic, self.obs[:, 1:], action[:, 1:], self.states[:, 1:]
+        )
         return self.reference.lambda_targets(self.batch, q, GAMMA, TRACE)
 
     def team_target(self, j: int):
@@ -193,7 +213,9 @@ class Equations:
         return self.reference.lambda_targets(self.batch, q, GAMMA, TRACE)
 
     def critic_loss(self, critic, target):
-        q = self.reference.factored_critic(critic, self.obs[:, :-1], self.action, self.states[:, :-1])
+        q = self.reference.factored_critic(
+            critic, self.obs[:, :-1], self.action, self.states[:, :-1]
+        )
         return self.reference.masked_mean((q - target) ** 2, self.mask)
 
     def team_critic_loss(self, critic, target, j: int):
@@ -205,7 +227,8 @@ class Equations:
         return self.reference.mlp(value, self.states[:, :-1], self.reference.relu)[..., 0]
 
     def draws(self, encoder, heads, heads_before, key):
-        """The joint actions that stand for the draws of a team; `heads_before` were those that drew."""
+        """The joint actions that stand for the draws of a team; `heads_before` were those that
+        drew."""
         before = self.logits(self.state.encoder.value, heads_before)[:, :-1]
         noise = self.reference.gumbel(key, before.shape)
         return self.reference.straight_through(
@@ -214,7 +237,9 @@ class Equations:
 
     def marl_loss(self, encoder, head, key):
         action = self.draws(encoder, head, self.state.head.value, key)
-        q = self.reference.factored_critic(self.state.critic.value, self.obs[:, :-1], action, self.states[:, :-1])
+        q = self.reference.factored_critic(
+            self.state.critic.value, self.obs[:, :-1], action, self.states[:, :-1]
+        )
         return -self.reference.masked_mean(q, self.mask)
 
     def teams_loss(self, encoder, j: int, key):
@@ -222,7 +247,8 @@ class Equations:
         action = self.draws(encoder, heads, heads, key)
         steps = (self.obs[:, :-1], action, self.states[:, :-1])
         return -self.reference.masked_mean(
-            self.reference.team_factored_critic(self.state.team_critic.value, *steps, heads), self.mask
+            self.reference.team_factored_critic(self.state.team_critic.value, *steps, heads),
+            self.mask,
         )
 
     def weights(self):
@@ -268,7 +294,9 @@ def equations(reference, state, batch) -> Equations:
 
 
 @pytest.mark.parametrize("j", range(TEAMS))
-def test_each_step_gets_the_lambda_returns_of_the_marl_team_and_of_the_team_drawn(state, batch, equations, j):
+def test_each_step_gets_the_lambda_returns_of_the_marl_team_and_of_the_team_drawn(
+    state, batch, equations, j
+):
     """For the second with the live encoder and the target critic; W_marl may be drawn, too."""
     own, team, _ = fit_critics(RACE, state, batch, keys_of(a_key(j, 0))[0])
     live = np.asarray(batch.mask)
@@ -282,28 +310,42 @@ def test_both_critics_descend_to_their_targets(updated, state, equations, refere
     after, metrics = updated
     own, team = equations.marl_target(), equations.team_target(1)
     loss = lambda critic: equations.critic_loss(critic, own)
-    np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(own, equations.mask), rtol=1e-4)
-    np.testing.assert_allclose(metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["target_value"], reference.masked_mean(own, equations.mask), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4
+    )
     reference.assert_descends(state.critic.value, after.critic.value, loss, entries=2)
     loss = lambda critic: equations.team_critic_loss(critic, team, 1)
-    np.testing.assert_allclose(metrics["team_target_value"], reference.masked_mean(team, equations.mask), rtol=1e-4)
-    np.testing.assert_allclose(metrics["team_critic_loss"], loss(reference.doubles(state.team_critic.value)), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["team_target_value"], reference.masked_mean(team, equations.mask), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        metrics["team_critic_loss"], loss(reference.doubles(state.team_critic.value)), rtol=1e-4
+    )
     reference.assert_descends(state.team_critic.value, after.team_critic.value, loss, entries=2)
 
 
-def test_the_value_follows_the_larger_of_both_targets_step_by_step(updated, state, equations, reference):
+def test_the_value_follows_the_larger_of_both_targets_step_by_step(
+    updated, state, equations, reference
+):
     after, metrics = updated
     own, team = equations.marl_target(), equations.team_target(1)
     larger = (own > team)[equations.mask]
     assert 0 < larger.sum() < larger.size  # each is the larger somewhere
     best = np.where(own > team, own, team)
     loss = lambda value: reference.masked_mean((equations.value(value) - best) ** 2, equations.mask)
-    np.testing.assert_allclose(metrics["value_loss"], loss(reference.doubles(state.value.value)), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["value_loss"], loss(reference.doubles(state.value.value)), rtol=1e-4
+    )
     reference.assert_descends(state.value.value, after.value.value, loss)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_encoder_climbs_the_values_that_it_is_to_learn_from(encoded, state, equations, reference, mode):
+def test_the_encoder_climbs_the_values_that_it_is_to_learn_from(
+    encoded, state, equations, reference, mode
+):
     """L_phi = - Q_psi - Q_theta + beta L_VMM, with the terms of the switch."""
     keys = keys_of(KEY)[1]
     loss = lambda encoder: equations.encoder_loss(encoder, mode, 2, keys)
@@ -316,40 +358,60 @@ def test_whom_the_encoder_learns_from_changes_its_step(encoded):
         assert np.abs(steps[one] - steps[two]).max() > 1e-4
 
 
-def test_w_marl_climbs_its_own_q_alone_whatever_the_encoder_learns_from(encoded, state, equations, reference):
+def test_w_marl_climbs_its_own_q_alone_whatever_the_encoder_learns_from(
+    encoded, state, equations, reference
+):
     key = keys_of(KEY)[1][0]
     loss = lambda head: equations.marl_loss(equations.state.encoder.value, head, key)
     reference.assert_descends(state.head.value, encoded["both"].head.value, loss, entries=12)
     for mode in MODES:
-        for one, two in zip(*map(jax.tree.leaves, (encoded[mode].head, encoded["both"].head)), strict=True):
+        for one, two in zip(
+            *map(jax.tree.leaves, (encoded[mode].head, encoded["both"].head)), strict=True
+        ):
             np.testing.assert_allclose(one, two, atol=1e-7)
 
 
-def test_w_marl_gets_no_gradient_from_the_team_critic_even_where_it_is_the_team_drawn(state, batch, scramble, encoded):
+def test_w_marl_gets_no_gradient_from_the_team_critic_even_where_it_is_the_team_drawn(
+    state, batch, scramble, encoded
+):
     other = eqx.tree_at(lambda s: s.team_critic.value, state, scramble(state.team_critic.value, 99))
     base = keys_of(KEY)[1]
     keys = [base[0], keys_of(a_key(0, TEAMS - 1))[1][1], base[2]]
     assert drawn(keys[1]) == TEAMS - 1
     one, two = (fit_encoder(RACE, s, batch, keys)[0] for s in (state, other))
-    for a, b, c in zip(*map(jax.tree.leaves, (one.head, two.head, encoded["both"].head)), strict=True):
+    for a, b, c in zip(
+        *map(jax.tree.leaves, (one.head, two.head, encoded["both"].head)), strict=True
+    ):
         np.testing.assert_allclose(a, b, atol=1e-7)
         np.testing.assert_allclose(a, c, atol=1e-7)
-    assert np.abs(np.asarray(one.encoder.value.layer.weight) - two.encoder.value.layer.weight).max() > 1e-4
+    assert (
+        np.abs(np.asarray(one.encoder.value.layer.weight) - two.encoder.value.layer.weight).max()
+        > 1e-4
+    )
 
 
-def test_the_estimator_descends_the_same_weighted_gap_in_every_mode(encoded, state, equations, reference):
+def test_the_estimator_descends_the_same_weighted_gap_in_every_mode(
+    encoded, state, equations, reference
+):
     s = equations.state
     loss = lambda mine: 0.5 * equations.vmm(s.encoder.value, mine, equations.weights())
     reference.assert_descends(state.mine.value, encoded["both"].mine.value, loss, entries=3)
     for mode in MODES:
-        for one, two in zip(*map(jax.tree.leaves, (encoded[mode].mine, encoded["both"].mine)), strict=True):
+        for one, two in zip(
+            *map(jax.tree.leaves, (encoded[mode].mine, encoded["both"].mine)), strict=True
+        ):
             np.testing.assert_allclose(one, two, atol=1e-7)
 
 
-def test_an_update_is_the_encoders_step_by_the_critics_and_the_value_that_were_just_fitted(updated, state, batch):
-    """There the histories' gradient is carried back through the unroll apart; here the whole loss is differentiated."""
+def test_an_update_is_the_encoders_step_by_the_critics_and_the_value_that_were_just_fitted(
+    updated, state, batch
+):
+    """There the histories' gradient is carried back through the unroll apart; here the whole loss
+    is differentiated."""
     after, metrics = updated
-    fitted = dataclasses.replace(state, critic=after.critic, team_critic=after.team_critic, value=after.value)
+    fitted = dataclasses.replace(
+        state, critic=after.critic, team_critic=after.team_critic, value=after.value
+    )
     expected, more = fit_encoder(RACE, fitted, batch, keys_of(KEY)[1])
     for name in ("encoder", "head", "mine"):
         leaves = map(jax.tree.leaves, (getattr(after, name), getattr(expected, name)))
@@ -364,12 +426,18 @@ def information(algorithm, state, batch):
     return algorithm.information(z, state.mine.value, state, batch)
 
 
-def test_the_information_is_weighted_by_value_and_summed_over_an_episodes_steps(state, batch, equations):
+def test_the_information_is_weighted_by_value_and_summed_over_an_episodes_steps(
+    state, batch, equations
+):
     s, weights = equations.state, equations.weights()
     gap = equations.gaps(s.encoder.value, s.mine.value)
     found, vmm = information(RACE, state, batch)
-    np.testing.assert_allclose(found, -equations.reference.masked_mean(gap, equations.mask), rtol=1e-4)
-    np.testing.assert_allclose(vmm, equations.vmm(s.encoder.value, s.mine.value, weights), rtol=1e-4)
+    np.testing.assert_allclose(
+        found, -equations.reference.masked_mean(gap, equations.mask), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        vmm, equations.vmm(s.encoder.value, s.mine.value, weights), rtol=1e-4
+    )
     assert weights[equations.mask].min() == 0 and weights[equations.mask].max() == 1
     # 15 steps of 4 episodes: the sum of a mean episode is 15 / 4 times the mean of all steps.
     _, mean = information(dataclasses.replace(RACE, vmm_reduce="mean"), state, batch)
@@ -390,7 +458,10 @@ def test_no_gradient_reaches_the_population(updated, state, bits):
 
 def test_every_other_parameter_learns_and_the_targets_stay(updated, state, bits):
     for name in ("encoder", "head", "critic", "team_critic", "value", "mine"):
-        pairs = zip(*(jax.tree.leaves_with_path(getattr(s, name).value) for s in (updated[0], state)), strict=True)
+        pairs = zip(
+            *(jax.tree.leaves_with_path(getattr(s, name).value) for s in (updated[0], state)),
+            strict=True,
+        )
         for (path, new), (_, old) in pairs:
             assert (np.asarray(new) != np.asarray(old)).any(), (name, jax.tree_util.keystr(path))
     for name in FOLLOWS:
@@ -415,15 +486,22 @@ def test_without_beta_neither_the_estimator_nor_the_value_learns(state, batch, b
     silent = dataclasses.replace(RACE, beta=0.0)
     after, metrics = update(silent, state, batch, at(), KEY)
     assert bits(after.mine) == bits(state.mine) and bits(after.value) == bits(state.value)
-    assert bits(after.team_critic) != bits(state.team_critic) and bits(after.encoder) != bits(state.encoder)
+    assert bits(after.team_critic) != bits(state.team_critic) and bits(after.encoder) != bits(
+        state.encoder
+    )
     assert not {"mutual_information", "value_loss"} & metrics.keys()
 
 
-def test_without_value_weights_nobody_needs_the_value_nor_without_its_term_the_team_critic(state, batch, bits):
+def test_without_value_weights_nobody_needs_the_value_nor_without_its_term_the_team_critic(
+    state, batch, bits
+):
     plain = dataclasses.replace(RACE, value_weights=False, encoder_learns_from="marl")
     after, metrics = update(plain, state, batch, at(), KEY)
     for name in ("value", "team_critic"):
-        assert bits(getattr(after, name)) == bits(getattr(state, name)) and f"{name}_loss" not in metrics
+        assert (
+            bits(getattr(after, name)) == bits(getattr(state, name))
+            and f"{name}_loss" not in metrics
+        )
     assert "mutual_information" in metrics and bits(after.mine) != bits(state.mine)
 
 
@@ -435,31 +513,42 @@ def test_the_team_critic_is_fitted_where_somebody_needs_it():
 
 
 def test_the_number_of_an_action_means_nothing(state, batch):
-    """Targets and losses stay if actions are renumbered everywhere: in the batch, the policies and the networks."""
+    """Targets and losses stay if actions are renumbered everywhere: in the batch, the policies and
+    the networks."""
     order = jnp.array([2, 0, 1])  # action k becomes the new number of order's entry k
     old = jnp.argsort(order)
     rows = lambda w, at_: w.at[..., at_ + jnp.arange(3), :].set(w[..., at_ + old, :])
     columns = lambda w: w[..., old]
     renumber = {
-        lambda s: [getattr(s, n) for n in ("population", "target_head")] + [s.head.value]: lambda h: jax.tree.map(
-            columns, h
+        lambda s: (
+            [getattr(s, n) for n in ("population", "target_head")] + [s.head.value]
+        ): lambda h: jax.tree.map(columns, h),
+        lambda s: [s.encoder.value.layer.weight, s.target_encoder.layer.weight]: lambda w: rows(
+            w, 3
         ),
-        lambda s: [s.encoder.value.layer.weight, s.target_encoder.layer.weight]: lambda w: rows(w, 3),
-        lambda s: [c.utility.torso.layers[0].weight for c in (s.critic.value, s.target_critic)]: lambda w: rows(w, 3),
-        lambda s: [c.utility.torso.layers[0].weight for c in (s.team_critic.value, s.target_team_critic)]: lambda w: (
-            rows(w, 7)
-        ),
+        lambda s: [
+            c.utility.torso.layers[0].weight for c in (s.critic.value, s.target_critic)
+        ]: lambda w: rows(w, 3),
+        lambda s: [
+            c.utility.torso.layers[0].weight for c in (s.team_critic.value, s.target_team_critic)
+        ]: lambda w: rows(w, 7),
     }
     moved = state
     for where, change in renumber.items():
         moved = eqx.tree_at(where, moved, [change(x) for x in where(moved)])
     other = eqx.tree_at(
-        lambda b: (b.action, b.timesteps.available), batch, (order[batch.action], batch.timesteps.available[..., old])
+        lambda b: (b.action, b.timesteps.available),
+        batch,
+        (order[batch.action], batch.timesteps.available[..., old]),
     )
     key = keys_of(KEY)[0]
-    expected, found, spoilt = (fit_critics(RACE, *of, key) for of in ((state, batch), (moved, other), (state, other)))
+    expected, found, spoilt = (
+        fit_critics(RACE, *of, key) for of in ((state, batch), (moved, other), (state, other))
+    )
     for i in range(2):
-        one, two, three = (np.asarray(targets[i])[np.asarray(batch.mask)] for targets in (expected, found, spoilt))
+        one, two, three = (
+            np.asarray(targets[i])[np.asarray(batch.mask)] for targets in (expected, found, spoilt)
+        )
         np.testing.assert_allclose(two, one, atol=2e-5)
         assert np.abs(three - one).max() > 1e-2
     for name, value in expected[2].items():
@@ -472,16 +561,23 @@ def test_the_number_of_an_action_means_nothing(state, batch):
 SHARED = dataclasses.replace(RACE, heads_shared_by_agents=True)
 
 
-def test_where_agents_share_a_policy_it_is_that_of_agent_0_in_targets_too(state, batch, reference, bits):
+def test_where_agents_share_a_policy_it_is_that_of_agent_0_in_targets_too(
+    state, batch, reference, bits
+):
     equations = Equations(reference, state, batch, shared=True)
     own, team, _ = fit_critics(SHARED, state, batch, keys_of(KEY)[0])
     live = np.asarray(batch.mask)
     np.testing.assert_allclose(np.asarray(own)[live], equations.marl_target()[live], atol=1e-4)
     np.testing.assert_allclose(np.asarray(team)[live], equations.team_target(1)[live], atol=1e-4)
-    timestep, memory = jax.tree.map(lambda x: x[1, 0], batch.timesteps), Memory.empty(2, RACE.hidden)
+    timestep, memory = (
+        jax.tree.map(lambda x: x[1, 0], batch.timesteps),
+        Memory.empty(2, RACE.hidden),
+    )
     heads = lambda s: (s.population.weight, s.head.value.weight)
     other = eqx.tree_at(heads, state, tuple(w.at[..., 1, :, :].add(3.0) for w in heads(state)))
-    first = eqx.tree_at(heads, state, tuple(w.at[..., 0, :, :].multiply(-3.0) for w in heads(state)))
+    first = eqx.tree_at(
+        heads, state, tuple(w.at[..., 0, :, :].multiply(-3.0) for w in heads(state))
+    )
     moved = set()
     for team, seed in itertools.product(range(TEAMS), range(5)):
         choose = lambda s, t=team, k=seed: np.asarray(
@@ -498,7 +594,9 @@ def test_injection_gives_every_agent_the_policy_that_they_share(state):
         np.testing.assert_array_equal(new[2], np.stack([own[0], own[0]]))
 
 
-def test_race_with_one_policy_for_all_agents_and_without_evolution_and_information_is_facmac(state, batch):
+def test_race_with_one_policy_for_all_agents_and_without_evolution_and_information_is_facmac(
+    state, batch
+):
     """Four updates; clipping is off, as FACMAC clips encoder and policy together."""
     base = dataclasses.replace(SHARED, evolution=False, beta=0.0)
     facmac = Facmac(**SIZES, actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
@@ -536,13 +634,20 @@ def test_race_with_one_policy_for_all_agents_and_without_evolution_and_informati
     # The policy that nobody acts by stands still.
     np.testing.assert_array_equal(one.head.value.weight[1], state.head.value.weight[1])
     # And they act alike.
-    memory, timestep = Memory.empty(2, RACE.hidden), jax.tree.map(lambda x: x[1, 0], batch.timesteps)
+    memory, timestep = (
+        Memory.empty(2, RACE.hidden),
+        jax.tree.map(lambda x: x[1, 0], batch.timesteps),
+    )
     act_facmac = jax.jit(
-        lambda k, explore: facmac.act(two, 0, memory, timestep, at(), k, explore=explore), static_argnums=1
+        lambda k, explore: facmac.act(two, 0, memory, timestep, at(), k, explore=explore),
+        static_argnums=1,
     )
     for seed, explore in itertools.product(range(4), (False, True)):
         k = jax.random.key(seed)
-        mine, its = act(base, one, jnp.int32(0), memory, timestep, explore, at(), k), act_facmac(k, explore)
+        mine, its = (
+            act(base, one, jnp.int32(0), memory, timestep, explore, at(), k),
+            act_facmac(k, explore),
+        )
         np.testing.assert_array_equal(mine[1], its[1])
         np.testing.assert_allclose(mine[0].hidden, its[0].hidden, atol=1e-4)
 
@@ -550,25 +655,44 @@ def test_race_with_one_policy_for_all_agents_and_without_evolution_and_informati
 # Acting
 
 
-def test_each_team_acts_by_its_own_policies_and_the_last_by_w_marl(state, batch, equations, reference):
-    timestep, memory = jax.tree.map(lambda x: x[1, 0], batch.timesteps), Memory.empty(2, RACE.hidden)
+def test_each_team_acts_by_its_own_policies_and_the_last_by_w_marl(
+    state, batch, equations, reference
+):
+    timestep, memory = (
+        jax.tree.map(lambda x: x[1, 0], batch.timesteps),
+        Memory.empty(2, RACE.hidden),
+    )
     for team in range(TEAMS):
         heads = equations.team(team)
-        best = reference.best(equations.logits(equations.state.encoder.value, heads), equations.available)[1, 0].argmax(
-            -1
+        best = reference.best(
+            equations.logits(equations.state.encoder.value, heads), equations.available
+        )[1, 0].argmax(-1)
+        after, action = act(
+            RACE, state, jnp.int32(team), memory, timestep, False, at(), jax.random.key(0)
         )
-        after, action = act(RACE, state, jnp.int32(team), memory, timestep, False, at(), jax.random.key(0))
         np.testing.assert_array_equal(action, best)
         np.testing.assert_array_equal(after.last_action, action)
 
 
-def test_exploring_evolving_teams_draw_from_their_policies_and_the_marl_team_adds_random_actions(state, batch):
+def test_exploring_evolving_teams_draw_from_their_policies_and_the_marl_team_adds_random_actions(
+    state, batch
+):
     """All with logits log 8, 0, 0: 0.8, 0.1, 0.1; epsilon is 0.5."""
-    heads = lambda s: (s.population.weight, s.head.value.weight, s.population.bias, s.head.value.bias)
+    heads = lambda s: (
+        s.population.weight,
+        s.head.value.weight,
+        s.population.bias,
+        s.head.value.bias,
+    )
     bias = jnp.log(jnp.array([8.0, 1.0, 1.0]))
-    values = tuple(0 * w for w in heads(state)[:2]) + tuple(jnp.broadcast_to(bias, b.shape) for b in heads(state)[2:])
+    values = tuple(0 * w for w in heads(state)[:2]) + tuple(
+        jnp.broadcast_to(bias, b.shape) for b in heads(state)[2:]
+    )
     fixed = eqx.tree_at(heads, state, values)
-    timestep, memory = jax.tree.map(lambda x: x[1, 0], batch.timesteps), Memory.empty(2, RACE.hidden)
+    timestep, memory = (
+        jax.tree.map(lambda x: x[1, 0], batch.timesteps),
+        Memory.empty(2, RACE.hidden),
+    )
     timestep = eqx.tree_at(lambda t: t.available, timestep, jnp.ones((2, 3), bool))
     one = lambda j, k: RACE.act(fixed, j, memory, timestep, at(env_steps=0), k, explore=True)[1]
     draw = jax.jit(jax.vmap(one, (None, 0)))
@@ -596,17 +720,23 @@ def evolved(algorithm, state, generations=100):
     return evolve(algorithm, state, jax.random.split(jax.random.key(5), generations))
 
 
-def test_the_elite_keeps_its_slot_bit_for_bit_and_evolution_changes_the_population_alone(state, bits):
+def test_the_elite_keeps_its_slot_bit_for_bit_and_evolution_changes_the_population_alone(
+    state, bits
+):
     after, _ = evolved(RACE, state)
     for new, old in zip(*map(jax.tree.leaves, (after.population, state.population)), strict=True):
-        np.testing.assert_array_equal(new[:, ELITE], np.broadcast_to(old[ELITE], new[:, ELITE].shape))
+        np.testing.assert_array_equal(
+            new[:, ELITE], np.broadcast_to(old[ELITE], new[:, ELITE].shape)
+        )
     np.testing.assert_array_equal(after.fitness, np.broadcast_to(FITNESS[:3], (100, 3)))
     assert (np.asarray(after.elite) == ELITE).all() and int(
         RACE.best_team(jax.tree.map(lambda x: x[0], after))
     ) == ELITE
     first = jax.tree.map(lambda x: x[0], after)
     assert bits(first.population) != bits(state.population)
-    same = dataclasses.replace(first, population=state.population, fitness=state.fitness, elite=state.elite)
+    same = dataclasses.replace(
+        first, population=state.population, fitness=state.fitness, elite=state.elite
+    )
     assert bits(same) == bits(state)
 
 
@@ -634,7 +764,9 @@ def test_alpha_and_its_counting_decide_how_many_weights_mutate(state, fields, sh
     algorithm = dataclasses.replace(RACE, **fields)
     shape = (3, 2, algorithm.hidden, 3)
     population = eqx.tree_at(
-        lambda p: (p.weight, p.bias), state.population, (jnp.full(shape, 7.0), jnp.full((3, 2, 3), 5.0))
+        lambda p: (p.weight, p.bias),
+        state.population,
+        (jnp.full(shape, 7.0), jnp.full((3, 2, 3), 5.0)),
     )
     after, _ = evolved(algorithm, dataclasses.replace(state, population=population))
     changed = np.asarray(after.population.weight)[:, [0, 2]] != 7.0
@@ -644,13 +776,16 @@ def test_alpha_and_its_counting_decide_how_many_weights_mutate(state, fields, sh
 
 def test_single_weights_of_the_whole_team_mutate_where_operators_are_of_parameters(state):
     algorithm = dataclasses.replace(RACE, mutation="parameter", mutated_fraction=0.5)
-    after, _ = evolved(algorithm, eqx.tree_at(lambda s: s.population.weight, state, jnp.full((3, 2, 6, 3), 7.0)))
+    after, _ = evolved(
+        algorithm, eqx.tree_at(lambda s: s.population.weight, state, jnp.full((3, 2, 6, 3), 7.0))
+    )
     counts = (np.asarray(after.population.weight)[:, [0, 2]] != 7.0).sum((-1, -2))
     assert counts.max() <= 8 and (counts == 0).any()  # fewer than half of an agent's 18
 
 
 @pytest.mark.parametrize(
-    ("fitness", "elite", "slot"), [((3.0, 50.0, -4.0), 1, 2), ((5.0, 5.0, 5.0), 0, 1), ((-9.0, -7.0, -8.0), 1, 0)]
+    ("fitness", "elite", "slot"),
+    [((3.0, 50.0, -4.0), 1, 2), ((5.0, 5.0, 5.0), 0, 1), ((-9.0, -7.0, -8.0), 1, 0)],
 )
 def test_w_marl_takes_the_worst_slot_and_never_the_elites(state, fitness, elite, slot):
     after = RACE.inject(ranked(state, fitness, elite))
@@ -680,7 +815,11 @@ def test_without_injection_or_evolution_the_population_stays_closed(state, bits,
     after, metrics = alone.evolve(state, jnp.zeros(1), at(), key)
     assert metrics == {} and bits(after) == bits(state) == bits(alone.inject(state))
     assert (alone.num_teams, RACE.num_teams) == (1, TEAMS)
-    assert (int(alone.trained_team(state)), int(RACE.trained_team(state)), int(alone.best_team(state))) == (0, 3, 0)
+    assert (
+        int(alone.trained_team(state)),
+        int(RACE.trained_team(state)),
+        int(alone.best_team(state)),
+    ) == (0, 3, 0)
 
 
 def test_targets_start_as_what_they_follow_and_teams_start_apart(initial, bits):
@@ -696,7 +835,13 @@ def test_targets_start_as_what_they_follow_and_teams_start_apart(initial, bits):
 
 
 RUN = Run(
-    dataclasses.replace(RACE, population=2, population_after=15, replay=EpisodeRing(60, 3), actor_optimiser=Adam(1e-2)),
+    dataclasses.replace(
+        RACE,
+        population=2,
+        population_after=15,
+        replay=EpisodeRing(60, 3),
+        actor_optimiser=Adam(1e-2),
+    ),
     Stroll(),
     seeds=2,
     steps=70,
@@ -710,7 +855,9 @@ def finished(tmp_path_factory):
     return session(RUN, tmp_path_factory.mktemp("race")).train()
 
 
-def test_a_resumed_run_is_the_run_that_never_stopped_and_compiles_nothing_new(finished, tmp_path, bits):
+def test_a_resumed_run_is_the_run_that_never_stopped_and_compiles_nothing_new(
+    finished, tmp_path, bits
+):
     """Stopped while the MARL team was alone, and again later."""
     with compilations() as compiled:
         for steps in (10, 45, RUN.steps):
@@ -725,4 +872,6 @@ def test_the_population_joins_after_the_marl_team_was_alone(finished):
     np.testing.assert_array_equal(clock.updates, np.asarray(finished.replay.size) - 2)
     assert (np.asarray(agent.injected) >= 0).all() and np.asarray(agent.fitness).any()
     for seed, slot in enumerate(np.asarray(agent.injected)):
-        np.testing.assert_array_equal(agent.population.weight[seed, slot], agent.head.value.weight[seed])
+        np.testing.assert_array_equal(
+            agent.population.weight[seed, slot], agent.head.value.weight[seed]
+        )

@@ -66,7 +66,9 @@ NETWORKS = lambda s: (
 @pytest.fixture(scope="module")
 def state(initial, scramble) -> State:
     """Every network changed by noise, so that no target equals what it follows."""
-    return eqx.tree_at(NETWORKS, initial, tuple(scramble(n, seed) for seed, n in enumerate(NETWORKS(initial))))
+    return eqx.tree_at(
+        NETWORKS, initial, tuple(scramble(n, seed) for seed, n in enumerate(NETWORKS(initial)))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,8 @@ def plain(race) -> RaceMatd3:
 
 @pytest.fixture(scope="module")
 def updated(plain, state, batch, clock_at, key):
-    """The states after the first update of a round, which moves the policy, and after the second, which does not."""
+    """The states after the first update of a round, which moves the policy, and after the second,
+    which does not."""
     return {i: update(plain, state, batch, clock_at(i), key) for i in (0, 1)}
 
 
@@ -89,12 +92,16 @@ def updated(plain, state, batch, clock_at, key):
 def encoded(plain, state, batch, key):
     """The states after the encoders' step alone, for every choice of whose values they climb."""
     return {
-        mode: fit_encoders(dataclasses.replace(plain, encoder_learns_from=mode), state, batch, key)[0] for mode in MODES
+        mode: fit_encoders(dataclasses.replace(plain, encoder_learns_from=mode), state, batch, key)[
+            0
+        ]
+        for mode in MODES
     }
 
 
 class Equations:
-    """RACE's targets and losses in NumPy, read from the paper (docstring of the algorithm) and the fact sheet."""
+    """RACE's targets and losses in NumPy, read from the paper (docstring of the algorithm) and the
+    fact sheet."""
 
     def __init__(self, reference, spec, state: State, batch):
         self.reference, self.spec, self.batch = reference, spec, batch
@@ -104,7 +111,11 @@ class Equations:
         self.action = np.float64(batch.action)
 
     def team(self, j: int):
-        return self.state.head.value if j == TEAMS - 1 else self.reference.part(self.state.population, j)
+        return (
+            self.state.head.value
+            if j == TEAMS - 1
+            else self.reference.part(self.state.population, j)
+        )
 
     def one_step(self, next_q):
         """r + gamma (1 - d) min_k Q_k"""
@@ -119,20 +130,26 @@ class Equations:
         """y_psi: target encoders, target W_marl, target critic."""
         s = self.state
         action = self.reference.actions(s.target_encoders, s.target_head, self.next_obs, self.spec)
-        return self.one_step(self.reference.critic(s.target_critic, self.next, np.clip(action + noise, -1, 1)))
+        return self.one_step(
+            self.reference.critic(s.target_critic, self.next, np.clip(action + noise, -1, 1))
+        )
 
     def team_target(self, j: int):
         """y_theta: the live encoders and W_j, the target of the team critic, no smoothing."""
         s, heads = self.state, self.team(j)
         action = self.reference.actions(s.encoders.value, heads, self.next_obs, self.spec)
-        return self.one_step(self.reference.team_critic(s.target_team_critic, self.next, action, heads, self.spec))
+        return self.one_step(
+            self.reference.team_critic(s.target_team_critic, self.next, action, heads, self.spec)
+        )
 
     @functools.cached_property
     def team_targets(self):
         return [self.team_target(j) for j in range(TEAMS)]
 
     def critic_loss(self, critic, target):
-        return sum(np.mean((q - target) ** 2) for q in self.reference.critic(critic, self.now, self.action))
+        return sum(
+            np.mean((q - target) ** 2) for q in self.reference.critic(critic, self.now, self.action)
+        )
 
     def team_critic_loss(self, critic, target, j: int):
         values = self.reference.team_critic(critic, self.now, self.action, self.team(j), self.spec)
@@ -160,7 +177,11 @@ class Equations:
     def teams_loss(self, encoders, j: int):
         heads = self.team(j)
         action = self.reference.actions(encoders, heads, self.obs, self.spec)
-        return -np.mean(self.reference.team_critic(self.state.team_critic.value, self.now, action, heads, self.spec)[0])
+        return -np.mean(
+            self.reference.team_critic(
+                self.state.team_critic.value, self.now, action, heads, self.spec
+            )[0]
+        )
 
 
 @pytest.fixture(scope="module")
@@ -183,20 +204,28 @@ def nearest_team(equations, mean_target: float) -> int:
 # --- targets and losses ---
 
 
-def test_the_marl_critic_descends_to_its_clipped_double_q_target(updated, state, equations, reference):
+def test_the_marl_critic_descends_to_its_clipped_double_q_target(
+    updated, state, equations, reference
+):
     after, metrics = updated[0]
     target = equations.marl_target()
     loss = lambda critic: equations.critic_loss(critic, target)
     np.testing.assert_allclose(metrics["target_value"], target.mean(), atol=1e-5)
-    np.testing.assert_allclose(metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4
+    )
     reference.assert_descends(state.critic.value, after.critic.value, loss)
 
 
-def test_the_team_critic_descends_to_the_target_of_one_team(updated, state, equations, reference, team_of_critic):
+def test_the_team_critic_descends_to_the_target_of_one_team(
+    updated, state, equations, reference, team_of_critic
+):
     after, metrics = updated[0]
     target = equations.team_targets[team_of_critic]
     loss = lambda critic: equations.team_critic_loss(critic, target, team_of_critic)
-    np.testing.assert_allclose(metrics["team_critic_loss"], loss(reference.doubles(state.team_critic.value)), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["team_critic_loss"], loss(reference.doubles(state.team_critic.value)), rtol=1e-4
+    )
     reference.assert_descends(state.team_critic.value, after.team_critic.value, loss)
 
 
@@ -213,9 +242,13 @@ def test_each_transition_gets_its_own_target(plain, state, batch, equations):
         np.testing.assert_array_equal(np.asarray(target)[ended], reward[ended])
 
 
-def test_the_team_critic_draws_the_population_and_the_marl_team_alike(plain, state, batch, equations):
+def test_the_team_critic_draws_the_population_and_the_marl_team_alike(
+    plain, state, batch, equations
+):
     draws = jax.random.split(jax.random.key(4), 150)
-    means = np.array([fit_team_critic(plain, state, batch, k)[2]["team_target_value"] for k in draws])
+    means = np.array(
+        [fit_team_critic(plain, state, batch, k)[2]["team_target_value"] for k in draws]
+    )
     teams = [nearest_team(equations, mean) for mean in np.unique(means)]
     assert sorted(teams) == list(range(TEAMS))
     shares = np.unique(means, return_counts=True)[1] / 150
@@ -226,14 +259,17 @@ def test_the_team_target_is_not_smoothed_and_the_marl_target_is(race, plain, sta
     np.testing.assert_array_equal(
         fit_team_critic(race, state, batch, key)[1], fit_team_critic(plain, state, batch, key)[1]
     )
-    smoothed, exact = (np.asarray(fit_critic(algorithm, state, batch, key)[1]) for algorithm in (race, plain))
+    smoothed, exact = (
+        np.asarray(fit_critic(algorithm, state, batch, key)[1]) for algorithm in (race, plain)
+    )
     ended = np.asarray(batch.terminated)
     np.testing.assert_array_equal(smoothed[ended], exact[ended])
     assert np.all(smoothed[~ended] != exact[~ended])
 
 
 def test_smoothing_adds_noise_of_at_most_its_clip(race, state, make_batch, spec, reference):
-    """With a huge spread the noise is plus or minus the clip, so each target is one of 32: a sign per real action."""
+    """With a huge spread the noise is plus or minus the clip, so each target is one of 32: a sign
+    per real action."""
     batch = dataclasses.replace(make_batch(spec, 4), terminated=jnp.zeros(4, bool))
     equations = Equations(reference, spec, state, batch)
     candidates = []
@@ -241,17 +277,24 @@ def test_smoothing_adds_noise_of_at_most_its_clip(race, state, make_batch, spec,
         noise = np.zeros((3, 2))
         noise[[0, 0, 1, 2, 2], [0, 1, 0, 0, 1]] = signs
         candidates.append(equations.marl_target(noise))
-    _, target, _ = fit_critic(dataclasses.replace(race, target_noise=1e9), state, batch, jax.random.key(0))
+    _, target, _ = fit_critic(
+        dataclasses.replace(race, target_noise=1e9), state, batch, jax.random.key(0)
+    )
     assert np.all(np.abs(np.array(candidates) - target).min(axis=0) < 1e-5)
 
 
-def test_the_value_follows_the_larger_of_both_targets(updated, state, equations, reference, team_of_critic):
+def test_the_value_follows_the_larger_of_both_targets(
+    updated, state, equations, reference, team_of_critic
+):
     after, metrics = updated[0]
     own, team = equations.marl_target(), equations.team_targets[team_of_critic]
     best = np.array([max(a, b) for a, b in zip(own, team, strict=True)])
-    assert 0 < np.sum(own > team) < np.sum(~equations.batch.terminated)  # each is the larger somewhere
+    # Each is the larger somewhere
+    assert 0 < np.sum(own > team) < np.sum(~equations.batch.terminated)
     loss = lambda value: np.mean((reference.mlp(value, equations.now)[:, 0] - best) ** 2)
-    np.testing.assert_allclose(metrics["value_loss"], loss(reference.doubles(state.value.value)), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["value_loss"], loss(reference.doubles(state.value.value)), rtol=1e-4
+    )
     reference.assert_descends(state.value.value, after.value.value, loss)
 
 
@@ -259,21 +302,26 @@ def encoder_steps(equations, before, after, mode: str, weights, beta: float = 0.
     """For each team that may have been drawn: the largest error of a step down Eq 6."""
 
     def losses(encoders):
-        total = beta * equations.mutual_information_loss(encoders, equations.state.mine.value, weights)
+        total = beta * equations.mutual_information_loss(
+            encoders, equations.state.mine.value, weights
+        )
         if mode in ("both", "marl"):
             total += equations.marl_loss(encoders, equations.state.head.value)
         if mode in ("both", "teams"):
             return np.array([total + equations.teams_loss(encoders, j) for j in range(TEAMS)])
         return np.array([total])
 
-    expected, found = equations.reference.steps(before.encoders.value, after.encoders.value, losses, entries=2)
+    expected, found = equations.reference.steps(
+        before.encoders.value, after.encoders.value, losses, entries=2
+    )
     assert np.abs(found).max() > 1e-4
     return np.abs(expected - found[:, None]).max(axis=0)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_encoders_climb_the_values_that_they_are_to_learn_from(encoded, state, equations, mode):
-    """L_phi = - Q_psi - Q_theta + beta L_VMM, with the terms of the switch, and one team for Q_theta."""
+    """L_phi = - Q_psi - Q_theta + beta L_VMM, with the terms of the switch, and one team for
+    Q_theta."""
     errors = encoder_steps(equations, state, encoded[mode], mode, equations.weights())
     assert min(errors) < 2e-5
     if mode in ("both", "teams"):
@@ -287,7 +335,9 @@ def test_w_marl_climbs_its_own_q_alone(encoded, state, equations, reference):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_whatever_the_encoders_learn_from_w_marl_learns_the_same(encoded, mode):
-    for one, two in zip(*map(jax.tree.leaves, (encoded[mode].head, encoded["both"].head)), strict=True):
+    for one, two in zip(
+        *map(jax.tree.leaves, (encoded[mode].head, encoded["both"].head)), strict=True
+    ):
         np.testing.assert_allclose(one, two, atol=1e-7)
 
 
@@ -299,11 +349,15 @@ def test_whom_the_encoders_learn_from_changes_their_step(encoded):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_switch_leaves_the_estimators_of_information_alone(encoded, bits, mode):
-    for one, two in zip(*map(jax.tree.leaves, (encoded[mode].mine, encoded["both"].mine)), strict=True):
+    for one, two in zip(
+        *map(jax.tree.leaves, (encoded[mode].mine, encoded["both"].mine)), strict=True
+    ):
         np.testing.assert_allclose(one, two, atol=1e-7)
 
 
-def test_the_team_critic_has_no_say_in_the_step_of_w_marl(plain, encoded, state, batch, key, bits, scramble):
+def test_the_team_critic_has_no_say_in_the_step_of_w_marl(
+    plain, encoded, state, batch, key, bits, scramble
+):
     """Whichever team is drawn, the MARL team among them."""
     other = eqx.tree_at(lambda s: s.team_critic.value, state, scramble(state.team_critic.value, 99))
     for k in jax.random.split(key, 8):
@@ -321,12 +375,17 @@ def test_the_encoders_draw_the_population_and_the_marl_team(plain, state, batch,
 
 def test_the_estimators_descend_the_same_weighted_gap(encoded, state, equations, reference):
     loss = lambda mine: (
-        0.5 * equations.mutual_information_loss(equations.state.encoders.value, mine, equations.weights())
+        0.5
+        * equations.mutual_information_loss(
+            equations.state.encoders.value, mine, equations.weights()
+        )
     )
     reference.assert_descends(state.mine.value, encoded["both"].mine.value, loss)
 
 
-def test_value_weights_off_is_plain_mutual_information(plain, state, batch, key, equations, bits, clock_at):
+def test_value_weights_off_is_plain_mutual_information(
+    plain, state, batch, key, equations, bits, clock_at
+):
     unweighted = dataclasses.replace(plain, value_weights=False, encoder_learns_from="neither")
     after, _ = fit_encoders(unweighted, state, batch, key)
     assert min(encoder_steps(equations, state, after, "neither", np.ones(16))) < 2e-5
@@ -337,20 +396,33 @@ def test_value_weights_off_is_plain_mutual_information(plain, state, batch, key,
     assert bits(after.team_critic) == bits(state.team_critic) and "team_critic_loss" not in metrics
 
 
-def test_the_encoders_see_the_critics_and_the_value_that_were_just_fitted(updated, state, reference, spec, batch):
-    """The encoders' step of a whole update: networks of before, but critics and V of after (the order of Sec 1.4)."""
+def test_the_encoders_see_the_critics_and_the_value_that_were_just_fitted(
+    updated, state, reference, spec, batch
+):
+    """The encoders' step of a whole update: networks of before, but critics and V of after (the
+    order of Sec 1.4)."""
     after, _ = updated[0]
-    mixed = dataclasses.replace(state, critic=after.critic, team_critic=after.team_critic, value=after.value)
+    mixed = dataclasses.replace(
+        state, critic=after.critic, team_critic=after.team_critic, value=after.value
+    )
     equations = Equations(reference, spec, mixed, batch)
     assert min(encoder_steps(equations, state, after, "both", equations.weights())) < 2e-5
     reference.assert_descends(
-        state.head.value, after.head.value, lambda head: equations.marl_loss(equations.state.encoders.value, head)
+        state.head.value,
+        after.head.value,
+        lambda head: equations.marl_loss(equations.state.encoders.value, head),
     )
 
 
-def test_the_metric_is_the_mean_information_of_the_updates_that_compute_it(updated, equations, plain):
-    gap = equations.mutual_information_loss(equations.state.encoders.value, equations.state.mine.value, np.ones(16))
-    np.testing.assert_allclose(updated[0][1]["mutual_information"], plain.policy_delay * -gap / 3, rtol=1e-4)
+def test_the_metric_is_the_mean_information_of_the_updates_that_compute_it(
+    updated, equations, plain
+):
+    gap = equations.mutual_information_loss(
+        equations.state.encoders.value, equations.state.mine.value, np.ones(16)
+    )
+    np.testing.assert_allclose(
+        updated[0][1]["mutual_information"], plain.policy_delay * -gap / 3, rtol=1e-4
+    )
     assert updated[1][1]["mutual_information"] == 0
 
 
@@ -383,9 +455,15 @@ def test_targets_move_by_tau_when_the_policy_does(updated, state, bits, plain):
         "target_team_critic": "team_critic",
     }
     for target, name in online.items():
-        leaves = (getattr(updated[0][0], target), getattr(updated[0][0], name).value, getattr(state, target))
+        leaves = (
+            getattr(updated[0][0], target),
+            getattr(updated[0][0], name).value,
+            getattr(state, target),
+        )
         for t, o, b in zip(*map(jax.tree.leaves, leaves), strict=True):
-            np.testing.assert_allclose(t, np.asarray(b) + plain.tau * (np.asarray(o) - np.asarray(b)), atol=1e-6)
+            np.testing.assert_allclose(
+                t, np.asarray(b) + plain.tau * (np.asarray(o) - np.asarray(b)), atol=1e-6
+            )
             assert np.any(t != b)
         assert bits(getattr(updated[1][0], target)) == bits(getattr(state, target))
 
@@ -394,11 +472,15 @@ def test_without_beta_neither_estimators_nor_value_learn(plain, state, batch, cl
     silent = dataclasses.replace(plain, beta=0.0)
     after, metrics = update(silent, state, batch, clock_at(0), key)
     assert bits(after.mine) == bits(state.mine) and bits(after.value) == bits(state.value)
-    assert bits(after.team_critic) != bits(state.team_critic) and bits(after.encoders) != bits(state.encoders)
+    assert bits(after.team_critic) != bits(state.team_critic) and bits(after.encoders) != bits(
+        state.encoders
+    )
     assert metrics["mutual_information"] == 0 and "value_loss" not in metrics
 
 
-def test_without_beta_and_values_the_encoders_stand_still_and_w_marl_learns(plain, state, batch, key, bits, encoded):
+def test_without_beta_and_values_the_encoders_stand_still_and_w_marl_learns(
+    plain, state, batch, key, bits, encoded
+):
     still = dataclasses.replace(plain, beta=0.0, encoder_learns_from="neither")
     after, _ = fit_encoders(still, state, batch, key)
     assert bits(after.encoders.value) == bits(state.encoders.value)
@@ -414,15 +496,21 @@ def test_the_team_critic_is_fitted_where_somebody_needs_it(race):
 
 
 def test_the_order_of_a_batch_does_not_matter(plain, updated, state, batch, clock_at, key):
-    shuffled = jax.tree.map(lambda x: x[jnp.asarray(np.random.default_rng(0).permutation(16))], batch)
+    shuffled = jax.tree.map(
+        lambda x: x[jnp.asarray(np.random.default_rng(0).permutation(16))], batch
+    )
     for one, two in zip(
-        *map(jax.tree.leaves, (update(plain, state, shuffled, clock_at(0), key), updated[0])), strict=True
+        *map(jax.tree.leaves, (update(plain, state, shuffled, clock_at(0), key), updated[0])),
+        strict=True,
     ):
         np.testing.assert_allclose(one, two, atol=2e-5)
 
 
-def test_race_without_evolution_and_information_is_matd3(plain, matd3, state, make_batch, spec, clock_at, key):
-    """Four updates with smoothing off; clipping is off, as MATD3 clips encoders and heads together."""
+def test_race_without_evolution_and_information_is_matd3(
+    plain, matd3, state, make_batch, spec, clock_at, key
+):
+    """Four updates with smoothing off; clipping is off, as MATD3 clips encoders and heads
+    together."""
     base = dataclasses.replace(plain, evolution=False, beta=0.0)
     unsmoothed = dataclasses.replace(matd3, target_noise=0.0)
     actors = matd3_module.Actors(state.encoders.value, state.head.value, spec)
@@ -451,19 +539,25 @@ def test_race_without_evolution_and_information_is_matd3(plain, matd3, state, ma
     for mine, theirs in pairs:
         for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
-    assert not np.allclose(one.encoders.value.layers[0].weight, state.encoders.value.layers[0].weight, atol=1e-4)
+    assert not np.allclose(
+        one.encoders.value.layers[0].weight, state.encoders.value.layers[0].weight, atol=1e-4
+    )
 
 
 def test_the_marl_critic_is_matd3s_with_smoothing_too(race, matd3, state, batch, key, spec):
     same = matd3_module.State(
-        actors=Learner.create(matd3_module.Actors(state.encoders.value, state.head.value, spec), matd3.actor_optimiser),
+        actors=Learner.create(
+            matd3_module.Actors(state.encoders.value, state.head.value, spec), matd3.actor_optimiser
+        ),
         critic=state.critic,
         target_actors=matd3_module.Actors(state.target_encoders, state.target_head, spec),
         target_critic=state.target_critic,
     )
     critic, _, metrics = fit_critic(race, state, batch, key)
     expected, expected_metrics = jax.jit(matd3.fit_critic)(same, batch, key)
-    for a, b in zip(*map(jax.tree.leaves, ((critic, metrics), (expected, expected_metrics))), strict=True):
+    for a, b in zip(
+        *map(jax.tree.leaves, ((critic, metrics), (expected, expected_metrics))), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -471,7 +565,9 @@ def test_the_marl_critic_is_matd3s_with_smoothing_too(race, matd3, state, batch,
 
 
 @pytest.mark.parametrize("team", range(TEAMS))
-def test_every_team_acts_by_its_own_policies_on_the_shared_encoders(race, state, batch, equations, clock_at, key, team):
+def test_every_team_acts_by_its_own_policies_on_the_shared_encoders(
+    race, state, batch, equations, clock_at, key, team
+):
     timestep = jax.tree.map(lambda x: x[0], batch.now)
     action = act(race, state, jnp.int32(team), timestep, False, clock_at(0), key)
     expected = equations.reference.actions(
@@ -484,7 +580,10 @@ def test_only_the_marl_team_explores(race, state, batch, clock_at, spec):
     timestep = jax.tree.map(lambda x: x[0], batch.now)
     for team in range(TEAMS):
         greedy = act(race, state, jnp.int32(team), timestep, False, clock_at(0), jax.random.key(0))
-        one, two = (act(race, state, jnp.int32(team), timestep, True, clock_at(0), jax.random.key(i)) for i in (1, 2))
+        one, two = (
+            act(race, state, jnp.int32(team), timestep, True, clock_at(0), jax.random.key(i))
+            for i in (1, 2)
+        )
         if team < TEAMS - 1:
             np.testing.assert_array_equal(one, greedy)
         else:
@@ -494,12 +593,15 @@ def test_only_the_marl_team_explores(race, state, batch, clock_at, spec):
             assert np.abs(one - greedy).max() < 0.6  # 6 standard deviations
 
 
-def test_without_evolution_the_only_team_is_marls_and_explores(race, state, batch, clock_at, equations):
+def test_without_evolution_the_only_team_is_marls_and_explores(
+    race, state, batch, clock_at, equations
+):
     alone = dataclasses.replace(race, evolution=False)
     assert alone.num_teams == 1 and race.num_teams == TEAMS
     timestep = jax.tree.map(lambda x: x[0], batch.now)
     greedy, noisy = (
-        act(alone, state, jnp.int32(0), timestep, e, clock_at(0), jax.random.key(1)) for e in (False, True)
+        act(alone, state, jnp.int32(0), timestep, e, clock_at(0), jax.random.key(1))
+        for e in (False, True)
     )
     expected = equations.reference.actions(
         equations.state.encoders.value, equations.team(TEAMS - 1), equations.obs[:1], equations.spec
@@ -529,16 +631,22 @@ def test_heads_of_the_population_start_whole_and_the_marl_head_at_a_tenth(initia
 
 @pytest.fixture(scope="module")
 def labelled(state) -> State:
-    """Every number of team p's agent i is 100 p + 10 i + 1 in its weights, and + 2 in its biases."""
+    """Every number of team p's agent i is 100 p + 10 i + 1 in its weights, and + 2 in its
+    biases."""
     label = 100.0 * jnp.arange(5.0)[:, None] + 10.0 * jnp.arange(3.0)
-    spread = lambda leaf, more: jnp.broadcast_to(label.reshape(5, 3, *[1] * (leaf.ndim - 2)), leaf.shape) + more
+    spread = lambda leaf, more: (
+        jnp.broadcast_to(label.reshape(5, 3, *[1] * (leaf.ndim - 2)), leaf.shape) + more
+    )
     heads = state.population
     return eqx.tree_at(
-        lambda s: (s.population.weight, s.population.bias), state, (spread(heads.weight, 1.0), spread(heads.bias, 2.0))
+        lambda s: (s.population.weight, s.population.bias),
+        state,
+        (spread(heads.weight, 1.0), spread(heads.bias, 2.0)),
     )
 
 
-FITNESS = (3.0, 50.0, -4.0, 20.0, 7.0, 1000.0)  # slot 1 is the elite, slot 2 the worst; the last is the MARL team's
+# Slot 1 is the elite, slot 2 the worst; the last is the MARL team's
+FITNESS = (3.0, 50.0, -4.0, 20.0, 7.0, 1000.0)
 ELITE, WORST = 1, 2
 
 
@@ -554,8 +662,11 @@ def _evolve(algorithm, state, clock, keys, winners):
 
 
 def evolved(algorithm, state, clock, winners=None, generations: int = 200):
-    """Many possible next generations of one population, and their metrics. `winners` fixes who wins the tournaments."""
-    return _evolve(algorithm, state, clock, jax.random.split(jax.random.key(5), generations), winners)
+    """Many possible next generations of one population, and their metrics. `winners` fixes who wins
+    the tournaments."""
+    return _evolve(
+        algorithm, state, clock, jax.random.split(jax.random.key(5), generations), winners
+    )
 
 
 @pytest.fixture(scope="module")
@@ -570,7 +681,8 @@ def mutants(race, state, clock_at):
 
 
 def sources(population) -> np.ndarray:
-    """[..., teams, agents]: which team each agent of a labelled population came from; it must be one whole agent."""
+    """[..., teams, agents]: which team each agent of a labelled population came from; it must be
+    one whole agent."""
     weight, bias = np.asarray(population.weight), np.asarray(population.bias)
     agent = 10 * np.arange(3)
     origin = (bias[..., 0] - 2 - agent) / 100
@@ -583,7 +695,9 @@ def sources(population) -> np.ndarray:
 
 def test_the_elite_stays_in_its_slot_bit_for_bit(mutants, state):
     for new, old in zip(*map(jax.tree.leaves, (mutants[0], state.population)), strict=True):
-        np.testing.assert_array_equal(new[:, ELITE], np.broadcast_to(old[ELITE], new[:, ELITE].shape))
+        np.testing.assert_array_equal(
+            new[:, ELITE], np.broadcast_to(old[ELITE], new[:, ELITE].shape)
+        )
 
 
 def test_evolution_changes_the_population_and_its_records_alone(race, state, clock_at, key, bits):
@@ -591,7 +705,9 @@ def test_evolution_changes_the_population_and_its_records_alone(race, state, clo
     np.testing.assert_array_equal(after.fitness, FITNESS[:5])  # not the MARL team's
     assert int(after.elite) == ELITE == int(race.best_team(after))
     assert bits(after.population) != bits(state.population)
-    same = dataclasses.replace(after, population=state.population, fitness=state.fitness, elite=state.elite)
+    same = dataclasses.replace(
+        after, population=state.population, fitness=state.fitness, elite=state.elite
+    )
     assert bits(same) == bits(state)
 
 
@@ -612,17 +728,19 @@ def test_worse_teams_are_replaced_more_often(bred):
     stayed = np.mean(np.all(origin == np.arange(5)[:, None], axis=2), axis=0)
     rank = {3: 0.296, 4: 0.152, 0: 0.056, WORST: 0.008}
     for slot, p in rank.items():
-        # What looks unchanged may also be an offspring of the team and the elite that is equal to the team: no, the
-        # team would have to be a winner, which is not replaced.
+        # What looks unchanged may also be an offspring of the team and the elite that is equal to
+        # the team: no, the team would have to be a winner, which is not replaced.
         assert abs(stayed[slot] - (1 - (1 - p) ** 4)) < 0.13
     assert stayed[ELITE] == 1
 
 
 def test_winners_stay_and_a_pair_of_losers_becomes_both_offspring(race, labelled, clock_at):
-    """Slots 3 and 1 won, so 0, 2 and 4 are replaced: two of them by a pair that loses no agent of its parents, the
-    third by one offspring of a pair of its own."""
+    """Slots 3 and 1 won, so 0, 2 and 4 are replaced: two of them by a pair that loses no agent of
+    its parents, the third by one offspring of a pair of its own."""
     winners = (3, 3, 1, 3)
-    after, _ = evolved(dataclasses.replace(race, mutation_probability=0.0), labelled, clock_at(0), winners)
+    after, _ = evolved(
+        dataclasses.replace(race, mutation_probability=0.0), labelled, clock_at(0), winners
+    )
     origin = sources(after)
     np.testing.assert_array_equal(origin[:, 3], 3)
     np.testing.assert_array_equal(origin[:, 1], 1)
@@ -630,11 +748,14 @@ def test_winners_stay_and_a_pair_of_losers_becomes_both_offspring(race, labelled
     complementary = np.zeros((len(origin), 3), bool)
     for n, (a, b) in enumerate(((0, 2), (0, 4), (2, 4))):
         both = np.sort(origin[:, [a, b]], axis=1)
-        complementary[:, n] = np.all(both == np.array([[1], [3]]), axis=(1, 2)) | np.all(both == 1, axis=(1, 2))
+        complementary[:, n] = np.all(both == np.array([[1], [3]]), axis=(1, 2)) | np.all(
+            both == 1, axis=(1, 2)
+        )
     assert np.all(complementary.any(axis=1))
     assert np.all(complementary.mean(axis=0) > 0.2)  # any two may be the pair
     parents = origin[:, [0, 2, 4]].reshape(-1, 9)
-    assert 0.05 < np.mean(np.all(parents == 1, axis=1)) < 0.5  # both pairs drew the elite itself: one in four
+    # Both pairs drew the elite itself: one in four
+    assert 0.05 < np.mean(np.all(parents == 1, axis=1)) < 0.5
 
 
 def test_second_parents_are_drawn_from_the_distinct_winners(race, labelled, clock_at):
@@ -643,7 +764,9 @@ def test_second_parents_are_drawn_from_the_distinct_winners(race, labelled, cloc
     unmutated = dataclasses.replace(race, mutation_probability=0.0)
     after, _ = evolved(unmutated, labelled, clock_at(0), winners, generations=600)
     origin = sources(after)
-    np.testing.assert_array_equal(origin[:, 1:], np.broadcast_to(np.arange(1, 5)[:, None], origin[:, 1:].shape))
+    np.testing.assert_array_equal(
+        origin[:, 1:], np.broadcast_to(np.arange(1, 5)[:, None], origin[:, 1:].shape)
+    )
     child = origin[:, 0]
     for winner in (2, 3, 4):
         # Of a parent's offspring 1 in 8 has no agent of it.
@@ -651,15 +774,20 @@ def test_second_parents_are_drawn_from_the_distinct_winners(race, labelled, cloc
     assert abs(np.mean(child == ELITE) - 0.5) < 0.06
 
 
-def test_nine_of_ten_agents_of_every_team_but_the_elite_mutate_each_on_its_own(race, state, clock_at):
+def test_nine_of_ten_agents_of_every_team_but_the_elite_mutate_each_on_its_own(
+    race, state, clock_at
+):
     winners = (0, 2, 3, 4)  # nobody is replaced
     after, _ = evolved(dataclasses.replace(race, mutated_fraction=1.0), state, clock_at(0), winners)
     changed = np.any(np.asarray(after.weight) != np.asarray(state.population.weight), axis=(3, 4))
     share = changed[:, [0, 2, 3, 4]].mean(axis=0)  # [teams, agents]
     assert np.all(np.abs(share - 0.9) < 0.09) and abs(share.mean() - 0.9) < 0.025
-    assert 0.15 < np.mean(changed[:, 0].sum(axis=1) == 2) < 0.35  # some teams keep one agent: 3 * 0.9^2 * 0.1
+    # Some teams keep one agent: 3 * 0.9^2 * 0.1
+    assert 0.15 < np.mean(changed[:, 0].sum(axis=1) == 2) < 0.35
     assert not changed[:, ELITE].any()
-    np.testing.assert_array_equal(after.bias, np.broadcast_to(state.population.bias, after.bias.shape))
+    np.testing.assert_array_equal(
+        after.bias, np.broadcast_to(state.population.bias, after.bias.shape)
+    )
 
 
 def test_alpha_is_the_share_of_weights_that_a_mutation_touches(race, state, clock_at):
@@ -678,7 +806,9 @@ def test_parameter_level_crossover_mixes_rows_of_the_same_two_teams(race, labell
     weight = np.asarray(after.weight)[:, 0]  # [generations, agents, features, action]
     origin = weight // 100
     assert np.all(origin == origin[:, :, :1])  # a row has one source
-    np.testing.assert_array_equal(weight % 100, np.broadcast_to((10 * np.arange(3) + 1)[:, None, None], weight.shape))
+    np.testing.assert_array_equal(
+        weight % 100, np.broadcast_to((10 * np.arange(3) + 1)[:, None, None], weight.shape)
+    )
     others = [set(np.unique(o).astype(int).tolist()) - {ELITE} for o in origin]
     assert all(len(other) <= 1 for other in others) and set().union(*others) == {2, 3, 4}
     within_agent = (origin[:, :, 0, 0] != origin[:, :, 0, 1]).mean()
@@ -740,7 +870,9 @@ def test_without_injection_the_population_stays_closed(race, state, bits):
     )
 
 
-def test_what_w_marl_learns_later_does_not_reach_the_injected_copy(race, plain, state, batch, clock_at, key, bits):
+def test_what_w_marl_learns_later_does_not_reach_the_injected_copy(
+    race, plain, state, batch, clock_at, key, bits
+):
     injected = race.inject(ranked(state, FITNESS[:5], ELITE))
     after, _ = update(plain, injected, batch, clock_at(0), key)
     assert bits(after.head.value) != bits(state.head.value)

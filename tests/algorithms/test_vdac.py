@@ -15,9 +15,18 @@ from comarl.types import Clock, EnvSpec
 from tests.data import SMOOTH, make_episodes
 
 SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=5)
-LENGTHS, TERMINATED = (2, 5, 3, 5), (0, 3)  # terminated early, cut at the horizon, cut early, terminated at its end
+# Terminated early, cut at the horizon, cut early, terminated at its end
+LENGTHS, TERMINATED = (2, 5, 3, 5), (0, 3)
 GAMMA, TRACE = 0.9, 0.7
-SMALL = dict(hidden=4, mixer_width=3, hypernet=3, gamma=GAMMA, trace=TRACE, epsilon=(0.8, 0.2), epsilon_steps=100)
+SMALL = dict(
+    hidden=4,
+    mixer_width=3,
+    hypernet=3,
+    gamma=GAMMA,
+    td_lambda=TRACE,
+    epsilon=(0.8, 0.2),
+    epsilon_steps=100,
+)
 BOTH = dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
 VARIANTS = {
     "vdac-mix": Vdac(**SMALL, **BOTH),
@@ -66,7 +75,10 @@ class Equations:
         self.states = np.float64(batch.timesteps.state)
 
     def policy(self, actor):
-        logits = self.reference.histories(actor.encoder, SPEC, self.batch) @ actor.head.weight + actor.head.bias
+        logits = (
+            self.reference.histories(actor.encoder, SPEC, self.batch) @ actor.head.weight
+            + actor.head.bias
+        )
         e = np.where(self.available, np.exp(logits), 0.0)
         epsilon = EPSILON if self.algorithm.epsilon_in_loss else 0.0
         count = np.maximum(self.available.sum(-1, keepdims=True), 1)
@@ -75,17 +87,25 @@ class Equations:
 
     def value(self, actor, critic):
         encoder = actor.encoder if critic.encoder is None else critic.encoder
-        each = (self.reference.histories(encoder, SPEC, self.batch) @ critic.head.weight + critic.head.bias)[..., 0]
+        each = (
+            self.reference.histories(encoder, SPEC, self.batch) @ critic.head.weight
+            + critic.head.bias
+        )[..., 0]
         return self.reference.mixer(critic.mixer, each, self.states)
 
     def target(self, networks):
         return self.reference.lambda_targets(self.batch, self.value(*networks)[:, 1:], GAMMA, TRACE)
 
     def losses(self, networks, before):
-        """Actor's and critic's loss and the entropy; `before` are the networks whose target and advantage are data."""
+        """Actor's and critic's loss and the entropy; `before` are the networks whose target and
+        advantage are data."""
         target = self.target(before)
         advantage = target - self.value(*before)[:, :-1]
-        policy, value, action = self.policy(networks[0]), self.value(*networks), np.asarray(self.batch.action)
+        policy, value, action = (
+            self.policy(networks[0]),
+            self.value(*networks),
+            np.asarray(self.batch.action),
+        )
         gains, errors, entropies = [], [], []
         for b, length in enumerate(LENGTHS):
             for t in range(length):
@@ -98,11 +118,15 @@ class Equations:
 
     def loss(self, networks, before):
         actor, critic, entropy = self.losses(networks, before)
-        return actor + self.algorithm.value_weight * critic - self.algorithm.entropy_weight * entropy
+        return (
+            actor + self.algorithm.value_weight * critic - self.algorithm.entropy_weight * entropy
+        )
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_an_update_descends_the_loss_in_which_advantage_and_return_are_data(name, states, batch, updated, reference):
+def test_an_update_descends_the_loss_in_which_advantage_and_return_are_data(
+    name, states, batch, updated, reference
+):
     algorithm, (after, metrics) = VARIANTS[name], updated(name)
     state, equations = states(algorithm), Equations(reference, algorithm, batch)
     before = reference.doubles(NETWORKS(state))
@@ -122,14 +146,18 @@ def test_every_parameter_learns(name, states, updated):
 
 
 @pytest.mark.parametrize("name", ["vdac-mix", "maa2c"])
-def test_the_critics_loss_reaches_the_actor_only_through_an_encoder_that_both_share(name, states, batch, updated, bits):
+def test_the_critics_loss_reaches_the_actor_only_through_an_encoder_that_both_share(
+    name, states, batch, updated, bits
+):
     """With separate networks neither loss reaches the other's."""
     algorithm = dataclasses.replace(VARIANTS[name], value_weight=0.0)
     state = states(VARIANTS[name])
     after, _ = update(algorithm, state, batch)
     assert bits(after.critic.value) == bits(state.critic.value)
     whole = updated(name)[0]
-    close = lambda x, y: all(np.allclose(*z, atol=1e-6) for z in zip(*map(jax.tree.leaves, (x, y)), strict=True))
+    close = lambda x, y: all(
+        np.allclose(*z, atol=1e-6) for z in zip(*map(jax.tree.leaves, (x, y)), strict=True)
+    )
     assert close(after.actor.value.encoder, whole.actor.value.encoder) == VARIANTS[name].separate
     assert close(after.actor.value.head, whole.actor.value.head)
 
@@ -137,8 +165,12 @@ def test_the_critics_loss_reaches_the_actor_only_through_an_encoder_that_both_sh
 def test_the_values_of_a_team_are_v_tot_of_its_steps(states, batch, reference):
     algorithm = VARIANTS["vdac-mix"]
     state = states(algorithm)
-    values = jax.jit(jax.vmap(lambda episode: algorithm.team_values(state, episode, jax.random.key(0))))(batch)
-    expected = Equations(reference, algorithm, batch).value(*reference.doubles(NETWORKS(state)))[:, :-1]
+    values = jax.jit(
+        jax.vmap(lambda episode: algorithm.team_values(state, episode, jax.random.key(0)))
+    )(batch)
+    expected = Equations(reference, algorithm, batch).value(*reference.doubles(NETWORKS(state)))[
+        :, :-1
+    ]
     took_place = np.asarray(batch.mask)
     np.testing.assert_allclose(values[took_place], expected[took_place], atol=1e-4)
 
@@ -156,7 +188,9 @@ def test_what_explores_is_the_policy_of_the_loss(states, batch, reference):
     act = lambda key: algorithm.act(state, 0, Memory.empty(2, 4), seen, AT, key, explore=True)[1]
     actions = np.asarray(jax.jit(jax.vmap(act))(jax.random.split(jax.random.key(1), 4000)))
     found = np.stack([(actions == u).mean(0) for u in range(3)], axis=-1)
-    expected = Equations(reference, algorithm, batch).policy(reference.doubles(state.actor.value))[1, 0]
+    expected = Equations(reference, algorithm, batch).policy(reference.doubles(state.actor.value))[
+        1, 0
+    ]
     np.testing.assert_allclose(found, expected, atol=0.03)
 
 

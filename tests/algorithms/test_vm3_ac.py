@@ -1,4 +1,5 @@
-"""VM3-AC against its equations, agent by agent and pair by pair in float64; its gradients' paths; its diagnostics."""
+"""VM3-AC against its equations, agent by agent and pair by pair in float64; its gradients' paths;
+its diagnostics."""
 
 import dataclasses
 import functools
@@ -28,7 +29,7 @@ VARIANTS = {
         mi_norm="N-1",
         gaussian_constant=True,
         swapped_by="self",
-        climbed_terms="a",
+        mi_gradient_terms="a",
         predictor_sharing="agent",
         predictor_variance=0.5,
         actor_q="minimum",
@@ -39,7 +40,7 @@ VARIANTS = {
         value="target-q",
         entropy="marginal",
         marginal_draws=3,
-        climbed_terms="both",
+        mi_gradient_terms="both",
         predictor_sharing="all",
         predictor_variance=None,
         gaussian_constant=True,
@@ -65,9 +66,15 @@ def make_state(spec, scramble):
     @functools.cache
     def make(algorithm):
         state = jax.jit(lambda k: algorithm.init(spec, k))(jax.random.key(0))
-        learners = [n for n in ("policies", "predictors", "critic", "value") if getattr(state, n) is not None]
+        learners = [
+            n
+            for n in ("policies", "predictors", "critic", "value")
+            if getattr(state, n) is not None
+        ]
         networks = lambda s: (*(getattr(s, n).value for n in learners), s.target)
-        return eqx.tree_at(networks, state, tuple(scramble(n, seed, 0.4) for seed, n in enumerate(networks(state))))
+        return eqx.tree_at(
+            networks, state, tuple(scramble(n, seed, 0.4) for seed, n in enumerate(networks(state)))
+        )
 
     return make
 
@@ -80,7 +87,9 @@ def batch(make_batch, spec):
 @pytest.fixture(scope="module")
 def updated(make_state, batch, clock_at, key):
     """State and metrics after one update."""
-    return functools.cache(lambda algorithm: update(algorithm, make_state(algorithm), batch, clock_at(0), key))
+    return functools.cache(
+        lambda algorithm: update(algorithm, make_state(algorithm), batch, clock_at(0), key)
+    )
 
 
 class Written:
@@ -103,7 +112,9 @@ class Written:
     def known(self, timestep):
         if self.algorithm.critic_sees == "state":
             return np.float64(timestep.state)
-        return np.concatenate([np.float64(timestep.obs)[:, i, : self.spec.obs_sizes[i]] for i in AGENTS], axis=1)
+        return np.concatenate(
+            [np.float64(timestep.obs)[:, i, : self.spec.obs_sizes[i]] for i in AGENTS], axis=1
+        )
 
     def joint(self, timestep, action):
         real = [a[:, : self.spec.action_sizes[i]] for i, a in enumerate(action)]
@@ -111,7 +122,9 @@ class Written:
 
     def values(self, values, i, x):
         if self.algorithm.share_parameters:
-            return self.net(values.networks, 0, np.concatenate([x, self.one_hot(i, x)], axis=1))[:, 0]
+            return self.net(values.networks, 0, np.concatenate([x, self.one_hot(i, x)], axis=1))[
+                :, 0
+            ]
         return self.net(values.networks, i, x)[:, 0]
 
     def q(self, critic, k, i, x):
@@ -120,7 +133,9 @@ class Written:
     def gaussian(self, policies, timestep, i, z):
         x = np.concatenate([self.real_obs(timestep, i), z], axis=1)
         share = self.algorithm.share_parameters
-        out = self.net(policies.networks, 0 if share else i, np.hstack([x, self.one_hot(i, x)]) if share else x)
+        out = self.net(
+            policies.networks, 0 if share else i, np.hstack([x, self.one_hot(i, x)]) if share else x
+        )
         low, high = self.algorithm.log_std_range
         return out[:, :2], np.exp(low + (high - low) * (np.tanh(out[:, 2:]) + 1) / 2)
 
@@ -156,7 +171,9 @@ class Written:
         elif sharing == "agent":
             out = self.net(predictors.networks, i, np.hstack([x, self.one_hot(j, x)]))
         else:
-            out = self.net(predictors.networks, 0, np.hstack([x, self.one_hot(i, x), self.one_hot(j, x)]))
+            out = self.net(
+                predictors.networks, 0, np.hstack([x, self.one_hot(i, x), self.one_hot(j, x)])
+            )
         mean, result = np.tanh(out[:, :2]), np.zeros(len(x))
         for d in range(size):
             variance = self.algorithm.predictor_variance
@@ -197,12 +214,19 @@ class Written:
         action, log_pi = self.draw(policies, timestep, noise)
         beta, x = self.algorithm.beta, self.joint(timestep, action)
         q = [np.minimum(self.q(critic, 0, i, x), self.q(critic, 1, i, x)) for i in AGENTS]
-        m = [self.information(predictors, timestep, i, action) if predictors else 0.0 for i in AGENTS]
+        m = [
+            self.information(predictors, timestep, i, action) if predictors else 0.0 for i in AGENTS
+        ]
         return [q[i] - beta * log_pi[i] + beta * m[i] for i in AGENTS]
 
-    def policy_loss(self, policies, predictors, critic, timestep, noise, before, *, live_backward=False):
-        """The sum of Eq. 20 over agents, where what is no path of gradients stays as `before` has it."""
-        climbed = {"both": "ab", "none": ""}.get(self.algorithm.climbed_terms, self.algorithm.climbed_terms)
+    def policy_loss(
+        self, policies, predictors, critic, timestep, noise, before, *, live_backward=False
+    ):
+        """The sum of Eq. 20 over agents, where what is no path of gradients stays as `before` has
+        it."""
+        climbed = {"both": "ab", "none": ""}.get(
+            self.algorithm.mi_gradient_terms, self.algorithm.mi_gradient_terms
+        )
         climbed += "a" * live_backward
         fixed, _ = self.draw(before[0], timestep, noise)
         action, log_pi = self.draw(policies, timestep, noise)
@@ -216,8 +240,12 @@ class Written:
             m = 0.0
             for j in AGENTS:
                 if j != i and predictors:
-                    m = m + self.forward(predictors, timestep, i, j, mine if "b" in climbed else fixed, fixed)
-                    m = m + self.backward(before[1], timestep, i, j, fixed, mine if "a" in climbed else fixed)
+                    m = m + self.forward(
+                        predictors, timestep, i, j, mine if "b" in climbed else fixed, fixed
+                    )
+                    m = m + self.backward(
+                        before[1], timestep, i, j, fixed, mine if "a" in climbed else fixed
+                    )
             total += np.mean(-q + beta * log_pi[i] - beta * m / self.divisor)
         return total
 
@@ -233,40 +261,61 @@ def case(request, spec, reference, make_state, updated, batch, key):
     """An algorithm, its equations, and doubles of what it was before the update."""
     algorithm = VARIANTS[request.param]
     state, (after, metrics) = make_state(algorithm), updated(algorithm)
-    before = {n: reference.doubles(getattr(state, n).value) for n in ("policies", "predictors", "critic")}
+    before = {
+        n: reference.doubles(getattr(state, n).value) for n in ("policies", "predictors", "critic")
+    }
     noise = [draws(algorithm, spec, t, key, n) for n, t in enumerate((batch.now, batch.next))]
     return algorithm, Written(algorithm, spec, reference), state, after, metrics, before, noise
 
 
 def test_policies_and_predictors_descend_the_losses_of_their_agents(case, batch, reference):
-    """Eq. 20 and 21: policies through Q_i1, log pi and the condition of (b) alone, predictors through (b) alone."""
+    """Eq. 20 and 21: policies through Q_i1, log pi and the condition of (b) alone, predictors
+    through (b) alone."""
     _, written, state, after, metrics, before, noise = case
     fixed = (before["policies"], before["predictors"])
 
     def loss(policies=fixed[0], predictors=fixed[1]):
-        return written.policy_loss(policies, predictors, before["critic"], batch.now, noise[0], fixed)
+        return written.policy_loss(
+            policies, predictors, before["critic"], batch.now, noise[0], fixed
+        )
 
     np.testing.assert_allclose(metrics["actor_loss"], loss(), rtol=1e-4)
-    reference.assert_descends(state.policies.value, after.policies.value, lambda p: loss(policies=p))
-    reference.assert_descends(state.predictors.value, after.predictors.value, lambda p: loss(predictors=p))
+    reference.assert_descends(
+        state.policies.value, after.policies.value, lambda p: loss(policies=p)
+    )
+    reference.assert_descends(
+        state.predictors.value, after.predictors.value, lambda p: loss(predictors=p)
+    )
 
 
-def test_gradients_through_the_swapped_prediction_would_show(make_state, updated, batch, spec, reference, key):
+def test_gradients_through_the_swapped_prediction_would_show(
+    make_state, updated, batch, spec, reference, key
+):
     """This guards the power of the test above."""
     state, (after, _), written = make_state(TINY), updated(TINY), Written(TINY, spec, reference)
-    before = {n: reference.doubles(getattr(state, n).value) for n in ("policies", "predictors", "critic")}
+    before = {
+        n: reference.doubles(getattr(state, n).value) for n in ("policies", "predictors", "critic")
+    }
     fixed, noise = (before["policies"], before["predictors"]), draws(TINY, spec, batch.now, key, 0)
-    loss = lambda p: written.policy_loss(p, fixed[1], before["critic"], batch.now, noise, fixed, live_backward=True)
+    loss = lambda p: written.policy_loss(
+        p, fixed[1], before["critic"], batch.now, noise, fixed, live_backward=True
+    )
     expected, found = reference.steps(state.policies.value, after.policies.value, loss)
     assert np.abs(expected - found).max() > 1e-4
 
 
-def test_information_that_is_not_climbed_moves_predictors_alone(make_state, updated, batch, clock_at, key, bits):
+def test_information_that_is_not_climbed_moves_predictors_alone(
+    make_state, updated, batch, clock_at, key, bits
+):
     """Policies learn as without it; predictors as with it."""
     state, (paper, _) = make_state(TINY), updated(TINY)
-    after, _ = update(dataclasses.replace(TINY, climbed_terms="none"), state, batch, clock_at(0), key)
+    after, _ = update(
+        dataclasses.replace(TINY, mi_gradient_terms="none"), state, batch, clock_at(0), key
+    )
     without = dataclasses.replace(TINY, mutual_information=False)
-    start = eqx.tree_at(lambda s: s.predictors, state, None, is_leaf=lambda x: x is state.predictors)
+    start = eqx.tree_at(
+        lambda s: s.predictors, state, None, is_leaf=lambda x: x is state.predictors
+    )
     alone, _ = update(without, start, batch, clock_at(0), key)
     close(after.policies.value, alone.policies.value)
     close(after.predictors.value, paper.predictors.value)
@@ -288,19 +337,29 @@ def test_critics_descend_the_squared_error_to_their_own_agents_target(case, batc
     x = written.joint(batch.now, action)
 
     def loss(critic):
-        return sum(0.5 * np.mean((written.q(critic, k, i, x) - target[i]) ** 2) for k in (0, 1) for i in AGENTS)
+        return sum(
+            0.5 * np.mean((written.q(critic, k, i, x) - target[i]) ** 2)
+            for k in (0, 1)
+            for i in AGENTS
+        )
 
     np.testing.assert_allclose(metrics["target_value"], np.mean(target), rtol=1e-4)
     np.testing.assert_allclose(metrics["critic_loss"], loss(before["critic"]), rtol=1e-4)
     reference.assert_descends(state.critic.value, after.critic.value, loss)
     if algorithm.value == "v":
-        soft = written.soft_values(*(before[n] for n in ("policies", "predictors", "critic")), batch.now, noise[0])
+        soft = written.soft_values(
+            *(before[n] for n in ("policies", "predictors", "critic")), batch.now, noise[0]
+        )
 
         def value_loss(value):
             known = written.known(batch.now)
-            return sum(0.5 * np.mean((written.values(value, i, known) - soft[i]) ** 2) for i in AGENTS)
+            return sum(
+                0.5 * np.mean((written.values(value, i, known) - soft[i]) ** 2) for i in AGENTS
+            )
 
-        np.testing.assert_allclose(metrics["value_loss"], value_loss(reference.doubles(state.value.value)), rtol=1e-4)
+        np.testing.assert_allclose(
+            metrics["value_loss"], value_loss(reference.doubles(state.value.value)), rtol=1e-4
+        )
         reference.assert_descends(state.value.value, after.value.value, value_loss)
 
 
@@ -315,12 +374,17 @@ def test_metrics_are_entropy_and_predictability_of_the_draw(case, batch):
 def test_the_target_moves_by_tau(case):
     algorithm, _, state, after, _, _, _ = case
     online = after.value if algorithm.value == "v" else after.critic
-    for t, o, b in zip(*map(jax.tree.leaves, (after.target, online.value, state.target)), strict=True):
-        np.testing.assert_allclose(t, np.asarray(b) + 0.005 * (np.asarray(o) - np.asarray(b)), atol=1e-6)
+    for t, o, b in zip(
+        *map(jax.tree.leaves, (after.target, online.value, state.target)), strict=True
+    ):
+        np.testing.assert_allclose(
+            t, np.asarray(b) + 0.005 * (np.asarray(o) - np.asarray(b)), atol=1e-6
+        )
 
 
 def test_an_agents_loss_moves_its_own_policy_and_predictors_alone(make_state, batch, spec, key):
-    """Row i of the losses' Jacobian is zero at the parameters of other agents and of others' pairs."""
+    """Row i of the losses' Jacobian is zero at the parameters of other agents and of others'
+    pairs."""
     state = make_state(TINY)
     seen = TINY.see(batch.now, spec)
     noise = TINY.noise(spec, seen, key)
@@ -335,7 +399,9 @@ def test_an_agents_loss_moves_its_own_policy_and_predictors_alone(make_state, ba
 
 def test_no_value_follows_termination(make_state, batch, clock_at, key):
     ended = dataclasses.replace(
-        batch, terminated=jnp.ones(8, bool), next=jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), batch.next)
+        batch,
+        terminated=jnp.ones(8, bool),
+        next=jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), batch.next),
     )
     for algorithm in (TINY, VARIANTS["modern"]):
         state, metrics = update(algorithm, make_state(algorithm), ended, clock_at(0), key)
@@ -344,12 +410,17 @@ def test_no_value_follows_termination(make_state, batch, clock_at, key):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_padding_changes_nothing_and_learns_nothing(name, make_state, updated, batch, spec, clock_at, key, bits):
+def test_padding_changes_nothing_and_learns_nothing(
+    name, make_state, updated, batch, spec, clock_at, key, bits
+):
     algorithm, state = VARIANTS[name], make_state(VARIANTS[name])
     spoil = lambda x, real: jnp.where(real, x, 7.0)
     seen = lambda t: dataclasses.replace(t, obs=spoil(t.obs, obs_mask(spec)))
     garbage = dataclasses.replace(
-        batch, now=seen(batch.now), next=seen(batch.next), action=spoil(batch.action, spec.action_mask > 0)
+        batch,
+        now=seen(batch.now),
+        next=seen(batch.next),
+        action=spoil(batch.action, spec.action_mask > 0),
     )
     after, metrics = updated(algorithm)
     assert bits(update(algorithm, state, garbage, clock_at(0), key)) == bits((after, metrics))
@@ -361,45 +432,74 @@ def test_padding_changes_nothing_and_learns_nothing(name, make_state, updated, b
             assert np.any(before[1, ..., 0] != now[1, ..., 0])
 
 
-def test_what_a_smaller_agent_does_not_have_is_never_played_or_seen(make_state, batch, spec, clock_at):
+def test_what_a_smaller_agent_does_not_have_is_never_played_or_seen(
+    make_state, batch, spec, clock_at
+):
     state, timestep = make_state(TINY), jax.tree.map(lambda x: x[0], batch.now)
     garbage = dataclasses.replace(timestep, obs=jnp.where(obs_mask(spec), timestep.obs, 7.0))
     for explore in (False, True):
-        actions = [act(TINY, state, t, explore, clock_at(0), jax.random.key(0)) for t in (timestep, garbage)]
+        actions = [
+            act(TINY, state, t, explore, clock_at(0), jax.random.key(0))
+            for t in (timestep, garbage)
+        ]
         np.testing.assert_array_equal(*actions)
-        assert actions[0][1, 1] == 0.0 and np.all(np.asarray(actions[0])[[0, 0, 1, 2, 2], [0, 1, 0, 0, 1]] != 0)
+        assert actions[0][1, 1] == 0.0 and np.all(
+            np.asarray(actions[0])[[0, 0, 1, 2, 2], [0, 1, 0, 0, 1]] != 0
+        )
         assert np.abs(actions[0]).max() <= 1.0
 
 
-def test_without_beta_and_latent_it_is_ma_ac_bit_for_bit(spec, batch, clock_at, key, bits, make_state, scramble):
+def test_without_beta_and_latent_it_is_ma_ac_bit_for_bit(
+    spec, batch, clock_at, key, bits, make_state, scramble
+):
     tiny = dict(SIZES, beta=0.0, latent_size=0)
-    optimisers = {n: getattr(TINY, n) for n in ("actor_optimiser", "predictor_optimiser", "critic_optimiser")}
+    optimisers = {
+        n: getattr(TINY, n) for n in ("actor_optimiser", "predictor_optimiser", "critic_optimiser")
+    }
     nothing = Vm3Ac(**tiny, **optimisers)
     same = {n: tiny[n] for n in ("hidden", "log_std_range", "replay")} | optimisers
     ma_ac = dataclasses.replace(MA_AC, **same)
     assert not ma_ac.mutual_information and nothing.mutual_information
     starts = [make_state(a) for a in (ma_ac, nothing)]
-    ends = [update(a, s, batch, clock_at(0), key) for a, s in zip((ma_ac, nothing), starts, strict=True)]
+    ends = [
+        update(a, s, batch, clock_at(0), key) for a, s in zip((ma_ac, nothing), starts, strict=True)
+    ]
     assert bits(starts[0]) == bits(starts[1]) and bits(ends[0]) == bits(ends[1])
-    # As beta goes to 0 the terms that it weighs do, too: nothing else depends on whether they are there.
+    # As beta goes to 0 the terms that it weighs do, too: nothing else depends on whether they are
+    # there.
     almost = dataclasses.replace(nothing, beta=1e-20)
-    state = eqx.tree_at(lambda s: (s.policies, s.critic, s.value, s.target), make_state(almost), networks_of(starts[0]))
+    state = eqx.tree_at(
+        lambda s: (s.policies, s.critic, s.value, s.target),
+        make_state(almost),
+        networks_of(starts[0]),
+    )
     end = update(almost, state, batch, clock_at(0), key)[0]
     close(networks_of(end), networks_of(ends[0][0]))
     assert bits(end.predictors.value) == bits(state.predictors.value)
 
 
 def test_without_information_and_latent_it_is_ma_sac(spec, batch, clock_at, key, bits, make_state):
-    """With a variance without bounds all predictions are equally good, and information counts for nothing."""
+    """With a variance without bounds all predictions are equally good, and information counts for
+    nothing."""
     sac = dataclasses.replace(TINY, mutual_information=False, latent_size=0)
-    names = ("hidden", "log_std_range", "replay", "beta", "actor_optimiser", "predictor_optimiser", "critic_optimiser")
+    names = (
+        "hidden",
+        "log_std_range",
+        "replay",
+        "beta",
+        "actor_optimiser",
+        "predictor_optimiser",
+        "critic_optimiser",
+    )
     ma_sac = dataclasses.replace(MA_SAC, **{n: getattr(TINY, n) for n in names})
     assert ma_sac == sac and MA_SAC.beta == Vm3Ac().beta
     start = make_state(ma_sac)
     end, metrics = update(ma_sac, start, batch, clock_at(0), key)
     assert end.predictors is None and "predictability" not in metrics
     vague = dataclasses.replace(TINY, latent_size=0, predictor_variance=1e20)
-    state = eqx.tree_at(lambda s: (s.policies, s.critic, s.value, s.target), make_state(vague), networks_of(start))
+    state = eqx.tree_at(
+        lambda s: (s.policies, s.critic, s.value, s.target), make_state(vague), networks_of(start)
+    )
     close(networks_of(update(vague, state, batch, clock_at(0), key)[0]), networks_of(end))
 
 
@@ -416,11 +516,17 @@ def test_neither_values_nor_replay_know_of_the_latent(spec, make_state):
     assert TINY.replay.latent == 0 and TINY.replay.init(spec).latent is None
     state, known, joint = make_state(TINY), 4 + 2 + 5, 4 + 2 + 5 + 2 + 1 + 2
     inputs = lambda values: values.networks.networks.torso.layers[0].weight.shape[-2]
-    assert (inputs(state.value.value), inputs(state.target), inputs(state.critic.value)) == (known, known, joint)
+    assert (inputs(state.value.value), inputs(state.target), inputs(state.critic.value)) == (
+        known,
+        known,
+        joint,
+    )
     assert inputs(state.policies.value) == 5 + TINY.latent_size
 
 
-def test_greedy_play_is_decentralised_and_needs_no_key(make_state, batch, clock_at, reference, spec):
+def test_greedy_play_is_decentralised_and_needs_no_key(
+    make_state, batch, clock_at, reference, spec
+):
     state, timestep = make_state(TINY), jax.tree.map(lambda x: x[:1], batch.now)
     one = jax.tree.map(lambda x: x[0], timestep)
     found = [act(TINY, state, one, False, clock_at(0), jax.random.key(k)) for k in range(2)]
@@ -430,7 +536,14 @@ def test_greedy_play_is_decentralised_and_needs_no_key(make_state, batch, clock_
     np.testing.assert_allclose(found[0], np.tanh(mean) * spec.action_mask, atol=1e-5)
     for algorithm in (TINY, dataclasses.replace(TINY, execution_latent="shared")):
         before, after = (
-            act(algorithm, state, dataclasses.replace(one, obs=o), False, clock_at(0), jax.random.key(0))
+            act(
+                algorithm,
+                state,
+                dataclasses.replace(one, obs=o),
+                False,
+                clock_at(0),
+                jax.random.key(0),
+            )
             for o in (one.obs, one.obs.at[1].add(1.0))
         )
         np.testing.assert_array_equal(before[jnp.array([0, 2])], after[jnp.array([0, 2])])
@@ -438,15 +551,22 @@ def test_greedy_play_is_decentralised_and_needs_no_key(make_state, batch, clock_
 
 
 def test_a_shared_seed_gives_all_agents_one_latent_per_step(batch, clock_at, scramble):
-    """Of agents with equal networks and observations every one does the same, and another thing at another step."""
+    """Of agents with equal networks and observations every one does the same, and another thing at
+    another step."""
     spec = EnvSpec(3, 2, 2, 1, discrete=False, horizon=4)
     shared = dataclasses.replace(TINY, execution_latent="shared")
     state = scramble(jax.jit(lambda k: shared.init(spec, k))(jax.random.key(0)), 0, 0.4)
     state = eqx.tree_at(
-        lambda s: s.policies.value, state, jax.tree.map(lambda x: jnp.stack([x[0]] * 3), state.policies.value)
+        lambda s: s.policies.value,
+        state,
+        jax.tree.map(lambda x: jnp.stack([x[0]] * 3), state.policies.value),
     )
-    timestep = dataclasses.replace(jax.tree.map(lambda x: x[0], batch.now), obs=jnp.ones((3, 2)), state=jnp.ones(2))
-    actions = np.stack([act(shared, state, timestep, False, clock_at(0), jax.random.key(k)) for k in range(4)])[..., 0]
+    timestep = dataclasses.replace(
+        jax.tree.map(lambda x: x[0], batch.now), obs=jnp.ones((3, 2)), state=jnp.ones(2)
+    )
+    actions = np.stack(
+        [act(shared, state, timestep, False, clock_at(0), jax.random.key(k)) for k in range(4)]
+    )[..., 0]
     np.testing.assert_allclose(actions, np.tile(actions[:, :1], 3), atol=1e-6)
     assert len(set(np.round(actions[:, 0], 4).tolist())) == 4
     explored = act(shared, state, timestep, True, clock_at(0), jax.random.key(0))[:, 0]
@@ -459,7 +579,12 @@ def test_squashed_densities_are_exact_far_out_and_sum_to_one():
     column = lambda x: jnp.asarray(np.broadcast_to(x, u.shape)[None, :, None], jnp.float32)
     found = squashed_log_density(column((u - mean) / 0.8), column(u), column(log_std), mask)[0]
     # log (1 - tanh(u)^2) = -2 log cosh u, in float64
-    exact = -0.5 * ((u - mean) / 0.8) ** 2 - log_std - 0.5 * np.log(2 * np.pi) + 2 * (np.logaddexp(u, -u) - np.log(2))
+    exact = (
+        -0.5 * ((u - mean) / 0.8) ** 2
+        - log_std
+        - 0.5 * np.log(2 * np.pi)
+        + 2 * (np.logaddexp(u, -u) - np.log(2))
+    )
     np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-4)
     inside = np.abs(u) < 8
     density, a = np.exp(np.float64(found))[inside], np.tanh(u[inside])
@@ -474,7 +599,9 @@ def toy(c, s, variance, constant, scale=1e-2):
     spec = EnvSpec(2, 1, 1, 1, discrete=False, horizon=1)
     weights = lambda layer: (layer.weight, layer.bias)
     policies = Policies(spec, (2,), 1, (-20.0, 2.0), share=False, key=jax.random.key(0))
-    predictors = Predictors(spec, (2,), "pair", variance * scale**2, constant, key=jax.random.key(0))
+    predictors = Predictors(
+        spec, (2,), "pair", variance * scale**2, constant, key=jax.random.key(0)
+    )
     raw = np.arctanh((np.log(s * scale) + 20.0) / 11.0 - 1.0)
     sign = np.array([1.0, -1.0])  # x = relu(x) - relu(-x)
 
@@ -485,7 +612,10 @@ def toy(c, s, variance, constant, scale=1e-2):
         )
         first[:, entry], last[:, :, 0] = sign, gain * sign
         new = (first, np.zeros((2, 2)), last, np.broadcast_to(bias, (2, outputs)))
-        where = lambda m: (*weights(m.networks.networks.torso.layers[0]), *weights(m.networks.networks.output))
+        where = lambda m: (
+            *weights(m.networks.networks.torso.layers[0]),
+            *weights(m.networks.networks.output),
+        )
         return eqx.tree_at(where, module, tuple(jnp.asarray(x, jnp.float32) for x in new))
 
     gain = c**2 / (c**2 + s**2)
@@ -494,7 +624,8 @@ def toy(c, s, variance, constant, scale=1e-2):
 
 @pytest.fixture(scope="module")
 def toy_terms():
-    """Of `toy`: mean log-probabilities, given z and marginal, mean log q, and the error of the prediction."""
+    """Of `toy`: mean log-probabilities, given z and marginal, mean log q, and the error of the
+    prediction."""
 
     def terms(c, s, variance, constant, size=20_000):
         policies, predictors = toy(c, s, variance, constant)
@@ -508,7 +639,12 @@ def toy_terms():
             action, conditional = policies.draw(obs, noise._replace(others=noise.others[:0]))
             marginal = policies.draw(obs, noise).log_pi
             log_q = predictors.log_q(action, action, obs)
-            return conditional.mean(), marginal.mean(), log_q.mean(), predictors.error(action, action, obs)
+            return (
+                conditional.mean(),
+                marginal.mean(),
+                log_q.mean(),
+                predictors.error(action, action, obs),
+            )
 
         return [float(x) for x in of(policies, predictors)]
 
@@ -516,7 +652,8 @@ def toy_terms():
 
 
 def test_the_bound_is_tight_for_the_linear_gaussian_toy(toy_terms):
-    """c = .6, s = .3: Var(a_j | a_i) = .162 and I(a_i; a_j) = .511 = H(a_j) + E log q(a_j | a_i)."""
+    """c = .6, s = .3: Var(a_j | a_i) = .162 and I(a_i; a_j) = .511 = H(a_j) + E log q(a_j |
+    a_i)."""
     c, s = 0.6, 0.3
     variance = c**2 + s**2 - c**4 / (c**2 + s**2)
     information = -0.5 * np.log(1 - (c**2 / (c**2 + s**2)) ** 2)
@@ -525,11 +662,14 @@ def test_the_bound_is_tight_for_the_linear_gaussian_toy(toy_terms):
     assert error / 1e-4 == pytest.approx(variance, rel=0.02)
     assert -marginal + log_q == pytest.approx(information, abs=0.03)
     # Given z the entropy is smaller by I(a; z), and the bound so much looser.
-    assert -conditional + log_q == pytest.approx(information - 0.5 * np.log((c**2 + s**2) / s**2), abs=0.03)
+    assert -conditional + log_q == pytest.approx(
+        information - 0.5 * np.log((c**2 + s**2) / s**2), abs=0.03
+    )
 
 
 def test_the_papers_entropy_does_not_pay_for_variation_by_z(toy_terms):
-    """Entropy plus M_i of the toy with sigma = 1: .170 without z; with it .134 given z, .939 marginal."""
+    """Entropy plus M_i of the toy with sigma = 1: .170 without z; with it .134 given z, .939
+    marginal."""
     for c, given_z, marginal in ((1e-6, 0.170, 0.170), (0.6, 0.134, 0.939)):
         terms = toy_terms(c, 0.3, 1.0, False)
         m = 2 * terms[2] / 2  # both directions, over N
@@ -544,7 +684,9 @@ def test_correlation_is_none_for_independent_actions_and_one_for_equal_ones():
     independent = normal(8, 2, 4000, 2) * mask[:, None]
     assert float(squared_correlation(independent, mask)) == pytest.approx(0.0, abs=0.02)
     same = normal(8, 1, 40, 1) * jnp.asarray([1.0, -2.0]) + 0.3
-    assert float(squared_correlation(jnp.concatenate([same, -same], axis=1), mask)) == pytest.approx(1.0, abs=1e-4)
+    assert float(
+        squared_correlation(jnp.concatenate([same, -same], axis=1), mask)
+    ) == pytest.approx(1.0, abs=1e-4)
     assert np.isfinite(squared_correlation(jnp.zeros((8, 2, 3, 2)), mask))
 
 
@@ -567,10 +709,14 @@ def test_predictors_err_more_where_they_hear_of_another_draw(batch, key):
     spec = EnvSpec(2, 1, 1, 1, discrete=False, horizon=1)
     algorithm = dataclasses.replace(TINY, hidden=(2,), latent_size=1, log_std_range=(-20.0, 2.0))
     state = algorithm.init(spec, jax.random.key(0))
-    state = eqx.tree_at(lambda s: (s.policies.value, s.predictors.value), state, toy(0.6, 0.3, 1e4, False))
+    state = eqx.tree_at(
+        lambda s: (s.policies.value, s.predictors.value), state, toy(0.6, 0.3, 1e4, False)
+    )
     obs = jnp.zeros((8, 2, 1))
     seen = algorithm.see(dataclasses.replace(batch.now, obs=obs, state=obs[:, 0]), spec)
-    metrics = jax.jit(jax.vmap(lambda k: algorithm.diagnose(state, seen, k)))(jax.random.split(key, 1000))
+    metrics = jax.jit(jax.vmap(lambda k: algorithm.diagnose(state, seen, k)))(
+        jax.random.split(key, 1000)
+    )
     mean = lambda name: float(metrics[name].mean())
     assert mean("prediction_error") / 1e-4 == pytest.approx(0.162, abs=0.02)
     assert mean("prediction_error_unpaired") / 1e-4 == pytest.approx(0.45 * (1 + 0.8**2), abs=0.03)

@@ -1,4 +1,5 @@
-"""The discrete VM3-AC against its docstring's equations in NumPy; without its terms it is FOP; what z does."""
+"""The discrete VM3-AC against its docstring's equations in NumPy; without its terms it is FOP; what
+z does."""
 
 import dataclasses
 import functools
@@ -22,15 +23,19 @@ from tests.data import SMOOTH, make_episodes
 AGENTS, ACTIONS, HORIZON, LATENT = 3, 3, 4, 2
 SPEC = EnvSpec(AGENTS, 2, 4, ACTIONS, discrete=True, horizon=HORIZON)
 LENGTHS, GAMMA, TRACE = (2, HORIZON, 3), 0.9, 0.6  # terminated, cut at the horizon, cut early
-SIZES = dict(hidden=4, mixer_width=3, kernels=2, gamma=GAMMA, trace=TRACE, target_period=3)
-SCHEDULES = dict(temperature=(0.8, 0.2), temperature_steps=2000, epsilon=(1.0, 0.2), epsilon_steps=2000)
+SIZES = dict(hidden=4, mixer_width=3, kernels=2, gamma=GAMMA, td_lambda=TRACE, target_period=3)
+SCHEDULES = dict(
+    temperature=(0.8, 0.2), temperature_steps=2000, epsilon=(1.0, 0.2), epsilon_steps=2000
+)
 FOP = Fop(**SIZES, **SCHEDULES, actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
 VM3_AC = Vm3AcDiscrete(FOP, latent_size=LATENT, predictor_hidden=3, predictor_optimiser=SMOOTH)
 VARIANTS = {
     "defaults": VM3_AC,
     "other choices": dataclasses.replace(
         VM3_AC,
-        base=dataclasses.replace(FOP, entropy_in_return=False, value_of_unavailable=True, epsilon_in_policy=True),
+        base=dataclasses.replace(
+            FOP, entropy_in_return=False, value_of_unavailable=True, epsilon_in_policy=True
+        ),
         information=0.5,
         latent_at="input",
         mi_norm="N-1",
@@ -74,16 +79,26 @@ def states(scramble):
     """All networks differ, and values a good deal."""
 
     def make(algorithm):
-        where = lambda s: (s.actor.value, s.predictor.value, s.critics[0].value, s.critics[1].value, *s.targets)
+        where = lambda s: (
+            s.actor.value,
+            s.predictor.value,
+            s.critics[0].value,
+            s.critics[1].value,
+            *s.targets,
+        )
         made = init(algorithm)
-        return eqx.tree_at(where, made, tuple(scramble(x, i, 0.6) for i, x in enumerate(where(made))))
+        return eqx.tree_at(
+            where, made, tuple(scramble(x, i, 0.6) for i, x in enumerate(where(made)))
+        )
 
     return {name: make(algorithm) for name, algorithm in VARIANTS.items()}
 
 
 @pytest.fixture(scope="module")
 def updated(states, batch):
-    return {name: update(algorithm, states[name], batch, KEY) for name, algorithm in VARIANTS.items()}
+    return {
+        name: update(algorithm, states[name], batch, KEY) for name, algorithm in VARIANTS.items()
+    }
 
 
 class Equations(Written):
@@ -102,10 +117,16 @@ class Equations(Written):
         """Of each of j's actions, given i's action `u` at each step."""
         obs, available = np.float64(timesteps.obs), np.asarray(timesteps.available)[:, :, j]
         wide = lambda row: np.broadcast_to(row, (*obs.shape[:2], len(row)))
-        x = np.concatenate([obs[:, :, i], obs[:, :, j], wide(np.eye(AGENTS)[i]), wide(np.eye(AGENTS)[j])], axis=-1)
+        x = np.concatenate(
+            [obs[:, :, i], obs[:, :, j], wide(np.eye(AGENTS)[i]), wide(np.eye(AGENTS)[j])], axis=-1
+        )
         linear = lambda layer, x: x @ layer.weight + layer.bias
-        hidden = self.reference.relu(linear(predictor.seen, x) + linear(predictor.given, np.eye(ACTIONS)[u]))
-        odds = np.where(available, np.exp(self.reference.mlp(predictor.rest, hidden, self.reference.relu)), 0.0)
+        hidden = self.reference.relu(
+            linear(predictor.seen, x) + linear(predictor.given, np.eye(ACTIONS)[u])
+        )
+        odds = np.where(
+            available, np.exp(self.reference.mlp(predictor.rest, hidden, self.reference.relu)), 0.0
+        )
         return log(odds / np.maximum(odds.sum(-1, keepdims=True), 1e-30))
 
     def divisor(self, algorithm):
@@ -114,9 +135,13 @@ class Equations(Written):
     def gain(self, algorithm, predictor, timesteps, pi):
         """alpha m_i(u) at each step."""
         result = np.zeros(pi.shape)
-        for (i, j), u in itertools.product(itertools.permutations(range(AGENTS), 2), range(ACTIONS)):
+        for (i, j), u in itertools.product(
+            itertools.permutations(range(AGENTS), 2), range(ACTIONS)
+        ):
             every = np.full(pi.shape[:2], u)
-            result[:, :, i, u] += (pi[:, :, j] * self.log_q(predictor, timesteps, i, j, every)).sum(-1)
+            result[:, :, i, u] += (pi[:, :, j] * self.log_q(predictor, timesteps, i, j, every)).sum(
+                -1
+            )
         return self.alpha * algorithm.information * result / self.divisor(algorithm)
 
     def pair(self, predictor, timesteps, i, j, said, given):
@@ -128,7 +153,8 @@ class Equations(Written):
         """M_i at each step, both terms as they are written, and the mean over i."""
         total = 0.0
         for i, j in itertools.permutations(range(AGENTS), 2):
-            total = total + self.pair(predictor, timesteps, j, i, action, action)  # (a), by j's network
+            # (a), by j's network
+            total = total + self.pair(predictor, timesteps, j, i, action, action)
             total = total + self.pair(predictor, timesteps, i, j, action, action)  # (b)
         return total / self.divisor(algorithm) / AGENTS
 
@@ -149,10 +175,16 @@ NOW, LATER = slice(None, -1), slice(1, None)
 def test_the_actor_climbs_utility_entropy_and_what_its_action_tells_of_others(
     name, updated, states, batch, z, equations, reference
 ):
-    """Others' policies in m_i are numbers: of two steps of one network only those of the agent itself move."""
+    """Others' policies in m_i are numbers: of two steps of one network only those of the agent
+    itself move."""
     algorithm, state, (after, metrics) = VARIANTS[name], states[name], updated[name]
     now, old = at(batch.timesteps, NOW), reference.doubles(state.actor.value)
-    q = np.minimum(*(equations.utilities(reference.doubles(c.value), np.float64(now.obs)) for c in state.critics))
+    q = np.minimum(
+        *(
+            equations.utilities(reference.doubles(c.value), np.float64(now.obs))
+            for c in state.critics
+        )
+    )
     pi = equations.policies(algorithm, old, batch, z)[:, NOW]
     q = q + equations.gain(algorithm, reference.doubles(state.predictor.value), now, pi)
 
@@ -182,7 +214,10 @@ def test_critics_descend_to_values_with_information_and_q_to_what_was_played(
     information = equations.information(algorithm, predictor, later, action)
     gains = (0.0, 0.0)
     if algorithm.information_in_value:
-        gains = [equations.gain(algorithm, predictor, *x) for x in ((now, pi[:, NOW]), (later, pi[:, LATER]))]
+        gains = [
+            equations.gain(algorithm, predictor, *x)
+            for x in ((now, pi[:, NOW]), (later, pi[:, LATER]))
+        ]
     value = np.minimum(
         *(
             equations.q_tot(algorithm.base, x, x, batch, LATER, action, gains[1])
@@ -207,12 +242,20 @@ def test_critics_descend_to_values_with_information_and_q_to_what_was_played(
 
     def q_loss(q, given=batch.action):
         said, given = np.asarray(batch.action), np.asarray(given)
-        pairs = [equations.pair(q, now, i, j, said, given) for i, j in itertools.permutations(range(AGENTS), 2)]
+        pairs = [
+            equations.pair(q, now, i, j, said, given)
+            for i, j in itertools.permutations(range(AGENTS), 2)
+        ]
         return -mean(np.mean(pairs, axis=0))
 
     reference.assert_descends(state.predictor.value, after.predictor.value, q_loss, entries=4)
     expected = {
-        **{"critic_loss": np.mean(errors), "target_value": mean(y), "entropy": mean(entropy), "temperature": ALPHA},
+        **{
+            "critic_loss": np.mean(errors),
+            "target_value": mean(y),
+            "entropy": mean(entropy),
+            "temperature": ALPHA,
+        },
         **{"predictability": mean(information), "predictor_loss": q_loss(predictor)},
         "predictor_loss_unpaired": q_loss(predictor, drawn[:, NOW]),
     }
@@ -220,26 +263,42 @@ def test_critics_descend_to_values_with_information_and_q_to_what_was_played(
         np.testing.assert_allclose(metrics[metric], number, rtol=1e-4, err_msg=metric)
 
 
-def test_team_values_are_those_of_the_critics_at_the_latent_of_execution(updated, batch, equations, reference):
+def test_team_values_are_those_of_the_critics_at_the_latent_of_execution(
+    updated, batch, equations, reference
+):
     for name, algorithm in VARIANTS.items():
         after, gain = updated[name][0], 0.0
-        values = jax.jit(jax.vmap(lambda e, x=algorithm, s=after: x.team_values(s, e, jax.random.key(0))))(batch)
+        values = jax.jit(
+            jax.vmap(lambda e, x=algorithm, s=after: x.team_values(s, e, jax.random.key(0)))
+        )(batch)
         if algorithm.information_in_value:
             base = dataclasses.replace(algorithm.base, epsilon_in_policy=False)
             without_epsilon = dataclasses.replace(algorithm, base=base)
             z = np.zeros((len(LENGTHS), HORIZON + 1, LATENT))
-            pi = equations.policies(without_epsilon, reference.doubles(after.actor.value), batch, z)[:, NOW]
-            gain = equations.gain(algorithm, reference.doubles(after.predictor.value), at(batch.timesteps, NOW), pi)
+            pi = equations.policies(
+                without_epsilon, reference.doubles(after.actor.value), batch, z
+            )[:, NOW]
+            gain = equations.gain(
+                algorithm, reference.doubles(after.predictor.value), at(batch.timesteps, NOW), pi
+            )
         critics = [reference.doubles(critic.value) for critic in after.critics]
-        expected = np.minimum(*(equations.q_tot(algorithm.base, c, c, batch, NOW, batch.action, gain) for c in critics))
-        np.testing.assert_allclose(np.where(batch.mask, values, 0), np.where(batch.mask, expected, 0), atol=1e-4)
+        expected = np.minimum(
+            *(
+                equations.q_tot(algorithm.base, c, c, batch, NOW, batch.action, gain)
+                for c in critics
+            )
+        )
+        np.testing.assert_allclose(
+            np.where(batch.mask, values, 0), np.where(batch.mask, expected, 0), atol=1e-4
+        )
 
 
 # Without its terms
 
 
 def test_without_information_and_latent_it_is_fop_bit_for_bit(batch, bits, scramble):
-    """Networks at first, an update, and what is played: the draws of FOP are by the first of the key's two halves."""
+    """Networks at first, an update, and what is played: the draws of FOP are by the first of the
+    key's two halves."""
     algorithm = dataclasses.replace(VM3_AC, information=0.0, latent_size=0)
     (ours, theirs), seen = (init(algorithm), init(FOP)), at(batch.timesteps, 0)
     part = lambda state: (state.actor, state.critics, state.targets, state.temperature)
@@ -248,13 +307,20 @@ def test_without_information_and_latent_it_is_fop_bit_for_bit(batch, bits, scram
     mixed = tuple(scramble(x, i, 0.6) for i, x in enumerate(networks(theirs)))
     leaves = jax.tree.leaves(mixed)
     ours, theirs = (
-        eqx.tree_at(networks, s, jax.tree.unflatten(jax.tree.structure(networks(s)), leaves)) for s in (ours, theirs)
+        eqx.tree_at(networks, s, jax.tree.unflatten(jax.tree.structure(networks(s)), leaves))
+        for s in (ours, theirs)
     )
-    (ours, metrics), (theirs, fop_metrics) = update(algorithm, ours, batch, KEY), update(FOP, theirs, batch, DRAW_KEY)
+    (ours, metrics), (theirs, fop_metrics) = (
+        update(algorithm, ours, batch, KEY),
+        update(FOP, theirs, batch, DRAW_KEY),
+    )
     assert bits(part(ours)) == bits(part(theirs)) and bits(metrics) == bits(fop_metrics)
     for b, explore in itertools.product(range(len(LENGTHS)), (True, False)):
         one, memory = jax.tree.map(lambda x, b=b: x[b], seen), Memory.empty(AGENTS, 4)
-        played = act(algorithm, ours, memory, one, KEY, explore), act(FOP, theirs, memory, one, DRAW_KEY, explore)
+        played = (
+            act(algorithm, ours, memory, one, KEY, explore),
+            act(FOP, theirs, memory, one, DRAW_KEY, explore),
+        )
         assert bits(played[0]) == bits(played[1])
 
 
@@ -281,28 +347,44 @@ def test_a_latent_at_the_head_moves_actions_but_no_memory(name, states, batch):
 
 
 def test_greedy_play_has_no_latent_unless_it_is_shared(states, batch):
-    """All available and a head that follows z: actions tell whether there was one, and all agents' are the same."""
+    """All available and a head that follows z: actions tell whether there was one, and all agents'
+    are the same."""
     state = states["defaults"]
-    weight = jnp.zeros((4 + LATENT, ACTIONS)).at[4:].set(10.0 * jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+    weight = (
+        jnp.zeros((4 + LATENT, ACTIONS))
+        .at[4:]
+        .set(10.0 * jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+    )
     head = lambda s: (s.actor.value.head.weight, s.actor.value.head.bias)
     state = eqx.tree_at(head, state, (weight, jnp.array([0.0, 0.0, 0.1])))
     seen = dataclasses.replace(at(batch.timesteps, 0), available=None)
     seen = Timestep(seen.obs[0], seen.state[0], jnp.ones((AGENTS, ACTIONS), bool))
     played = lambda algorithm: {
-        tuple(act(algorithm, state, Memory.empty(AGENTS, 4), seen, jax.random.key(i), False)[1].tolist())
+        tuple(
+            act(algorithm, state, Memory.empty(AGENTS, 4), seen, jax.random.key(i), False)[
+                1
+            ].tolist()
+        )
         for i in range(12)
     }
     assert played(VM3_AC) == {(2,) * AGENTS}
-    assert played(dataclasses.replace(VM3_AC, execution_latent="shared")) == {(u,) * AGENTS for u in range(ACTIONS)}
+    assert played(dataclasses.replace(VM3_AC, execution_latent="shared")) == {
+        (u,) * AGENTS for u in range(ACTIONS)
+    }
 
 
-def test_sensitivity_is_the_distance_of_policies_at_two_latents(updated, states, batch, z, equations, reference):
+def test_sensitivity_is_the_distance_of_policies_at_two_latents(
+    updated, states, batch, z, equations, reference
+):
     after, metrics = updated["defaults"]
     pi, other = (
-        equations.policies(VM3_AC, reference.doubles(after.actor.value), batch, x) for x in (z, np.roll(z, 1, 0))
+        equations.policies(VM3_AC, reference.doubles(after.actor.value), batch, x)
+        for x in (z, np.roll(z, 1, 0))
     )
     distance = 0.5 * np.abs(pi - other)[:, NOW].sum(-1).mean(-1)
-    np.testing.assert_allclose(metrics["latent_sensitivity"], reference.masked_mean(distance, batch.mask), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["latent_sensitivity"], reference.masked_mean(distance, batch.mask), rtol=1e-4
+    )
 
 
 # Predictors
@@ -315,7 +397,9 @@ def predictor(scramble):
 
 def test_who_has_one_action_left_is_predicted_for_certain(predictor):
     available = jnp.ones((AGENTS, ACTIONS), bool).at[1].set(jnp.arange(ACTIONS) == 0)
-    log_q = predictor.log_q(jnp.zeros(AGENTS, jnp.int32), jnp.arange(AGENTS), jnp.ones((AGENTS, 2)), available)
+    log_q = predictor.log_q(
+        jnp.zeros(AGENTS, jnp.int32), jnp.arange(AGENTS), jnp.ones((AGENTS, 2)), available
+    )
     np.testing.assert_array_equal(np.asarray(log_q) == 0.0, predictor.pairs[1] == 1)
 
 

@@ -25,7 +25,9 @@ ALGORITHMS = {
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
-def test_a_resumed_run_never_stopped_and_a_seed_does_not_see_its_neighbour(algorithm, tmp_path, bits):
+def test_a_resumed_run_never_stopped_and_a_seed_does_not_see_its_neighbour(
+    algorithm, tmp_path, bits
+):
     settings = dict(seeds=2, steps=70, evaluate_every=40, evaluation_episodes=2)
 
     def trained(folder, **more):
@@ -36,5 +38,8 @@ def test_a_resumed_run_never_stopped_and_a_seed_does_not_see_its_neighbour(algor
     for steps in (30, 70):
         stretches = trained("stretches", steps=steps)
     assert bits(stretches.agent) == bits(whole.agent)
-    shifted, one = trained("shifted", first_seed=1).agent, lambda tree, seed: jax.tree.map(lambda x: x[seed], tree)
+    shifted, one = (
+        trained("shifted", first_seed=1).agent,
+        lambda tree, seed: jax.tree.map(lambda x: x[seed], tree),
+    )
     assert bits(one(shifted, 0)) == bits(one(whole.agent, 1)) != bits(one(shifted, 1))

@@ -16,14 +16,18 @@ from tests.data import SMOOTH, make_episodes
 
 SPEC = EnvSpec(2, 2, 4, 3, discrete=True, horizon=5)
 LENGTHS, GAMMA, TRACE, LOW = (2, 5, 3, 4), 0.9, 0.6, 0.3  # the first two terminated, the others cut
-SMALL = dict(hidden=4, mixer_width=3, hypernet=4, unrestricted_width=5, gamma=GAMMA, trace=TRACE)
+SMALL = dict(
+    hidden=4, mixer_width=3, hypernet=4, unrestricted_width=5, gamma=GAMMA, td_lambda=TRACE
+)
 CW = Wqmix(**SMALL, low_weight=LOW, optimiser=SMOOTH, target_period=3)
 VARIANTS = {"cw": CW, "ow": dataclasses.replace(CW, weighting="optimistic")}
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def update(algorithm, state, batch, number):
-    return algorithm.update(state, batch, Clock(jnp.int32(1000), number, jnp.int32(0)), jax.random.key(0))
+    return algorithm.update(
+        state, batch, Clock(jnp.int32(1000), number, jnp.int32(0)), jax.random.key(0)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +51,16 @@ class Equations:
         self.action = np.eye(SPEC.action_size)[np.asarray(batch.action)]
 
     def utilities(self, net):
-        return self.reference.histories(net.encoder, SPEC, self.batch) @ net.head.weight + net.head.bias
+        return (
+            self.reference.histories(net.encoder, SPEC, self.batch) @ net.head.weight
+            + net.head.bias
+        )
 
     def best(self, network):
         """u* of every step, one-hot."""
-        return self.reference.best(self.utilities(network.utilities), np.asarray(self.batch.timesteps.available))
+        return self.reference.best(
+            self.utilities(network.utilities), np.asarray(self.batch.timesteps.available)
+        )
 
     def q_tot(self, network):
         chosen = (self.utilities(network.utilities)[:, :-1] * self.action).sum(-1)
@@ -59,9 +68,17 @@ class Equations:
 
     def q_star(self, unrestricted, action):
         """Of one-hot actions at the first steps."""
-        steps, mlp = action.shape[1], lambda m, x: self.reference.mlp(m, x, self.reference.relu)[..., 0]
-        chosen, state = (self.utilities(unrestricted.utilities)[:, :steps] * action).sum(-1), self.state[:, :steps]
-        return mlp(unrestricted.mixer, np.concatenate([state, chosen], axis=-1)) + mlp(unrestricted.bias, state)
+        steps, mlp = (
+            action.shape[1],
+            lambda m, x: self.reference.mlp(m, x, self.reference.relu)[..., 0],
+        )
+        chosen, state = (
+            (self.utilities(unrestricted.utilities)[:, :steps] * action).sum(-1),
+            self.state[:, :steps],
+        )
+        return mlp(unrestricted.mixer, np.concatenate([state, chosen], axis=-1)) + mlp(
+            unrestricted.bias, state
+        )
 
     def targets(self, network, target):
         value = self.q_star(target, self.best(network))
@@ -80,7 +97,10 @@ class Equations:
         """Of Q_tot and of Q*; what is `before` does not move."""
         y = self.targets(before, target)
         weight = np.where(np.any(self.important(name, before, target), axis=0), 1.0, LOW)
-        errors = weight * (self.q_tot(network) - y) ** 2, (self.q_star(network.unrestricted, self.action) - y) ** 2
+        errors = (
+            weight * (self.q_tot(network) - y) ** 2,
+            (self.q_star(network.unrestricted, self.action) - y) ** 2,
+        )
         return [self.reference.masked_mean(error, self.batch.mask) for error in errors]
 
 
@@ -95,17 +115,23 @@ def test_an_update_descends_both_losses(name, state, batch, equations, reference
     after, metrics = update(VARIANTS[name], state, batch, jnp.int32(0))
     before, target = reference.doubles(state.learner.value), reference.doubles(state.target)
     losses = equations.losses(name, before, before, target)
-    np.testing.assert_allclose([metrics["monotonic_loss"], metrics["unrestricted_loss"]], losses, rtol=1e-4)
+    np.testing.assert_allclose(
+        [metrics["monotonic_loss"], metrics["unrestricted_loss"]], losses, rtol=1e-4
+    )
     np.testing.assert_allclose(metrics["loss"], sum(losses), rtol=1e-4)
     weight = np.where(np.any(equations.important(name, before, target), axis=0), 1.0, LOW)
     y = equations.targets(before, target)
     for metric, expected in (("weight", weight), ("target_value", y)):
-        np.testing.assert_allclose(metrics[metric], reference.masked_mean(expected, batch.mask), rtol=1e-4)
+        np.testing.assert_allclose(
+            metrics[metric], reference.masked_mean(expected, batch.mask), rtol=1e-4
+        )
     total = lambda network: sum(equations.losses(name, network, before, target))
     reference.assert_descends(state.learner.value, after.learner.value, total, entries=2)
 
 
-def test_every_reason_for_a_full_weight_holds_somewhere_alone_and_somewhere_none_does(state, equations, reference):
+def test_every_reason_for_a_full_weight_holds_somewhere_alone_and_somewhere_none_does(
+    state, equations, reference
+):
     """Otherwise the test above could not tell one from another; nor who chooses for the target."""
     network, target = reference.doubles(state.learner.value), reference.doubles(state.target)
     mask = np.asarray(equations.batch.mask)
@@ -113,21 +139,28 @@ def test_every_reason_for_a_full_weight_holds_somewhere_alone_and_somewhere_none
     (optimistic,) = (x[mask] for x in equations.important("ow", network, target))
     assert (best & ~better).any() and (better & ~best).any() and not (best | better).all()
     assert optimistic.any() and not optimistic.all() and (optimistic != (best | better)).any()
-    other = reference.best(equations.utilities(target.utilities), np.asarray(equations.batch.timesteps.available))
+    other = reference.best(
+        equations.utilities(target.utilities), np.asarray(equations.batch.timesteps.available)
+    )
     assert (other != equations.best(network))[:, 1:][mask].any()
 
 
 def test_the_teams_values_are_q_tot_and_q_star(state, batch, equations, reference):
     network, mask = reference.doubles(state.learner.value), np.asarray(batch.mask)
     each = lambda method: jax.jit(jax.vmap(lambda e: method(state, e, jax.random.key(0))))(batch)
-    np.testing.assert_allclose(each(CW.team_values)[mask], equations.q_tot(network)[mask], atol=1e-4)
+    np.testing.assert_allclose(
+        each(CW.team_values)[mask], equations.q_tot(network)[mask], atol=1e-4
+    )
     q_star = equations.q_star(network.unrestricted, equations.action)
     np.testing.assert_allclose(each(CW.unrestricted_values)[mask], q_star[mask], atol=1e-4)
 
 
 def test_q_star_learns_the_same_however_q_tot_is_weighted(state, batch, bits):
     """And with a low weight of 1 the two weightings are one."""
-    after = [update(algorithm, state, batch, jnp.int32(0))[0].learner.value for algorithm in VARIANTS.values()]
+    after = [
+        update(algorithm, state, batch, jnp.int32(0))[0].learner.value
+        for algorithm in VARIANTS.values()
+    ]
     assert bits(after[0].unrestricted) == bits(after[1].unrestricted)
     assert bits(after[0].mixer) != bits(after[1].mixer)
     even = [dataclasses.replace(algorithm, low_weight=1.0) for algorithm in VARIANTS.values()]
@@ -139,7 +172,9 @@ def test_q_star_learns_the_same_however_q_tot_is_weighted(state, batch, bits):
 def test_the_target_is_a_copy_of_q_star_after_every_third_update_and_only_then(state, batch, bits):
     for number in range(4):
         before, (state, _) = state, update(CW, state, batch, jnp.int32(number))
-        assert bits(state.target) == bits(state.learner.value.unrestricted if number == 2 else before.target)
+        assert bits(state.target) == bits(
+            state.learner.value.unrestricted if number == 2 else before.target
+        )
 
 
 def test_q_tot_never_falls_as_a_utility_rises_and_q_star_may(state):

@@ -39,17 +39,28 @@ TINY = {
         **BOTH,
     ),
     "maven": Maven(
-        **SIZES, **PACE, discriminator=(3,), latent_policy="learned", optimiser=SMOOTH, latent_optimiser=SMOOTH
+        **SIZES,
+        **PACE,
+        discriminator=(3,),
+        latent_policy="learned",
+        optimiser=SMOOTH,
+        latent_optimiser=SMOOTH,
     ),
     "msac": Msac(hidden=4, **PACE, **BOTH, alpha_optimiser=SMOOTH),
     "lsf-sac": LsfSac(**SIZES, **PACE, **BOTH, message_size=2, message_width=3, message_weight=0.5),
-    "masac-double-q": LsfSac(**SIZES, **PACE, **BOTH, messages="none", twin_critic=True, temperature="sac-discrete"),
+    "masac-double-q": LsfSac(
+        **SIZES, **PACE, **BOTH, messages="none", twin_critic=True, temperature="sac-discrete"
+    ),
     "ndq": Ndq(**SIZES, **PACE, message_size=2, message_width=3, optimiser=SMOOTH),
     "qmix": Qmix(**SIZES, **PACE, optimiser=SMOOTH),
     "qplex": Qplex(**SIZES, **PACE, optimiser=SMOOTH),
-    "qplex-attention": Qplex(**SIZES, **PACE, mixing="attention", weighted_heads=True, optimiser=SMOOTH),
+    "qplex-attention": Qplex(
+        **SIZES, **PACE, mixing="attention", weighted_heads=True, optimiser=SMOOTH
+    ),
     "fop": FOP,
-    "vm3-ac-discrete": Vm3AcDiscrete(FOP, predictor_hidden=3, latent_size=2, predictor_optimiser=SMOOTH),
+    "vm3-ac-discrete": Vm3AcDiscrete(
+        FOP, predictor_hidden=3, latent_size=2, predictor_optimiser=SMOOTH
+    ),
     "qtran": Qtran(hidden=4, joint_hidden=(3, 3), **PACE, optimiser=SMOOTH),
     "wqmix": Wqmix(**SIZES, unrestricted_width=3, **PACE, optimiser=SMOOTH),
     "facmac": Facmac(**SIZES, **PACE, **BOTH),

@@ -11,7 +11,8 @@ from comarl.workers.serve import Seen
 
 
 class Drift:
-    """Two agents whom chance moves about; an episode ends at a time of its own, and is cut there if its seed is odd.
+    """Two agents whom chance moves about; an episode ends at a time of its own, and is cut there if
+    its seed is odd.
 
     `fault` happens once, in one step.
     """

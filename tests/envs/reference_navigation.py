@@ -37,11 +37,17 @@ class ReferenceNavigation:
         return shared, self.time >= (26 if self.rules == "jaxmarl" else 25)
 
     def reward(self, agent):
-        team = -sum(min(math.dist(place, landmark) for place in self.agents) for landmark in self.landmarks)
+        team = -sum(
+            min(math.dist(place, landmark) for place in self.agents) for landmark in self.landmarks
+        )
         if self.rules == "openai":
             met = range(len(self.agents))  # itself, too
-            return team - sum(math.dist(self.agents[agent], self.agents[other]) < 0.3 for other in met)
-        met = sum(math.dist(self.agents[agent], self.agents[other]) < 0.3 for other in self.others(agent))
+            return team - sum(
+                math.dist(self.agents[agent], self.agents[other]) < 0.3 for other in met
+            )
+        met = sum(
+            math.dist(self.agents[agent], self.agents[other]) < 0.3 for other in self.others(agent)
+        )
         return 0.5 * team - 0.5 * met
 
     def obs(self, agent):

@@ -1,6 +1,8 @@
-"""The rules of predator and prey in plain Python: dictionaries of (row, column), one rule at a time.
+"""The rules of predator and prey in plain Python: dictionaries of (row, column), one rule at a
+time.
 
-Written from the rules alone (after Deep Coordination Graphs' `stag_hunt`), and shares nothing with the library's code.
+Written from the rules alone (after Deep Coordination Graphs' `stag_hunt`), and shares nothing with
+the library's code.
 """
 
 DIRECTIONS = {0: (0, 1), 1: (1, 0), 2: (0, -1), 3: (-1, 0)}  # right, down, left, up
@@ -12,7 +14,8 @@ def beside(place, direction):
 
 
 class ReferencePredatorPrey:
-    """One episode. `agents` and `prey` map a number to a place; who left the grid is not in them."""
+    """One episode. `agents` and `prey` map a number to a place; who left the grid is not in
+    them."""
 
     def __init__(self, agents, prey, size, horizon, punishment):
         self.agents, self.prey = dict(enumerate(agents)), dict(enumerate(prey))
@@ -23,7 +26,11 @@ class ReferencePredatorPrey:
         return 0 <= place[0] < self.size and 0 <= place[1] < self.size
 
     def free(self, place):
-        return self.on_grid(place) and place not in self.agents.values() and place not in self.prey.values()
+        return (
+            self.on_grid(place)
+            and place not in self.agents.values()
+            and place not in self.prey.values()
+        )
 
     def neighbours(self, place):
         return [beside(place, direction) for direction in DIRECTIONS]
@@ -45,7 +52,11 @@ class ReferencePredatorPrey:
 
     def turn_of(self, prey, action, preference):
         place = self.prey[prey]
-        catchers = [a for a, at in self.agents.items() if action[a] == CATCH and at in self.neighbours(place)]
+        catchers = [
+            a
+            for a, at in self.agents.items()
+            if action[a] == CATCH and at in self.neighbours(place)
+        ]
         if len(catchers) >= 2:
             del self.prey[prey]
             for agent in catchers:
@@ -61,7 +72,12 @@ class ReferencePredatorPrey:
         return [float(place in self.agents.values()), float(place in self.prey.values()), 0.0]
 
     def state(self):
-        return [bit for row in range(self.size) for column in range(self.size) for bit in self.holds((row, column))]
+        return [
+            bit
+            for row in range(self.size)
+            for column in range(self.size)
+            for bit in self.holds((row, column))
+        ]
 
     def obs(self, agent):
         if agent not in self.agents:
@@ -74,4 +90,8 @@ class ReferencePredatorPrey:
         if agent not in self.agents:
             return [False, False, False, False, True, False]
         around = self.neighbours(self.agents[agent])
-        return [*map(self.on_grid, around), True, any(place in self.prey.values() for place in around)]
+        return [
+            *map(self.on_grid, around),
+            True,
+            any(place in self.prey.values() for place in around),
+        ]

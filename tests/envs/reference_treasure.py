@@ -1,4 +1,5 @@
-"""The rules of treasure collection in plain Python, mpe2's and MAAC's: one agent, one treasure at a time.
+"""The rules of treasure collection in plain Python, mpe2's and MAAC's: one agent, one treasure at a
+time.
 
 Written from the rules alone, and shares nothing with the library's code.
 """
@@ -15,30 +16,42 @@ def mean(values):
 
 
 class ReferenceTreasure:
-    """One episode. An agent is a dictionary; a collector's has `holding`, a deposit's has `takes`."""
+    """One episode. An agent is a dictionary; a collector's has `holding`, a deposit's has
+    `takes`."""
 
     def __init__(self, collectors, deposits, treasures, kinds, maac):
         self.collectors = [
-            {"at": at, "velocity": [0.0, 0.0], "holding": None, "radius": 0.05, "mass": 1.0} for at in collectors
+            {"at": at, "velocity": [0.0, 0.0], "holding": None, "radius": 0.05, "mass": 1.0}
+            for at in collectors
         ]
         self.deposits = [
             {"at": at, "velocity": [0.0, 0.0], "takes": kind, "radius": 0.075, "mass": 2.25}
             for kind, at in enumerate(deposits)
         ]
         self.agents = self.collectors + self.deposits
-        self.treasures = [{"at": at, "kind": kind, "there": True} for at, kind in zip(treasures, kinds, strict=True)]
+        self.treasures = [
+            {"at": at, "kind": kind, "there": True}
+            for at, kind in zip(treasures, kinds, strict=True)
+        ]
         self.maac, self.deliveries = maac, 0
 
     def step(self, action, places, kinds):
-        """The draws are what each treasure is next, should it come back. Returns reward and observations."""
-        accelerations = [self.acceleration(agent, limited(a)) for agent, a in zip(self.agents, action, strict=True)]
+        """The draws are what each treasure is next, should it come back. Returns reward and
+        observations."""
+        accelerations = [
+            self.acceleration(agent, limited(a))
+            for agent, a in zip(self.agents, action, strict=True)
+        ]
         for agent, acceleration in zip(self.agents, accelerations, strict=True):
             before = agent["velocity"]
             agent["velocity"] = next_velocity(before, acceleration, max_speed=1.0)
             agent["at"] = next_place(agent["at"], agent["velocity"] if self.maac else before)
         if self.maac:
             reward, seen = 5.0 * self.contacts(), None
-            reward, seen = reward + mean([self.own(agent) for agent in self.agents]), self.observations()
+            reward, seen = (
+                reward + mean([self.own(agent) for agent in self.agents]),
+                self.observations(),
+            )
             self.exchange(places, kinds)
             return reward, seen
         events = self.exchange(places, kinds)
@@ -59,7 +72,10 @@ class ReferenceTreasure:
         return math.dist(collector["at"], treasure["at"]) < 0.075
 
     def at_deposit(self, collector, deposit):
-        return collector["holding"] == deposit["takes"] and math.dist(collector["at"], deposit["at"]) < 0.125
+        return (
+            collector["holding"] == deposit["takes"]
+            and math.dist(collector["at"], deposit["at"]) < 0.125
+        )
 
     def exchange(self, places, kinds):
         events = 0
@@ -94,7 +110,9 @@ class ReferenceTreasure:
                 return -0.1 * min(math.dist(c["at"], agent["at"]) for c in loaded)
             near = sorted(self.collectors, key=lambda c: math.dist(c["at"], agent["at"]))
             near = near[:7] if self.maac else near
-            return -0.1 * math.dist([mean([c["at"][axis] for c in near]) for axis in (0, 1)], agent["at"])
+            return -0.1 * math.dist(
+                [mean([c["at"][axis] for c in near]) for axis in (0, 1)], agent["at"]
+            )
         others = [c for c in self.collectors if c is not agent]
         cost = 5.0 * sum(math.dist(c["at"], agent["at"]) < 0.1 for c in others)
         if agent["holding"] is None:
@@ -113,7 +131,10 @@ class ReferenceTreasure:
         seen = [*agent["at"], *agent["velocity"]]
         if "holding" in agent:
             seen += self.bits(agent["holding"])
-        near = sorted((a for a in self.agents if a is not agent), key=lambda a: math.dist(a["at"], agent["at"]))
+        near = sorted(
+            (a for a in self.agents if a is not agent),
+            key=lambda a: math.dist(a["at"], agent["at"]),
+        )
         for other in near[:7] if self.maac else near:
             seen += minus(other["at"], agent["at"]) + other["velocity"]
             seen += self.bits(other.get("takes")) + self.bits(other.get("holding"))

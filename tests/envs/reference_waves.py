@@ -12,7 +12,9 @@ class ReferenceWaves:
     def __init__(self, predators, side, catchers, radius, speed, capture_reward, growth, horizon):
         self.predators = [list(place) for place in predators]
         self.places = [
-            (0.1 + 0.8 * i / (side - 1), 0.1 + 0.8 * j / (side - 1)) for i in range(side) for j in range(side)
+            (0.1 + 0.8 * i / (side - 1), 0.1 + 0.8 * j / (side - 1))
+            for i in range(side)
+            for j in range(side)
         ]
         self.prey = dict(enumerate(self.places))
         self.catchers, self.radius, self.speed = catchers, radius, speed
@@ -22,8 +24,13 @@ class ReferenceWaves:
     def step(self, action):
         for predator, direction in zip(self.predators, action, strict=True):
             for axis in (0, 1):
-                predator[axis] = min(1.0, max(0.0, predator[axis] + self.speed * min(1.0, max(-1.0, direction[axis]))))
-        caught = [number for number, place in self.prey.items() if self.touching(place) >= self.catchers]
+                predator[axis] = min(
+                    1.0,
+                    max(0.0, predator[axis] + self.speed * min(1.0, max(-1.0, direction[axis]))),
+                )
+        caught = [
+            number for number, place in self.prey.items() if self.touching(place) >= self.catchers
+        ]
         reward = sum(self.capture_reward * self.worth for _ in caught)
         for number in caught:
             del self.prey[number]
@@ -38,7 +45,10 @@ class ReferenceWaves:
         return reward, self.time >= self.horizon
 
     def touching(self, place):
-        return sum(math.dist(predator, place) <= self.radius + self.radius / 4 for predator in self.predators)
+        return sum(
+            math.dist(predator, place) <= self.radius + self.radius / 4
+            for predator in self.predators
+        )
 
     def obs(self, agent):
         x, y = self.predators[agent]

@@ -14,7 +14,15 @@ from comarl.envs.check import ContractViolation, check
 from comarl.types import EnvSpec, HostTimestep, Timestep
 
 SPEC = EnvSpec(
-    2, 2, 3, 2, discrete=True, horizon=4, obs_sizes=(2, 1), obs_from_state=((0, 1), (2,)), obs_range=(0.0, 1.0)
+    2,
+    2,
+    3,
+    2,
+    discrete=True,
+    horizon=4,
+    obs_sizes=(2, 1),
+    obs_from_state=((0, 1), (2,)),
+    obs_range=(0.0, 1.0),
 )
 calls = iter(range(10**6))  # what a task must not depend on
 
@@ -46,7 +54,12 @@ class Walk:
     def step(self, env_state, action, key):
         state, time = jax.random.uniform(key, (3,)), env_state[1] + 1
         flags = self.flags(jnp.bool_(False), time >= 4, time)
-        return self.after((state, time)), self.later(self.look(state)), self.reward(state[0], time), *flags
+        return (
+            self.after((state, time)),
+            self.later(self.look(state)),
+            self.reward(state[0], time),
+            *flags,
+        )
 
     def metrics(self, env_state):
         return {"place": self.count(env_state[0][1])}
@@ -69,7 +82,9 @@ BROKEN = {
     "state of step has shape [4]; it must have [3], [state_size] of spec": dict(
         later=changed("state", lambda x: jnp.zeros(4))
     ),
-    "obs of step is of float16; it must be of float32": dict(later=changed("obs", lambda x: x.astype(jnp.float16))),
+    "obs of step is of float16; it must be of float32": dict(
+        later=changed("obs", lambda x: x.astype(jnp.float16))
+    ),
     "available of reset is None; discrete actions need a mask": dict(first=lambda x: UNKNOWN),
     "available of step has shape [2, 5]; it must have [2, 2], [num_agents, action_size] of spec": dict(
         later=changed("available", lambda x: jnp.ones((2, 5), bool))
@@ -80,8 +95,12 @@ BROKEN = {
     "the reward of step has shape [2]; it must have [], a scalar: the team shares it": dict(
         reward=lambda x, time: jnp.stack([x, x])
     ),
-    "the reward of step is of int32; it must be of float32": dict(reward=lambda x, time: x.astype(jnp.int32)),
-    "terminated of step is of float32; it must be of bool": dict(flags=lambda end, cut, time: (jnp.float32(0), cut)),
+    "the reward of step is of int32; it must be of float32": dict(
+        reward=lambda x, time: x.astype(jnp.int32)
+    ),
+    "terminated of step is of float32; it must be of bool": dict(
+        flags=lambda end, cut, time: (jnp.float32(0), cut)
+    ),
     "'place' of metrics has shape [1]; it must have [], a scalar": dict(count=lambda x: x[None]),
     "env_state is ('float32[3]', 'float32[]') after step; it must be as after reset, ('float32[3]', 'int32[]')": dict(
         after=lambda env_state: (env_state[0], env_state[1].astype(jnp.float32))
@@ -91,11 +110,15 @@ BROKEN = {
     ),
     "reward has NaN or infinite entries": dict(reward=lambda x, time: x / 0.0),
     "'place' of metrics has NaN or infinite entries": dict(count=lambda x: x * jnp.nan),
-    "obs is in [0.0, 2.0]; obs_range of spec is [0.0, 1.0]": dict(later=changed("obs", lambda x: x.at[0, 0].set(2.0))),
+    "obs is in [0.0, 2.0]; obs_range of spec is [0.0, 1.0]": dict(
+        later=changed("obs", lambda x: x.at[0, 0].set(2.0))
+    ),
     "obs of agent 1 is not 0 after its first 1 entries, its size in obs_sizes of spec": dict(
         later=changed("obs", lambda x: x.at[1, 1].set(0.5))
     ),
-    "obs is not spec.observe(state); correct obs_from_state of spec": dict(later=changed("obs", lambda x: x * 0.5)),
+    "obs is not spec.observe(state); correct obs_from_state of spec": dict(
+        later=changed("obs", lambda x: x * 0.5)
+    ),
     "available is all false for agent 1; one action at least must always be true": dict(
         later=changed("available", lambda x: x.at[1].set(False))
     ),
@@ -108,7 +131,9 @@ BROKEN = {
     "truncated is false at step 4, the horizon of spec; it must be true unless terminated is": dict(
         flags=lambda end, cut, time: (end, time >= 5)
     ),
-    "reset gives two different starts for one key": dict(first=lambda timestep: drifted(timestep, next(calls))),
+    "reset gives two different starts for one key": dict(
+        first=lambda timestep: drifted(timestep, next(calls))
+    ),
     "step gives two different results for one env_state, action and key": dict(
         reward=lambda x, time: x * (1.0 - 1e-4 * next(calls))
     ),
@@ -141,9 +166,14 @@ def test_each_violation_names_the_field_what_was_found_and_what_would_be_right(v
 
 
 def test_what_is_no_task_or_cannot_be_hashed_is_refused():
-    with pytest.raises(ContractViolation, match=r"^int is no task: an Environment has spec, reset, step and metrics"):
+    with pytest.raises(
+        ContractViolation,
+        match=r"^int is no task: an Environment has spec, reset, step and metrics",
+    ):
         check(3)
-    with pytest.raises(ContractViolation, match=r"^Walk cannot be hashed; make it a frozen dataclass of hashable"):
+    with pytest.raises(
+        ContractViolation, match=r"^Walk cannot be hashed; make it a frozen dataclass of hashable"
+    ):
         check(Walk(first=[]))
 
 
@@ -193,7 +223,10 @@ def test_a_task_outside_jax_is_held_to_the_same_contract():
     ("fault", "violation"),
     [
         ("dtype", "obs of reset is of float64; it must be of float32"),
-        ("chance", "reset gives two different starts for one key (or seed); its randomness must come from that alone"),
+        (
+            "chance",
+            "reset gives two different starts for one key (or seed); its randomness must come from that alone",
+        ),
         ("idle", "reward of step is 1.0 in a copy that is not playing; it must be 0 there"),
     ],
 )
@@ -206,10 +239,13 @@ def test_the_command_prints_one_line_and_fails_for_a_broken_task(capsys, monkeyp
     assert module.main(["matrix/penalty", "--steps", "64", "--seed", "1"]) == 0
     said = capsys.readouterr().out
     assert re.fullmatch(
-        r"matrix/penalty keeps the contract: 64 episodes of random actions, mean length 1.0, mean return -\d+.*\n", said
+        r"matrix/penalty keeps the contract: 64 episodes of random actions, mean length 1.0, mean return -\d+.*\n",
+        said,
     )
     assert module.main(["matrix/penalti"]) == 1
     assert "did you mean 'matrix/penalty'?" in capsys.readouterr().err
     monkeypatch.setattr(module, "find_task", lambda name: HostWalk("idle"))
     assert module.main(["mine"]) == 1
-    assert capsys.readouterr().err.startswith("mine: reward of step is 1.0 in a copy that is not playing")
+    assert capsys.readouterr().err.startswith(
+        "mine: reward of step is 1.0 in a copy that is not playing"
+    )

@@ -14,7 +14,13 @@ from comarl.envs import mamujoco, mamujoco_physics
 from comarl.envs.mamujoco import PARTITIONS, TASKS, MultiAgentMujoco, MultiAgentMujocoCopies, parse
 from comarl.types import HostEnvironment, Task, TaskDied
 
-OTHERS = ("Walker2d-2x3", "Swimmer-2x1", "ManySegmentSwimmer-3x2", "Reacher-2x1", "ManySegmentAnt-2x2")
+OTHERS = (
+    "Walker2d-2x3",
+    "Swimmer-2x1",
+    "ManySegmentSwimmer-3x2",
+    "Reacher-2x1",
+    "ManySegmentAnt-2x2",
+)
 BOTH = np.ones(2, bool)
 
 
@@ -35,7 +41,9 @@ class Reference:
         from gymnasium_robotics import mamujoco_v1
 
         with mamujoco_physics._no_mujoco_log():
-            self.env = mamujoco_v1.parallel_env(task.robot, task.partition, agent_obsk=task.agent_obsk)
+            self.env = mamujoco_v1.parallel_env(
+                task.robot, task.partition, agent_obsk=task.agent_obsk
+            )
         self.scale = self.env.single_agent_env.unwrapped.model.actuator_ctrlrange[0, 1]
 
     def reset(self, seed):
@@ -46,7 +54,9 @@ class Reference:
             self.reward = 0.0
             return
         sizes = {agent: self.env.action_space(agent).shape[0] for agent in self.env.possible_agents}
-        own = {agent: self.scale * action[i, :size] for i, (agent, size) in enumerate(sizes.items())}
+        own = {
+            agent: self.scale * action[i, :size] for i, (agent, size) in enumerate(sizes.items())
+        }
         self.obs, rewards, terminated, _, _ = self.env.step(own)
         self.reward, self.terminated = rewards["agent_0"], terminated["agent_0"]
         self.state = self.env.state()
@@ -61,7 +71,10 @@ def assert_same(timestep, copy, reference):
 
 def compare(task, episodes, steps):
     """Plays two copies and two references alike; the number of steps that were compared."""
-    copies, references = MultiAgentMujocoCopies(task, 2, np.float64), [Reference(task), Reference(task)]
+    copies, references = (
+        MultiAgentMujocoCopies(task, 2, np.float64),
+        [Reference(task), Reference(task)],
+    )
     compared = 0
     for episode in range(episodes):
         seeds = np.array([episode, 100 + episode])
@@ -126,11 +139,15 @@ def test_arrays_are_as_the_spec_says(name):
     first = copies.reset(np.arange(3), np.ones(3, bool))
     timestep, reward, terminated, truncated = copies.step(random_actions(spec, 3, 1)[0])
     for seen in (first, timestep):
-        assert seen.obs.shape == (3, spec.num_agents, spec.obs_size) and seen.obs.dtype == np.float32
+        assert (
+            seen.obs.shape == (3, spec.num_agents, spec.obs_size) and seen.obs.dtype == np.float32
+        )
         assert seen.state.shape == (3, spec.state_size) and seen.state.dtype == np.float32
         assert seen.available is None
     assert reward.shape == (3,) and reward.dtype == np.float32
-    assert terminated.shape == truncated.shape == (3,) and terminated.dtype == truncated.dtype == bool
+    assert (
+        terminated.shape == truncated.shape == (3,) and terminated.dtype == truncated.dtype == bool
+    )
     assert not np.array_equal(first.state, timestep.state), "a timestep keeps its arrays to itself"
     copies.close()
 
@@ -190,7 +207,9 @@ def test_a_copy_that_fell_ignores_actions_until_the_next_episode(name):
         over, last = over | terminated, timestep
     assert over.sum() >= 2, "some fall"
     again = copies.reset(np.arange(6), np.ones(6, bool))
-    np.testing.assert_array_equal(again.state, parse(name).make(6).reset(np.arange(6), np.ones(6, bool)).state)
+    np.testing.assert_array_equal(
+        again.state, parse(name).make(6).reset(np.arange(6), np.ones(6, bool)).state
+    )
 
 
 @pytest.mark.parametrize("name", ["Hopper-3x1", "Ant-2x4", "Reacher-2x1"])
@@ -243,7 +262,10 @@ def test_a_simulation_that_diverges_is_an_error_that_names_it():
     actions = random_actions(copies.spec, 3, 2)
     copies.step(actions[0])
     copies._physics.qvel[1] = 1e12
-    with mamujoco_physics._no_mujoco_log(), pytest.raises(TaskDied, match=r"HalfCheetah-2x3, step 2 .* copy 1 "):
+    with (
+        mamujoco_physics._no_mujoco_log(),
+        pytest.raises(TaskDied, match=r"HalfCheetah-2x3, step 2 .* copy 1 "),
+    ):
         copies.step(actions[1])
 
 
@@ -252,19 +274,40 @@ def test_an_action_that_is_no_number_is_an_error_that_names_it():
     copies.reset(np.arange(2), BOTH)
     action = np.zeros((2, 3, 1), np.float32)
     action[1] = np.nan
-    with mamujoco_physics._no_mujoco_log(), pytest.raises(TaskDied, match="copy 1 an action is not finite"):
+    with (
+        mamujoco_physics._no_mujoco_log(),
+        pytest.raises(TaskDied, match="copy 1 an action is not finite"),
+    ):
         copies.step(action)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: parse("Hoper-3x1"), r"robot 'Hoper' .*; did you mean 'Hopper'\? The robots are HalfCheetah, Ant, "),
-        (lambda: parse("Ant-2x4e"), r"partition '2x4e' .*; did you mean '2x4d?'\? Ant has 2x4, 2x4d, 4x2"),
-        (lambda: parse("ManySegmentAnt-2"), r"partition '2' .* ManySegmentAnt has <agents>x<segments of each>"),
-        (lambda: parse("Hopper"), r"task 'Hopper' .*; did you mean 'Hopper-3x1'\? A name is <robot>-<partition>"),
-        (lambda: MultiAgentMujoco("Hopper", "3x1", agent_obsk=-1), "agent_obsk=-1 is too small: it must be 0 or more"),
-        (lambda: MultiAgentMujoco("Hopper", "3x1", horizon=0), "horizon=0 is too small: it must be 1 or more"),
+        (
+            lambda: parse("Hoper-3x1"),
+            r"robot 'Hoper' .*; did you mean 'Hopper'\? The robots are HalfCheetah, Ant, ",
+        ),
+        (
+            lambda: parse("Ant-2x4e"),
+            r"partition '2x4e' .*; did you mean '2x4d?'\? Ant has 2x4, 2x4d, 4x2",
+        ),
+        (
+            lambda: parse("ManySegmentAnt-2"),
+            r"partition '2' .* ManySegmentAnt has <agents>x<segments of each>",
+        ),
+        (
+            lambda: parse("Hopper"),
+            r"task 'Hopper' .*; did you mean 'Hopper-3x1'\? A name is <robot>-<partition>",
+        ),
+        (
+            lambda: MultiAgentMujoco("Hopper", "3x1", agent_obsk=-1),
+            "agent_obsk=-1 is too small: it must be 0 or more",
+        ),
+        (
+            lambda: MultiAgentMujoco("Hopper", "3x1", horizon=0),
+            "horizon=0 is too small: it must be 1 or more",
+        ),
     ],
 )
 def test_an_impossible_task_is_refused_with_what_would_be_right(make, message):
@@ -310,10 +353,15 @@ def test_the_named_partitions_are_those_of_gymnasium_robotics():
     source = Path(obsk.__file__).read_text()
     theirs = {
         robot: tuple(re.findall(r'partitioning == "([^"]+)"', branch))
-        for labels, branch in re.findall(r"label in \[([^\]]+)\]:(.*?)return parts", source, re.DOTALL)
+        for labels, branch in re.findall(
+            r"label in \[([^\]]+)\]:(.*?)return parts", source, re.DOTALL
+        )
         for robot in re.findall(r'"(\w+)"', labels)
     }
-    ours = {robot: () if robot.startswith("ManySegment") else names for robot, names in PARTITIONS.items()}
+    ours = {
+        robot: () if robot.startswith("ManySegment") else names
+        for robot, names in PARTITIONS.items()
+    }
     assert ours == theirs
     assert {name.partition("-")[0] for name in TASKS} <= set(PARTITIONS)
 

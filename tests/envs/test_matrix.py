@@ -1,4 +1,5 @@
-"""Matrix games: payoffs, observations, and what teams with and without each other's bit can earn."""
+"""Matrix games: payoffs, observations, and what teams with and without each other's bit can
+earn."""
 
 import itertools
 
@@ -22,9 +23,13 @@ def test_every_game_keeps_the_contract(name):
 @pytest.mark.parametrize("name", GAMES)
 def test_the_reward_is_the_table_at_row_and_column(name):
     game = GAMES[name]
-    step = jax.jit(jax.vmap(lambda state, action: game.step(state, action, jax.random.key(0))[2:], (None, 0)))
+    step = jax.jit(
+        jax.vmap(lambda state, action: game.step(state, action, jax.random.key(0))[2:], (None, 0))
+    )
     for bits in itertools.product((0, 1), repeat=2) if len(game.payoff) == 2 else [(1, 1)]:
-        reward, terminated, truncated = step(jnp.array(bits, jnp.float32), jnp.array(JOINT_ACTIONS, jnp.int32))
+        reward, terminated, truncated = step(
+            jnp.array(bits, jnp.float32), jnp.array(JOINT_ACTIONS, jnp.int32)
+        )
         table = game.payoff[(bits[0] + bits[1]) % len(game.payoff)]
         assert reward.tolist() == [table[i][j] for i, j in JOINT_ACTIONS]
         assert terminated.all() and not truncated.any()
@@ -47,16 +52,23 @@ def test_a_game_of_one_table_looks_the_same_always():
 
 
 def test_in_two_states_each_agent_sees_its_own_bit_and_all_configurations_occur():
-    timesteps = jax.vmap(lambda key: GAMES["two-states"].reset(key)[1])(jax.random.split(jax.random.key(0), 400))
+    timesteps = jax.vmap(lambda key: GAMES["two-states"].reset(key)[1])(
+        jax.random.split(jax.random.key(0), 400)
+    )
     np.testing.assert_array_equal(timesteps.obs[:, :, 0], timesteps.state)
-    counts = np.bincount(np.asarray(timesteps.state @ jnp.array([2.0, 1.0])).astype(int), minlength=4)
-    assert counts.sum() == 400 and (abs(counts - 100) < 4 * np.sqrt(400 * 0.25 * 0.75)).all(), counts
+    counts = np.bincount(
+        np.asarray(timesteps.state @ jnp.array([2.0, 1.0])).astype(int), minlength=4
+    )
+    assert counts.sum() == 400 and (abs(counts - 100) < 4 * np.sqrt(400 * 0.25 * 0.75)).all(), (
+        counts
+    )
 
 
 def test_two_states_is_worth_8_with_both_bits_and_0_with_ones_own():
     tables = np.array(GAMES["two-states"].payoff)
     assert tables.max((1, 2)).tolist() == [8, 8]
-    policies = list(itertools.product(range(3), repeat=2))  # an action for each value of one's own bit
+    # An action for each value of one's own bit
+    policies = list(itertools.product(range(3), repeat=2))
     values = [
         np.mean([tables[a ^ b, first[a], second[b]] for a in (0, 1) for b in (0, 1)])
         for first in policies
@@ -77,5 +89,7 @@ def test_payoffs_can_be_ones_own_and_only_one_or_two_tables():
     game = MatrixGame("mine", (table,))
     assert hash(game) == hash(MatrixGame("mine", (table,)))
     np.testing.assert_array_equal(game.tables, [table])
-    with pytest.raises(ValueError, match="payoff of MatrixGame holds 3 tables; it must be one or two"):
+    with pytest.raises(
+        ValueError, match="payoff of MatrixGame holds 3 tables; it must be one or two"
+    ):
         MatrixGame("mine", (table,) * 3)

@@ -1,4 +1,5 @@
-"""Multi-walker, held against PettingZoo's environment step by step, and the older rewards against their rules."""
+"""Multi-walker, held against PettingZoo's environment step by step, and the older rewards against
+their rules."""
 
 import warnings
 
@@ -37,13 +38,17 @@ def test_every_step_is_pettingzoos_with_the_walkers_number_and_the_older_terrain
         observations, _ = env.reset(seed=seed)
         seen, over = team.reset(seed), False
         for action in push(chance, walkers):
-            expected = np.array([[*observations[agent], i / walkers] for i, agent in enumerate(env.possible_agents)])
+            expected = np.array(
+                [[*observations[agent], i / walkers] for i, agent in enumerate(env.possible_agents)]
+            )
             np.testing.assert_array_equal(seen.obs, expected.astype(np.float32))
             np.testing.assert_array_equal(seen.state, seen.obs.reshape(-1))
             if over:
                 break
             seen, reward, over, truncated = team.step(action)
-            observations, rewards, terminations, _, _ = env.step(dict(zip(env.agents, action, strict=True)))
+            observations, rewards, terminations, _, _ = env.step(
+                dict(zip(env.agents, action, strict=True))
+            )
             assert reward == pytest.approx(np.mean(list(rewards.values())))
             assert over == all(terminations.values()) and not truncated
         ends += over
@@ -58,11 +63,14 @@ def test_the_older_rewards_are_madrls_rules(walkers):
         team.reset(seed)
         world = team.team.env.unwrapped.env
         # What is paid for is the change of this, the mean over walkers.
-        worth = lambda w=world: 130 * w.package.position.x / 30 - 5 * np.mean([abs(x.hull.angle) for x in w.walkers])
+        worth = lambda w=world: (
+            130 * w.package.position.x / 30 - 5 * np.mean([abs(x.hull.angle) for x in w.walkers])
+        )
         over = False
         for time, action in enumerate(push(chance, walkers)):
             before = worth()
-            world.game_over |= seed == time == 5  # the package drops, which chance seldom does before a fall
+            # The package drops, which chance seldom does before a fall
+            world.game_over |= seed == time == 5
             _, reward, over, _ = team.step(action)
             first = world.walkers[-1].hull.position.x
             lost = world.game_over or first < 0
@@ -82,7 +90,8 @@ def test_a_package_that_is_carried_back_beyond_the_start_is_a_failure(madrl_rewa
     team.reset(0)
     world = team.team.env.unwrapped.env
     before = world.package.position.x
-    world.package.position = (-0.5, world.package.position.y + 3.0)  # above the walkers, of whom none goes back
+    # Above the walkers, of whom none goes back
+    world.package.position = (-0.5, world.package.position.y + 3.0)
     _, reward, over, _ = team.step(np.zeros((3, 4), np.float32))
     assert over and not world.fallen_walkers.any() and world.walkers[-1].hull.position.x > 0
     moved = 130 / 30 * (world.package.position.x - before)
@@ -106,15 +115,21 @@ def test_an_episode_ends_without_a_fall_when_the_finish_is_reached(madrl_rewards
     team.reset(0)
     world = team.team.env.unwrapped.env
     x = {"front": world.walkers[-1].hull.position.x, "package": world.package.position.x}
-    bodies = [world.package, *(body for walker in world.walkers for body in (walker.hull, *walker.legs))]
+    bodies = [
+        world.package,
+        *(body for walker in world.walkers for body in (walker.hull, *walker.legs)),
+    ]
     for short, ends in ((0.3, False), (-0.1, True)):
         shift = (75 - 10) * STEP - x[at_the_finish] - short
         x = {name: place + shift for name, place in x.items()}
         for body in bodies:
-            body.position = (body.position.x + shift, body.position.y + 0.3)  # above the ground, which is uneven
+            # Above the ground, which is uneven
+            body.position = (body.position.x + shift, body.position.y + 0.3)
         _, reward, over, _ = team.step(np.zeros((3, 4), np.float32))
         assert over == ends and not world.fallen_walkers.any() and not world.game_over
-        assert reward == pytest.approx(130 / 30 * shift, abs=2.0), "reaching it pays nothing of its own"
+        assert reward == pytest.approx(130 / 30 * shift, abs=2.0), (
+            "reaching it pays nothing of its own"
+        )
 
 
 def test_time_that_runs_out_is_left_to_the_pool():

@@ -1,4 +1,5 @@
-"""Cooperative navigation, held against reference rules in plain Python, against mpe2 and against JaxMARL, step by step."""
+"""Cooperative navigation, held against reference rules in plain Python, against mpe2 and against
+JaxMARL, step by step."""
 
 import contextlib
 import io
@@ -21,7 +22,8 @@ steps_of = {rules: jax.jit(replace(TEAM, rules=rules).step) for rules in RULES}
 
 
 def random_episodes(env, episodes, crowd=0.3):
-    """Episodes of random play from starts within [-crowd, crowd]^2, so that agents meet: [episodes, time, ...]."""
+    """Episodes of random play from starts within [-crowd, crowd]^2, so that agents meet: [episodes,
+    time, ...]."""
 
     def one_step(env_state, key):
         action = 1.3 * random_action(env.spec, None, key)
@@ -32,7 +34,9 @@ def random_episodes(env, episodes, crowd=0.3):
         first = jax.tree.map(lambda x: crowd * x if x.ndim else x, env.reset(key)[0])
         return first, jax.lax.scan(one_step, first, jax.random.split(key, env.spec.horizon))[1]
 
-    return jax.tree.map(np.asarray, jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(0), episodes)))
+    return jax.tree.map(
+        np.asarray, jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(0), episodes))
+    )
 
 
 def five(direction):
@@ -55,11 +59,15 @@ def test_every_step_of_random_episodes_is_that_of_the_slow_rules(rules):
         start, rest = jax.tree.map(lambda x, e=episode: x[e], (starts, steps))
         reference = ReferenceNavigation(start.agents.tolist(), start.landmarks.tolist(), rules)
         for time in range(env.spec.horizon):
-            action, after, later, reward, terminated, truncated = jax.tree.map(lambda x, t=time: x[t], rest)
+            action, after, later, reward, terminated, truncated = jax.tree.map(
+                lambda x, t=time: x[t], rest
+            )
             expected, ended = reference.step(action.tolist())
             np.testing.assert_allclose(reward, expected, atol=1e-4)
             assert (bool(terminated), bool(truncated)) == (False, ended)
-            np.testing.assert_allclose(later.obs, [reference.obs(agent) for agent in range(3)], atol=1e-4)
+            np.testing.assert_allclose(
+                later.obs, [reference.obs(agent) for agent in range(3)], atol=1e-4
+            )
             assert later.state.tolist() == later.obs.reshape(-1).tolist()
             met += (np.linalg.norm(after.agents[:, None] - after.agents, axis=-1) < 0.3).sum() - 3
     assert met > 30, "the comparison must see agents that push each other"
@@ -79,7 +87,10 @@ def test_mpe2_plays_the_same():
         for time in range(env.spec.horizon):
             action, _, later, reward, _, truncated = jax.tree.map(lambda x, t=time: x[t], rest)
             obs, rewards, _, truncations, _ = other.step(
-                {name: five(direction) for name, direction in zip(other.agents, action, strict=True)}
+                {
+                    name: five(direction)
+                    for name, direction in zip(other.agents, action, strict=True)
+                }
             )
             np.testing.assert_allclose(later.obs, list(obs.values()), atol=1e-4)
             np.testing.assert_allclose(reward, np.mean(list(rewards.values())), atol=1e-4)
@@ -100,7 +111,9 @@ def test_jaxmarl_plays_the_same_and_26_steps():
             state = other.reset(jax.random.key(0))[1].replace(p_pos=places)
             for time in range(26):
                 action, _, later, reward, _, truncated = jax.tree.map(lambda x, t=time: x[t], rest)
-                actions = {name: jnp.asarray(five(a)) for name, a in zip(other.agents, action, strict=True)}
+                actions = {
+                    name: jnp.asarray(five(a)) for name, a in zip(other.agents, action, strict=True)
+                }
                 obs, state, rewards, dones, _ = advance(jax.random.key(0), state, actions)
                 np.testing.assert_allclose(later.obs, list(obs.values()), atol=1e-4)
                 np.testing.assert_allclose(reward, np.mean(list(rewards.values())), atol=1e-4)
@@ -116,9 +129,12 @@ def test_all_rules_keep_the_contract(rules):
     assert spec.horizon == (26 if rules == "jaxmarl" else 25)
 
 
-@pytest.mark.parametrize(("rules", "expected"), [("mpe2", -0.5), ("jaxmarl", -0.5), ("openai", -6.0)])
+@pytest.mark.parametrize(
+    ("rules", "expected"), [("mpe2", -0.5), ("jaxmarl", -0.5), ("openai", -6.0)]
+)
 def test_the_reward_of_landmarks_that_are_covered_but_for_one(rules, expected):
-    """One landmark is 1 away: 1 from the team's sum; OpenAI's rules count it for each agent, and each with itself."""
+    """One landmark is 1 away: 1 from the team's sum; OpenAI's rules count it for each agent, and
+    each with itself."""
     far = plane([(0, 0), (2, 0), (0, 2)], [(0, 0), (2, 0), (0, 3)])
     after, _, reward, *_ = steps_of[rules](far, jnp.zeros((3, 2)), jax.random.key(0))
     np.testing.assert_allclose(reward, expected, atol=1e-5)
@@ -131,7 +147,8 @@ def test_two_agents_that_overlap_each_count_it_once(rules, cost):
     landmarks = [(0, 0), (0, 0.2), (5, 5)]
     apart = env.reward(plane([(0, 0), (0, 0.5), (5, 5)], landmarks))
     both = env.reward(plane([(0, 0), (0, 0.2), (5, 5)], landmarks))
-    distance = {"mpe2": 0.5, "jaxmarl": 0.5, "openai": 3.0}[rules] * 0.2  # the second landmark is nearer to the first
+    # The second landmark is nearer to the first
+    distance = {"mpe2": 0.5, "jaxmarl": 0.5, "openai": 3.0}[rules] * 0.2
     np.testing.assert_allclose(apart - (both - distance), cost, atol=1e-5)
 
 
@@ -144,12 +161,16 @@ def test_places_follow_the_old_velocity_but_by_openais_rules_the_new():
 
 
 def test_agents_at_one_point_stay_finite():
-    _, timestep, reward, *_ = steps_of["mpe2"](plane([(0, 0)] * 3, [(0, 0)] * 3), jnp.zeros((3, 2)), jax.random.key(0))
+    _, timestep, reward, *_ = steps_of["mpe2"](
+        plane([(0, 0)] * 3, [(0, 0)] * 3), jnp.zeros((3, 2)), jax.random.key(0)
+    )
     assert np.isfinite(timestep.obs).all() and float(reward) == -1.0
 
 
 def test_starts_fill_the_square():
-    starts = jax.jit(jax.vmap(lambda key: TEAM.reset(key)[0]))(jax.random.split(jax.random.key(0), 1000))
+    starts = jax.jit(jax.vmap(lambda key: TEAM.reset(key)[0]))(
+        jax.random.split(jax.random.key(0), 1000)
+    )
     for places in (np.asarray(starts.agents), np.asarray(starts.landmarks)):
         assert -1.0 <= places.min() < -0.98 and 0.98 < places.max() <= 1.0
         np.testing.assert_allclose(places.mean((0, 1)), 0.0, atol=0.05)

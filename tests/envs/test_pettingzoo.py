@@ -1,4 +1,5 @@
-"""PettingZoo's environments as tasks, held against the environments themselves; and every one that cannot be a task."""
+"""PettingZoo's environments as tasks, held against the environments themselves; and every one that
+cannot be a task."""
 
 import sys
 import warnings
@@ -29,7 +30,14 @@ VECTOR = spaces.Box(-1.0, 1.0, (2,))
 class Toy:
     """A parallel environment in which agents leave one by one: agent i after `lives[i]` steps."""
 
-    def __init__(self, obs=(VECTOR, VECTOR), actions=(VECTOR, VECTOR), lives=(2, 4), cut=(False, False), state=None):
+    def __init__(
+        self,
+        obs=(VECTOR, VECTOR),
+        actions=(VECTOR, VECTOR),
+        lives=(2, 4),
+        cut=(False, False),
+        state=None,
+    ):
         self.possible_agents = [f"agent_{i}" for i in range(len(obs))]
         self.spaces = dict(zip(self.possible_agents, zip(obs, actions, strict=True), strict=True))
         self.lives = dict(zip(self.possible_agents, zip(lives, cut, strict=True), strict=True))
@@ -64,7 +72,13 @@ class Toy:
         self.seen = self.look(acted)
         cut = {agent: self.lives[agent][1] and gone(agent) for agent in acted}
         ended = {agent: gone(agent) and not cut[agent] for agent in acted}
-        return self.seen, {agent: 1.0 + self.possible_agents.index(agent) for agent in acted}, ended, cut, self.infos
+        return (
+            self.seen,
+            {agent: 1.0 + self.possible_agents.index(agent) for agent in acted},
+            ended,
+            cut,
+            self.infos,
+        )
 
 
 @pytest.fixture
@@ -102,7 +116,10 @@ def test_every_step_is_that_of_the_environment_itself(module, kwargs):
         observations, _ = env.reset(seed=seed)
         seen, over, steps = team.reset(seed), False, 0
         while not over and steps < 100:
-            rows = [np.pad(observations[agent], (0, width - len(observations[agent]))) for agent in team.agents]
+            rows = [
+                np.pad(observations[agent], (0, width - len(observations[agent])))
+                for agent in team.agents
+            ]
             np.testing.assert_array_equal(seen.obs, np.array(rows, np.float32))
             np.testing.assert_array_equal(seen.state, env.state().astype(np.float32))
             if team.discrete:
@@ -116,16 +133,24 @@ def test_every_step_is_that_of_the_environment_itself(module, kwargs):
                 given = {agent: row[:size].astype(np.float32) for agent, row, size in parts}
             seen, reward, terminated, truncated = team.step(action)
             observations, rewards, terminations, truncations, _ = env.step(given)
-            assert reward == pytest.approx(np.mean([rewards[agent] for agent in team.agents]), abs=1e-6)
-            assert terminated == all(terminations.values()) and truncated == all(truncations.values())
+            assert reward == pytest.approx(
+                np.mean([rewards[agent] for agent in team.agents]), abs=1e-6
+            )
+            assert terminated == all(terminations.values()) and truncated == all(
+                truncations.values()
+            )
             over, steps = terminated or truncated, steps + 1
         ends += over
         rows = [observations[agent] for agent in team.agents]
-        assert all((seen.obs[i, : len(row)] == row.astype(np.float32)).all() for i, row in enumerate(rows))
+        assert all(
+            (seen.obs[i, : len(row)] == row.astype(np.float32)).all() for i, row in enumerate(rows)
+        )
     assert ends >= 2
 
 
-@pytest.mark.parametrize("settings", [{}, {"kwargs": ("continuous_actions=True", "N=2")}, {"reward": "sum"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"kwargs": ("continuous_actions=True", "N=2")}, {"reward": "sum"}]
+)
 def test_the_contract_holds_for_it(settings):
     task = PettingZoo(SPREAD, **settings, workers=Workers(1))
     assert isinstance(task, Task) and hash(task) == hash(PettingZoo(SPREAD, **settings))
@@ -140,12 +165,20 @@ def test_time_that_an_environment_calls_a_termination_truncates():
     copies.reset(np.zeros(1, int), np.ones(1, bool))
     flags = [copies.step(np.zeros((1, 2, 4), np.float32))[2:] for _ in range(3)]
     copies.close()
-    assert [[bool(flag) for flag in step] for step in flags] == [[False, False], [False, False], [False, True]]
+    assert [[bool(flag) for flag in step] for step in flags] == [
+        [False, False],
+        [False, False],
+        [False, True],
+    ]
     env = raw(WALKERS, n_walkers=2, max_cycles=3)
     env.reset(seed=0)
     for _ in range(3):
-        _, _, terminations, truncations, _ = env.step({agent: np.zeros(4, np.float32) for agent in env.agents})
-    assert all(terminations.values()) and not any(truncations.values()), "it does no more: the rule may go"
+        _, _, terminations, truncations, _ = env.step(
+            {agent: np.zeros(4, np.float32) for agent in env.agents}
+        )
+    assert all(terminations.values()) and not any(truncations.values()), (
+        "it does no more: the rule may go"
+    )
 
 
 def test_the_limit_and_the_state_come_from_the_environment_where_it_has_them(toy):
@@ -153,17 +186,28 @@ def test_the_limit_and_the_state_come_from_the_environment_where_it_has_them(toy
     own, gathered = PettingZoo(SPREAD).spec, PettingZoo(SPREAD, state="observations").spec
     assert own.obs_from_state is None and own.state_size == gathered.state_size == 54
     assert gathered.obs_from_state[1] == tuple(range(18, 36))
-    with pytest.raises(ValueError, match="horizon: toy_v0 does not say when its time runs out; give --task"):
+    with pytest.raises(
+        ValueError, match="horizon: toy_v0 does not say when its time runs out; give --task"
+    ):
         _ = PettingZoo(toy()).spec
     assert ParallelTeam(toy(state=np.zeros((3, 2))), {}).state_size == 6
-    assert ParallelTeam(toy(state=np.zeros((3, 2), np.uint8)), {}).state_size == 4, "a picture is no state"
+    assert ParallelTeam(toy(state=np.zeros((3, 2), np.uint8)), {}).state_size == 4, (
+        "a picture is no state"
+    )
 
 
 def test_unequal_agents_are_padded_and_the_padding_does_nothing(toy):
     sizes = (spaces.Box(-1.0, 1.0, (3,)), VECTOR)
-    module = toy(obs=sizes, actions=(spaces.Box(0.0, 10.0, (1,)), spaces.Box(-2.0, 2.0, (2, 2), np.float64)))
+    module = toy(
+        obs=sizes, actions=(spaces.Box(0.0, 10.0, (1,)), spaces.Box(-2.0, 2.0, (2, 2), np.float64))
+    )
     spec = PettingZoo(module, horizon=3).spec
-    assert (spec.obs_size, spec.obs_sizes, spec.action_size, spec.action_sizes) == (3, (3, 2), 4, (1, 4))
+    assert (spec.obs_size, spec.obs_sizes, spec.action_size, spec.action_sizes) == (
+        3,
+        (3, 2),
+        4,
+        (1, 4),
+    )
     assert spec.obs_from_state == ((0, 1, 2), (3, 4)) and spec.state_size == 5
     team = ParallelTeam(module, {})
     team.reset(0)
@@ -179,8 +223,12 @@ def test_an_agent_that_is_gone_sees_nothing_does_nothing_and_counts_as_nothing(t
     said = [team.step(np.array([1, 1])) for _ in range(4)]
     assert team.env.got == {"agent_1": 6}
     assert [reward for _, reward, *_ in said] == [1.5, 1.5, 1.0, 1.0], "the mean is over both"
-    assert [flags for *_, flags in [(0, step[2:]) for step in said]] == [(False, False)] * 3 + [(True, False)]
-    assert said[1][0].obs[0].any() and not said[2][0].obs[0].any(), "its last observation is seen once"
+    assert [flags for *_, flags in [(0, step[2:]) for step in said]] == [(False, False)] * 3 + [
+        (True, False)
+    ]
+    assert said[1][0].obs[0].any() and not said[2][0].obs[0].any(), (
+        "its last observation is seen once"
+    )
     assert not said[2][0].state[:2].any() and said[2][0].state[2:].any()
     assert said[2][0].available.tolist() == [[True, False, False], [True, True, False]]
     summed = ParallelTeam(toy(), {}, reward="sum")
@@ -201,22 +249,31 @@ def test_an_episode_is_cut_if_one_of_the_last_agents_was(lives, cut, ended, toy)
     team.reset(0)
     seen, _, terminated, truncated = [team.step(np.zeros(2, int)) for _ in range(4)][-1]
     assert (terminated, truncated) == ended
-    assert seen.available[1].all() == truncated, "what follows a cut counts, and so do its legal actions"
+    assert seen.available[1].all() == truncated, (
+        "what follows a cut counts, and so do its legal actions"
+    )
 
 
 def test_legal_actions_are_read_from_observations_and_infos(toy):
     masked = spaces.Dict({"observation": VECTOR, "action_mask": spaces.MultiBinary(3)})
-    team = ParallelTeam(toy(obs=(masked, VECTOR), actions=(spaces.Discrete(3), spaces.Discrete(2))), {})
+    team = ParallelTeam(
+        toy(obs=(masked, VECTOR), actions=(spaces.Discrete(3), spaces.Discrete(2))), {}
+    )
     assert team.obs_sizes == (2, 2)
     team.env.look = lambda agents: {
-        agent: {"observation": np.ones(2), "action_mask": np.int8([0, 1, 1])} if agent == "agent_0" else np.ones(2)
+        agent: {"observation": np.ones(2), "action_mask": np.int8([0, 1, 1])}
+        if agent == "agent_0"
+        else np.ones(2)
         for agent in agents
     }
     team.env.infos = {"agent_1": {"action_mask": np.int8([1, 0])}}
     seen = team.reset(0)
     assert seen.available.tolist() == [[False, True, True], [True, False, False]] and seen.obs.all()
     team.env.infos = {"agent_1": {"action_mask": np.int8([0, 0])}}
-    with pytest.raises(ValueError, match="action_mask of agent 'agent_1' allows no action; one at least must always"):
+    with pytest.raises(
+        ValueError,
+        match="action_mask of agent 'agent_1' allows no action; one at least must always",
+    ):
         team.reset(0)
 
 
@@ -233,14 +290,24 @@ PICTURE = spaces.Box(0, 255, (8, 8, 3), np.uint8)
 TOY = "module='toy_v0'"
 REFUSED = {
     "the observation space of agent 'agent_0' has pictures, Box": dict(obs=(PICTURE, VECTOR)),
-    "the observation space of agent 'agent_1' has pictures, Dict": dict(obs=(VECTOR, spaces.Dict({"eye": PICTURE}))),
-    "which has no fixed length; it must be one that gymnasium can flatten": dict(obs=(spaces.Sequence(VECTOR), VECTOR)),
+    "the observation space of agent 'agent_1' has pictures, Dict": dict(
+        obs=(VECTOR, spaces.Dict({"eye": PICTURE}))
+    ),
+    "which has no fixed length; it must be one that gymnasium can flatten": dict(
+        obs=(spaces.Sequence(VECTOR), VECTOR)
+    ),
     "the action space of agent 'agent_1' is MultiDiscrete([2 2]); it must be Discrete, or a Box of floating": dict(
         actions=(VECTOR, spaces.MultiDiscrete([2, 2]))
     ),
-    "it must be Discrete, or a Box of floating-point numbers": dict(actions=(VECTOR, spaces.Box(0, 3, (1,), np.int32))),
-    "it must be bounded: comarl's actions are in [-1, 1]": dict(actions=(VECTOR, spaces.Box(-np.inf, np.inf, (1,)))),
-    "has discrete and continuous actions; a team must have one kind": dict(actions=(VECTOR, spaces.Discrete(2))),
+    "it must be Discrete, or a Box of floating-point numbers": dict(
+        actions=(VECTOR, spaces.Box(0, 3, (1,), np.int32))
+    ),
+    "it must be bounded: comarl's actions are in [-1, 1]": dict(
+        actions=(VECTOR, spaces.Box(-np.inf, np.inf, (1,)))
+    ),
+    "has discrete and continuous actions; a team must have one kind": dict(
+        actions=(VECTOR, spaces.Discrete(2))
+    ),
     "has no possible_agents; a team needs a fixed list": dict(obs=(), actions=(), lives=(), cut=()),
 }
 
@@ -255,20 +322,38 @@ def test_an_environment_that_is_no_task_for_a_team_is_refused_by_what_would_be_r
 @pytest.mark.parametrize(
     ("module", "kind", "message"),
     [
-        ("mpe2.simple_spreed_v3", ValueError, "module 'simple_spreed_v3' .*did you mean 'simple_spread_v3'.* of mpe2"),
+        (
+            "mpe2.simple_spreed_v3",
+            ValueError,
+            "module 'simple_spreed_v3' .*did you mean 'simple_spread_v3'.* of mpe2",
+        ),
         ("pettingzoo.sisl.multiwalker_v8", ValueError, "did you mean 'multiwalker_v9'"),
         (
             "mpe2.simple_spread_v3.parallel_env",
             ImportError,
             "simple_spread_v3 is a module itself; leave out .parallel_env",
         ),
-        ("mpe3.simple_spread_v3", ImportError, r"package 'mpe3' is not installed.*come with pip install \"comarl\[pet"),
-        ("pettingzoo.mpe.simple_spread_v3", ImportError, "cannot be imported: MPE has been moved into its own package"),
-        ("pettingzoo.classic.connect_four_v3", ValueError, "no parallel_env, but env alone, whose agents act in turns"),
+        (
+            "mpe3.simple_spread_v3",
+            ImportError,
+            r"package 'mpe3' is not installed.*come with pip install \"comarl\[pet",
+        ),
+        (
+            "pettingzoo.mpe.simple_spread_v3",
+            ImportError,
+            "cannot be imported: MPE has been moved into its own package",
+        ),
+        (
+            "pettingzoo.classic.connect_four_v3",
+            ValueError,
+            "no parallel_env, but env alone, whose agents act in turns",
+        ),
         ("json", ValueError, "module='json' has no parallel_env, but neither that nor env"),
     ],
 )
-def test_a_module_without_such_an_environment_says_why_and_what_would_be_right(module, kind, message):
+def test_a_module_without_such_an_environment_says_why_and_what_would_be_right(
+    module, kind, message
+):
     with pytest.raises(kind, match=message):
         _ = find_task(f"pettingzoo/{module}").spec
 
@@ -277,7 +362,11 @@ def test_a_module_without_such_an_environment_says_why_and_what_would_be_right(m
     ("module", "missing", "remedy"),
     [
         ("pettingzoo.sisl.multiwalker_v9", "Box2D", r'pip install "comarl\[pettingzoo\]"'),
-        ("pettingzoo.butterfly.cooperative_pong_v6", "pygame", r'pip install "pettingzoo\[butterfly\]"'),
+        (
+            "pettingzoo.butterfly.cooperative_pong_v6",
+            "pygame",
+            r'pip install "pettingzoo\[butterfly\]"',
+        ),
         ("mpe2.simple_spread_v3", "mpe2", r'pip install "comarl\[pettingzoo\]"'),
         ("toys.of_mine", "toybox", "install it, or the extra of toys that brings it"),
     ],
@@ -295,8 +384,14 @@ def test_a_missing_package_is_an_error_with_its_remedy(module, missing, remedy, 
     ("settings", "message"),
     [
         ({"kwargs": ("N",)}, "kwargs 'N': it must be name=value, such as N=4"),
-        ({"kwargs": ("max_cycles=9",)}, "kwargs max_cycles=9: time limits are comarl's; give --task.horizon"),
-        ({"kwargs": ("M=9",)}, r"kwargs M=9: parallel_env of mpe2.simple_spread_v3 answers TypeError: .*'M'"),
+        (
+            {"kwargs": ("max_cycles=9",)},
+            "kwargs max_cycles=9: time limits are comarl's; give --task.horizon",
+        ),
+        (
+            {"kwargs": ("M=9",)},
+            r"kwargs M=9: parallel_env of mpe2.simple_spread_v3 answers TypeError: .*'M'",
+        ),
         ({"horizon": 0}, "horizon=0 of PettingZoo must be 1 or more"),
     ],
 )
@@ -315,19 +410,48 @@ def test_an_environment_with_both_kinds_of_actions_takes_those_of_the_algorithm(
     assert PettingZoo(SPREAD).suited_to(frozenset({"discrete"})) == PettingZoo(SPREAD)
     assert main(("train", "matd3", f"pettingzoo/{SPREAD}", "--dry-run")) == 0
     assert (
-        main(("train", "matd3", f"pettingzoo/{SPREAD}", "--task.kwargs", "continuous_actions=False", "--dry-run")) == 2
+        main(
+            (
+                "train",
+                "matd3",
+                f"pettingzoo/{SPREAD}",
+                "--task.kwargs",
+                "continuous_actions=False",
+                "--dry-run",
+            )
+        )
+        == 2
     )
     assert "matd3 chooses continuous actions" in said(capsys)
-    assert main(("train", "matd3", f"pettingzoo/{SPREAD}", "--task.module", OTHER, "--dry-run")) == 2
+    assert (
+        main(("train", "matd3", f"pettingzoo/{SPREAD}", "--task.module", OTHER, "--dry-run")) == 2
+    )
     assert f"--task.module '{OTHER}': the task's name already says" in said(capsys)
     assert main(("train", "matd3", "pettingzoo/pettingzoo.sisl.pursuit_v5", "--dry-run")) == 2
     assert "has discrete ones" in said(capsys)
 
 
 def test_a_run_with_discrete_actions_trains_evaluates_and_is_found_again(tmp_path, capsys):
-    tiny = ("--algorithm.hidden", "4", "--algorithm.replay.capacity", "8", "--algorithm.replay.batch-size", "2")
+    tiny = (
+        "--algorithm.hidden",
+        "4",
+        "--algorithm.replay.capacity",
+        "8",
+        "--algorithm.replay.batch-size",
+        "2",
+    )
     task = ("--task.kwargs", "N=2", "--task.horizon", "4", "--task.workers.number", "1")
-    command = ("train", "iql", f"pettingzoo/{SPREAD}", "--steps", "12", "--evaluate-every", "6", *tiny, *task)
+    command = (
+        "train",
+        "iql",
+        f"pettingzoo/{SPREAD}",
+        "--steps",
+        "12",
+        "--evaluate-every",
+        "6",
+        *tiny,
+        *task,
+    )
     assert main((*command, "--evaluation-episodes", "2", "--folder", str(tmp_path))) == 0
     assert len(read(tmp_path)[-1]["marl_team"]) == 2
     assert main(("evaluate", str(tmp_path), "--episodes", "2")) == 0

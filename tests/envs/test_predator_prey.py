@@ -13,7 +13,8 @@ from comarl.envs.predator_prey import ACTIONS, GONE, PRESETS, SIGHT, Draws, Grid
 from tests.envs.reference_predator_prey import ReferencePredatorPrey
 
 RIGHT, DOWN, LEFT, UP, STAY, CATCH = range(6)
-TRIO = PredatorPrey(agents=3, prey=2, size=5, horizon=12, punishment=-1.5)  # one task for all scripts: compiled once
+# One task for all scripts: compiled once
+TRIO = PredatorPrey(agents=3, prey=2, size=5, horizon=12, punishment=-1.5)
 
 
 def place_of(env, cell):
@@ -28,16 +29,29 @@ def places(env, cells):
 def grid(env, agents, prey, time=0):
     """Everybody at a (row, column), or None off the grid."""
     number = lambda at: GONE if at is None else (at[0] + SIGHT) * env.width + at[1] + SIGHT
-    return Grid(*(jnp.array([number(at) for at in who], jnp.int32) for who in (agents, prey)), jnp.int32(time))
+    return Grid(
+        *(jnp.array([number(at) for at in who], jnp.int32) for who in (agents, prey)),
+        jnp.int32(time),
+    )
 
 
 outcome = jax.jit(TRIO.outcome)
 
 
-def step(agents, prey, action, agent_order=(0, 1, 2), prey_order=(0, 1), preference=((4, 3, 2, 1),) * 2, time=0):
+def step(
+    agents,
+    prey,
+    action,
+    agent_order=(0, 1, 2),
+    prey_order=(0, 1),
+    preference=((4, 3, 2, 1),) * 2,
+    time=0,
+):
     """One step of `TRIO` with its draws given; by default all prefer right, then down, left, up."""
     draws = Draws(
-        jnp.array(agent_order, jnp.int32), jnp.array(prey_order, jnp.int32), jnp.array(preference, jnp.float32)
+        jnp.array(agent_order, jnp.int32),
+        jnp.array(prey_order, jnp.int32),
+        jnp.array(preference, jnp.float32),
     )
     after, timestep, reward, terminated, truncated = outcome(
         grid(TRIO, agents, prey, time), jnp.array(action, jnp.int32), draws
@@ -46,16 +60,20 @@ def step(agents, prey, action, agent_order=(0, 1, 2), prey_order=(0, 1), prefere
 
 
 def random_episodes(env, episodes, seed=0):
-    """All there is to know of episodes of random play, run to the horizon: [episodes, time, ...]."""
+    """All there is to know of episodes of random play, run to the horizon: [episodes, time,
+    ...]."""
 
     def one_step(carry, key):
         env_state, timestep = carry
         action_key, step_key = jax.random.split(key)
-        # Every other time by chance alone, also what is unavailable; else a catch wherever there is something to catch.
+        # Every other time by chance alone, also what is unavailable; else a catch wherever there is
+        # something to catch.
         action = random_action(env.spec, timestep.available, action_key)
         greedy = jnp.where(timestep.available[:, CATCH], CATCH, action)
         wild = jax.random.randint(action_key, action.shape, 0, len(ACTIONS))
-        action = jnp.where(env_state.time % 4 == 0, wild, jnp.where(env_state.time % 2 == 0, greedy, action))
+        action = jnp.where(
+            env_state.time % 4 == 0, wild, jnp.where(env_state.time % 2 == 0, greedy, action)
+        )
         after, later, *results = env.step(env_state, action, step_key)
         return (after, later), (timestep, after, later, action, env.draws(step_key), *results)
 
@@ -64,18 +82,25 @@ def random_episodes(env, episodes, seed=0):
         first = env.reset(reset_key)
         return first, jax.lax.scan(one_step, first, jax.random.split(steps_key, env.horizon))[1]
 
-    return jax.tree.map(np.asarray, jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(seed), episodes)))
+    return jax.tree.map(
+        np.asarray, jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(seed), episodes))
+    )
 
 
 def assert_looks_like(reference, timestep):
     assert timestep.state.tolist() == reference.state()
     assert timestep.obs.tolist() == [reference.obs(agent) for agent in range(reference.num_agents)]
-    assert timestep.available.tolist() == [reference.available(agent) for agent in range(reference.num_agents)]
+    assert timestep.available.tolist() == [
+        reference.available(agent) for agent in range(reference.num_agents)
+    ]
 
 
 @pytest.mark.parametrize(
     ("env", "episodes"),
-    [(PredatorPrey(agents=5, prey=6, size=5, horizon=60, punishment=-1.5), 12), (PRESETS["full-punished"], 4)],
+    [
+        (PredatorPrey(agents=5, prey=6, size=5, horizon=60, punishment=-1.5), 12),
+        (PRESETS["full-punished"], 4),
+    ],
 )
 def test_every_step_of_random_episodes_is_that_of_the_slow_rules(env, episodes):
     (starts, looks), steps = random_episodes(env, episodes)
@@ -86,7 +111,9 @@ def test_every_step_of_random_episodes_is_that_of_the_slow_rules(env, episodes):
         reference = ReferencePredatorPrey(*places_of, env.size, env.horizon, env.punishment)
         assert_looks_like(reference, look)
         for time in range(env.horizon):
-            _, after, later, action, draws, reward, terminated, truncated = jax.tree.map(lambda x, t=time: x[t], rest)
+            _, after, later, action, draws, reward, terminated, truncated = jax.tree.map(
+                lambda x, t=time: x[t], rest
+            )
             expected = reference.step(action.tolist(), *(x.tolist() for x in draws))
             assert (float(reward), bool(terminated), bool(truncated)) == expected
             assert places(env, after.agents) == list(reference.agents.values())
@@ -107,7 +134,9 @@ def test_every_preset_keeps_the_contract(name):
     side = 10 if name.startswith("full") else 6
     assert (spec.obs_size, spec.state_size, spec.action_size) == (75, 3 * side * side, 6)
     assert (spec.num_agents, spec.horizon) == ((8, 200) if side == 10 else (4, 60))
-    assert find_task(f"predator-prey/{name}").punishment == (-2.0 if name.endswith("punished") else 0.0)
+    assert find_task(f"predator-prey/{name}").punishment == (
+        -2.0 if name.endswith("punished") else 0.0
+    )
 
 
 def test_two_who_catch_get_ten_and_leave_the_grid_with_the_prey():
@@ -122,7 +151,9 @@ def test_two_who_catch_get_ten_and_leave_the_grid_with_the_prey():
 
 
 def test_three_who_catch_one_prey_all_leave_and_so_the_team_is_gone():
-    after, _, reward, terminated, truncated = step([(2, 1), (2, 3), (1, 2)], [(2, 2), (4, 4)], [CATCH] * 3)
+    after, _, reward, terminated, truncated = step(
+        [(2, 1), (2, 3), (1, 2)], [(2, 2), (4, 4)], [CATCH] * 3
+    )
     assert (reward, terminated, truncated) == (10.0, True, False)
     assert after.agents.tolist() == [GONE] * 3
 
@@ -136,7 +167,8 @@ def test_who_catches_alone_is_punished_once_for_every_prey_beside_it():
 
 
 def test_who_was_used_up_by_one_prey_counts_for_no_other():
-    # Agents 0 and 1 stand beside both prey: the first in order takes them, the second is not even tried for.
+    # Agents 0 and 1 stand beside both prey: the first in order takes them, the second is not even
+    # tried for.
     agents, prey = [(1, 2), (2, 1), (4, 4)], [(1, 1), (2, 2)]
     for prey_order, caught in (((0, 1), 0), ((1, 0), 1)):
         after, _, reward, *_ = step(agents, prey, [CATCH, CATCH, STAY], prey_order=prey_order)
@@ -148,10 +180,18 @@ def test_agents_move_in_turn_so_the_first_gets_the_cell_and_may_free_its_own():
     prey = [(4, 4), (4, 0)]
     towards_each_other = ([(2, 1), (2, 3), (0, 0)], prey, [RIGHT, LEFT, STAY])
     assert places(TRIO, step(*towards_each_other)[0].agents) == [(2, 2), (2, 3), (0, 0)]
-    assert places(TRIO, step(*towards_each_other, agent_order=(1, 0, 2))[0].agents) == [(2, 1), (2, 2), (0, 0)]
+    assert places(TRIO, step(*towards_each_other, agent_order=(1, 0, 2))[0].agents) == [
+        (2, 1),
+        (2, 2),
+        (0, 0),
+    ]
     in_a_row = ([(2, 1), (2, 2), (0, 0)], prey, [RIGHT, RIGHT, UP])
     assert places(TRIO, step(*in_a_row)[0].agents) == [(2, 1), (2, 3), (0, 0)]
-    assert places(TRIO, step(*in_a_row, agent_order=(1, 0, 2))[0].agents) == [(2, 2), (2, 3), (0, 0)]
+    assert places(TRIO, step(*in_a_row, agent_order=(1, 0, 2))[0].agents) == [
+        (2, 2),
+        (2, 3),
+        (0, 0),
+    ]
 
 
 def test_a_prey_in_a_corner_between_agents_stays_and_is_not_caught_by_that():
@@ -186,7 +226,8 @@ def test_the_end_is_a_termination_if_all_prey_are_caught_and_else_time_truncates
 
 
 def test_the_full_task_is_worth_forty_at_most():
-    """Four pairs around four prey catch them in one step; nobody is left to catch the other four."""
+    """Four pairs around four prey catch them in one step; nobody is left to catch the other
+    four."""
     env = PRESETS["full"]
     prey = [(1, 1), (1, 5), (5, 1), (5, 5), (8, 0), (8, 3), (8, 6), (8, 9)]
     agents = [(row, column + side) for row, column in prey[:4] for side in (-1, 1)]
@@ -199,12 +240,16 @@ def test_the_full_task_is_worth_forty_at_most():
 
 def test_starts_are_distinct_cells_and_every_cell_is_as_likely():
     env, starts = TRIO, 3000
-    env_state = jax.jit(jax.vmap(lambda key: env.reset(key)[0]))(jax.random.split(jax.random.key(0), starts))
+    env_state = jax.jit(jax.vmap(lambda key: env.reset(key)[0]))(
+        jax.random.split(jax.random.key(0), starts)
+    )
     cells = np.concatenate([env_state.agents, env_state.prey], axis=1)
     assert all(len(set(row)) == 5 for row in cells.tolist())
     counts = np.array([(env_state.agents == cell).sum() for cell in env.cells])
     expected = starts * 3 / 25
-    assert counts.sum() == 3 * starts and (abs(counts - expected) < 5 * np.sqrt(expected)).all(), counts
+    assert counts.sum() == 3 * starts and (abs(counts - expected) < 5 * np.sqrt(expected)).all(), (
+        counts
+    )
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,9 @@ def short():
     env = Smax("3m", horizon=5)
     start, _ = jax.jit(env.reset)(jax.random.key(0))
     step = jax.jit(env.step)
-    return start, lambda env_state, action=(STOP,) * 3: step(env_state, jnp.array(action, jnp.int32), jax.random.key(1))
+    return start, lambda env_state, action=(STOP,) * 3: step(
+        env_state, jnp.array(action, jnp.int32), jax.random.key(1)
+    )
 
 
 def with_health(env_state, health, time=0):
@@ -55,15 +57,19 @@ def with_health(env_state, health, time=0):
 
 
 def attack(timestep, key):
-    """Everyone shoots the first enemy in reach; who reaches none walks right, where they come from, or anywhere."""
+    """Everyone shoots the first enemy in reach; who reaches none walks right, where they come from,
+    or anywhere."""
     shoots = timestep.available[:, SHOOT:]
-    walk = jnp.where(jax.random.bernoulli(key, 0.8), RIGHT, jax.random.randint(key, shoots.shape[:1], 0, STOP))
+    walk = jnp.where(
+        jax.random.bernoulli(key, 0.8), RIGHT, jax.random.randint(key, shoots.shape[:1], 0, STOP)
+    )
     return jnp.where(shoots.any(1), SHOOT + jnp.argmax(shoots, 1), walk).astype(jnp.int32)
 
 
 @pytest.fixture(scope="module")
 def battles():
-    """Battles on 3m, played on after their ends: keys of starts and steps, actions, and what `Smax` makes of them."""
+    """Battles on 3m, played on after their ends: keys of starts and steps, actions, and what `Smax`
+    makes of them."""
     env = Smax("3m")
 
     def battle(key):
@@ -141,7 +147,8 @@ def test_every_step_is_that_of_jaxmarl(battles):
 
 
 def scaled_by_hand(world):
-    """JaxMARL's state of 3m, unit by unit: a field of 32; of all types the stalker's cooldown is the longest, 1.87."""
+    """JaxMARL's state of 3m, unit by unit: a field of 32; of all types the stalker's cooldown is
+    the longest, 1.87."""
     state = world.copy()
     for unit in range(6):
         state[10 * unit + 1 : 10 * unit + 3] /= 32
@@ -161,12 +168,15 @@ def test_a_win_returns_two_and_nothing_else_does(battles):
     before_end = np.cumsum(terminated, axis=1) <= terminated
     returns = np.where(before_end, rewards, 0).sum(1)
     won = np.where(before_end, won, 0).max(1) > 0
-    assert 0 < won.sum() < EPISODES, "choose another seed: of these battles some should be won and some lost"
+    assert 0 < won.sum() < EPISODES, (
+        "choose another seed: of these battles some should be won and some lost"
+    )
     np.testing.assert_allclose(returns[won], 2.0, rtol=1e-6)
     assert (returns[~won] <= 1.0 + 1e-6).all()
 
 
-SPARSE = {  # health after a step of three marines against three -> what it gives; all were alive before
+# Health after a step of three marines against three -> what it gives; all were alive before
+SPARSE = {
     "nothing": ([FULL] * 6, -0.1),
     "a kill": ([FULL] * 5 + [0], 10 - 0.1),
     "a loss and two kills": ([0, FULL, FULL, FULL, 0, 0], 20 - 1 - 0.1),
@@ -180,7 +190,9 @@ SPARSE = {  # health after a step of three marines against three -> what it give
 def test_the_sparse_reward_is_for_deaths_time_and_the_win(short, name):
     health, expected = SPARSE[name]
     env, (before, _) = Smax("3m", reward="sparse"), short
-    np.testing.assert_allclose(env.sparse_reward(before, with_health(before, health)), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        env.sparse_reward(before, with_health(before, health)), expected, rtol=1e-6
+    )
     dead_already = env.sparse_reward(with_health(before, health), with_health(before, health))
     np.testing.assert_allclose(dead_already, -0.1 + 200 * (name == "win"), rtol=1e-6)
 
@@ -195,9 +207,16 @@ def test_sparse_returns_on_3s_vs_3z_are_the_arithmetic_of_deaths_steps_and_wins(
 
         def one_step(carry, key):
             env_state, timestep = carry
-            env_state, after, reward, terminated, truncated = env.step(env_state, attack(timestep, key), key)
+            env_state, after, reward, terminated, truncated = env.step(
+                env_state, attack(timestep, key), key
+            )
             alive = env_state.state.unit_alive
-            return (env_state, after), (reward, terminated | truncated, alive, env.metrics(env_state)["won"])
+            return (env_state, after), (
+                reward,
+                terminated | truncated,
+                alive,
+                env.metrics(env_state)["won"],
+            )
 
         return jax.lax.scan(one_step, env.reset(start_key), jnp.stack(keys))[1]
 
@@ -270,7 +289,8 @@ def test_enemies_can_be_shot_when_they_are_in_range_and_alive(short):
     shootable = timestep.available[:, SHOOT:]
     assert shootable[0, 0] and not shootable[0, 2]
     assert not shootable[1:].any()
-    np.testing.assert_allclose(reward, 9 / FULL / 3)  # a marine takes 9 once in this time, of one enemy of three
+    # A marine takes 9 once in this time, of one enemy of three
+    np.testing.assert_allclose(reward, 9 / FULL / 3)
 
 
 def test_a_first_use_inside_a_trace_leaks_nothing_and_prints_nothing():
@@ -289,7 +309,9 @@ jax.eval_shape(env.step, env_state, jax.ShapeDtypeStruct((3,), "int32"), jax.ran
 
 
 def test_an_unknown_map_gets_the_nearest():
-    with pytest.raises(UnknownName, match=r"map '3s_vs_6z' does not exist; did you mean '3s_vs_[345]z'\?"):
+    with pytest.raises(
+        UnknownName, match=r"map '3s_vs_6z' does not exist; did you mean '3s_vs_[345]z'\?"
+    ):
         Smax("3s_vs_6z")
     with pytest.raises(UnknownName, match="did you mean 'smax/25m'"):
         find_task("smax/25n")

@@ -1,4 +1,5 @@
-"""Treasure collection, held against reference rules in plain Python and against mpe2, step by step."""
+"""Treasure collection, held against reference rules in plain Python and against mpe2, step by
+step."""
 
 from dataclasses import replace
 
@@ -19,7 +20,8 @@ outcomes = {env: jax.jit(env.outcome) for env in (TRIO, replace(TRIO, maac_compa
 
 
 def random_episodes(env, episodes, crowd=0.5):
-    """Episodes from crowded starts in which agents mostly head for what their reward wants: [episodes, time, ...]."""
+    """Episodes from crowded starts in which agents mostly head for what their reward wants:
+    [episodes, time, ...]."""
 
     def one_step(env_state, key):
         action_key, eager_key, step_key = jax.random.split(key, 3)
@@ -29,7 +31,9 @@ def random_episodes(env, episodes, crowd=0.5):
         to_treasure = offset[jnp.arange(env.collectors), nearest]
         to_deposit = deposits[env_state.holding] - collectors
         goal = jnp.where((env_state.holding == NOTHING)[:, None], to_treasure, to_deposit)
-        towards = jnp.sign(jnp.concatenate([goal, collectors.mean(0) - deposits]) - 0.3 * env_state.velocity)
+        towards = jnp.sign(
+            jnp.concatenate([goal, collectors.mean(0) - deposits]) - 0.3 * env_state.velocity
+        )
         chance = jax.random.bernoulli(eager_key, 0.7, (env.agents, 1))
         action = jnp.where(chance, towards, 1.3 * random_action(env.spec, None, action_key))
         draws = env.draws(step_key)
@@ -40,9 +44,13 @@ def random_episodes(env, episodes, crowd=0.5):
     def episode(key):
         first = env.reset(key)[0]
         first = first._replace(agents=crowd * first.agents, treasures=crowd * first.treasures)
-        return (first, env.look(first)), jax.lax.scan(one_step, first, jax.random.split(key, env.horizon))[1]
+        return (first, env.look(first)), jax.lax.scan(
+            one_step, first, jax.random.split(key, env.horizon)
+        )[1]
 
-    return jax.tree.map(np.asarray, jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(0), episodes)))
+    return jax.tree.map(
+        np.asarray, jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(0), episodes))
+    )
 
 
 def padded(env, observations):
@@ -67,29 +75,40 @@ def test_every_step_of_random_episodes_is_that_of_the_slow_rules(env):
     for episode in range(3):
         start, look, rest = jax.tree.map(lambda x, e=episode: x[e], (starts, looks, steps))
         agents = start.agents.tolist()
-        things = agents[: env.collectors], agents[env.collectors :], start.treasures.tolist(), start.kind.tolist()
+        things = (
+            agents[: env.collectors],
+            agents[env.collectors :],
+            start.treasures.tolist(),
+            start.kind.tolist(),
+        )
         reference = ReferenceTreasure(*things, env.maac_compat)
         np.testing.assert_allclose(look.obs, padded(env, reference.observations()), atol=1e-6)
         for time in range(env.horizon):
-            action, draws, after, later, reward, terminated, truncated = jax.tree.map(lambda x, t=time: x[t], rest)
+            action, draws, after, later, reward, terminated, truncated = jax.tree.map(
+                lambda x, t=time: x[t], rest
+            )
             expected, seen = reference.step(action.tolist(), *(x.tolist() for x in draws))
             np.testing.assert_allclose(reward, expected, atol=2e-4)
             assert (bool(terminated), bool(truncated)) == (False, time + 1 == env.horizon)
             np.testing.assert_allclose(later.obs, padded(env, seen), atol=2e-4)
-            holding = [NOTHING if c["holding"] is None else c["holding"] for c in reference.collectors]
+            holding = [
+                NOTHING if c["holding"] is None else c["holding"] for c in reference.collectors
+            ]
             assert after.holding.tolist() == holding
             overlaps += reward < -1.0
             for agent, place, velocity in zip(
                 reference.agents, after.agents.tolist(), after.velocity.tolist(), strict=True
             ):
-                agent.update(at=place, velocity=velocity)  # or rounding would grow from bump to bump
+                # Or rounding would grow from bump to bump
+                agent.update(at=place, velocity=velocity)
         assert int(after.deliveries) == reference.deliveries
         deliveries += reference.deliveries
     assert deliveries > 5 and overlaps > 5, "the comparison must see deliveries and overlaps"
 
 
 class Drawn:
-    """A random generator that gives what it was told: where each treasure that comes back lies, and its kind."""
+    """A random generator that gives what it was told: where each treasure that comes back lies, and
+    its kind."""
 
     def tell(self, places, kinds):
         self.places, self.kinds = list(places), list(kinds)
@@ -101,11 +120,17 @@ class Drawn:
         return self.kinds.pop(0)
 
 
-@pytest.mark.parametrize("env", [TRIO, FOUR, Treasure(collectors=6, deposits=2, horizon=40)], ids=["3", "4", "8"])
+@pytest.mark.parametrize(
+    "env", [TRIO, FOUR, Treasure(collectors=6, deposits=2, horizon=40)], ids=["3", "4", "8"]
+)
 def test_mpe2_plays_the_same(env):
     (starts, _), steps = random_episodes(env, 2)
-    sizes = dict(num_collectors=env.collectors, num_deposits=env.deposits, num_treasures=env.num_treasures)
-    other = collect_treasure_v1.parallel_env(**sizes, continuous_actions=True, max_cycles=env.horizon)
+    sizes = dict(
+        num_collectors=env.collectors, num_deposits=env.deposits, num_treasures=env.num_treasures
+    )
+    other = collect_treasure_v1.parallel_env(
+        **sizes, continuous_actions=True, max_cycles=env.horizon
+    )
     deliveries = 0
     for episode in range(2):
         start, rest = jax.tree.map(lambda x, e=episode: x[e], (starts, steps))
@@ -117,11 +142,16 @@ def test_mpe2_plays_the_same(env):
             treasure.state.p_pos, treasure.type = place.astype(np.float64), int(kind)
         world._np_random = drawn = Drawn()
         for time in range(env.horizon):
-            action, draws, after, later, reward, _, truncated = jax.tree.map(lambda x, t=time: x[t], rest)
+            action, draws, after, later, reward, _, truncated = jax.tree.map(
+                lambda x, t=time: x[t], rest
+            )
             back = [i for i, treasure in enumerate(world.landmarks) if not treasure.alive]
             drawn.tell(draws.place[back], draws.kind[back])
             x, y = np.clip(action, -1.0, 1.0).T
-            five = np.stack([0 * x, np.maximum(-x, 0), np.maximum(x, 0), np.maximum(-y, 0), np.maximum(y, 0)], axis=1)
+            five = np.stack(
+                [0 * x, np.maximum(-x, 0), np.maximum(x, 0), np.maximum(-y, 0), np.maximum(y, 0)],
+                axis=1,
+            )
             obs, rewards, _, truncations, _ = other.step(dict(zip(other.agents, five, strict=True)))
             np.testing.assert_allclose(later.obs, padded(env, obs.values()), atol=2e-4)
             np.testing.assert_allclose(reward, np.mean(list(rewards.values())), atol=2e-4)
@@ -156,7 +186,9 @@ def play(env_state, maac=False, action=((0.0, 0.0),) * 3):
     """One step of `TRIO`, in which what comes back lies at (3, 0) and (0, 3)."""
     draws = Draws(jnp.array([(3.0, 0.0), (0.0, 3.0)]), jnp.array([0, 0], jnp.int32))
     env = replace(TRIO, maac_compat=maac)
-    after, timestep, reward, terminated, truncated = outcomes[env](env_state, jnp.array(action), draws)
+    after, timestep, reward, terminated, truncated = outcomes[env](
+        env_state, jnp.array(action), draws
+    )
     return after, timestep, float(reward), bool(terminated), bool(truncated)
 
 
@@ -165,7 +197,8 @@ def test_a_treasure_goes_to_the_first_free_collector_that_touches_it_and_is_gone
     start = world([(0.0, 0.0), (0.05, 0.0)], (0.0, 1.0), [(0.02, 0.0), (0.05, 3.0)])
     after, timestep, reward, *_ = play(start)
     assert after.holding.tolist() == [0, NOTHING] and after.there.tolist() == [False, True]
-    # The deposit is 1 from who is loaded, who is 1 from it; the free one is 3 from the treasure that is left.
+    # The deposit is 1 from who is loaded, who is 1 from it; the free one is 3 from the treasure
+    # that is left.
     np.testing.assert_allclose(reward, 5.0 + (-5.0 - 0.1 - 5.0 - 0.3 - 0.1) / 3, atol=1e-5)
     assert timestep.obs[0, -3:].tolist() == [0.0] * 3  # the last treasure seen is gone
     later = play(after)[0]
@@ -178,19 +211,25 @@ def test_maac_pays_two_on_one_treasure_twice_and_shows_it_before_it_is_picked_up
     # They overlap by 0.02, which pushes each by as much. Both are then 0.06 from the treasure.
     np.testing.assert_allclose(after.agents[:2, 0], [-0.02, 0.1], atol=1e-5)
     assert after.holding.tolist() == [0, NOTHING]
-    np.testing.assert_allclose(reward, 10.0 - 0.1 * (0.06 + 0.06 + np.hypot(0.04, 1.0)) / 3, atol=1e-5)
-    assert timestep.obs[0, 4] == 0.0 and abs(timestep.obs[0, -6]) < 0.1  # holds nothing yet; the treasure is still near
+    np.testing.assert_allclose(
+        reward, 10.0 - 0.1 * (0.06 + 0.06 + np.hypot(0.04, 1.0)) / 3, atol=1e-5
+    )
+    # Holds nothing yet; the treasure is still near
+    assert timestep.obs[0, 4] == 0.0 and abs(timestep.obs[0, -6]) < 0.1
     # A step later it lies far away, and is seen there.
     assert play(after, maac=True)[1].obs[0, -3] < -998.0
 
 
 def arriving(env_state):
-    """The first collector moves right by a tenth in the step, and somewhat further by mpe2's rules."""
+    """The first collector moves right by a tenth in the step, and somewhat further by mpe2's
+    rules."""
     return env_state._replace(velocity=jnp.array([[4 / 3, 0.0], [0.0, 0.0], [0.0, 0.0]]))
 
 
 def test_a_delivery_is_worth_five_and_frees_the_collector():
-    start = arriving(world([(0.0, 0.0), (1.0, 0.0)], (0.2, 0.0), [(2.0, 0.0), (2.0, 0.0)], holding=(0, NOTHING)))
+    start = arriving(
+        world([(0.0, 0.0), (1.0, 0.0)], (0.2, 0.0), [(2.0, 0.0), (2.0, 0.0)], holding=(0, NOTHING))
+    )
     for maac in (False, True):
         after, _, reward, *_ = play(start, maac=maac)
         assert after.holding.tolist() == [NOTHING, NOTHING]
@@ -208,14 +247,19 @@ def test_what_is_picked_up_at_the_deposit_is_delivered_in_the_same_step_and_maac
 
 def test_maac_draws_free_collectors_to_where_treasures_are_gone():
     start = world([(0.0, 0.0), (1.0, 0.0)], (0.5, 0.0), [(0.0, 0.0)] * 2, there=(False, False))
-    assert -100.0 < play(start, maac=True)[2] < -94.0  # two of three agents are 1413 away from the treasures
+    # Two of three agents are 1413 away from the treasures
+    assert -100.0 < play(start, maac=True)[2] < -94.0
     assert -0.5 < play(start)[2] < 0.0  # they are back before the reward: 2 to 3 away
 
 
 def test_no_treasure_left_costs_a_free_collector_nothing():
-    start = world([(0.0, 0.0), (1.0, 0.0)], (0.5, 0.0), [(0.0, 0.0), (1.0, 0.0)], holding=(NOTHING, NOTHING))
+    start = world(
+        [(0.0, 0.0), (1.0, 0.0)], (0.5, 0.0), [(0.0, 0.0), (1.0, 0.0)], holding=(NOTHING, NOTHING)
+    )
     one_kind = replace(TRIO, treasures=1)
-    single = start._replace(treasures=start.treasures[:1], kind=start.kind[:1], there=start.there[:1])
+    single = start._replace(
+        treasures=start.treasures[:1], kind=start.kind[:1], there=start.there[:1]
+    )
     gone = Draws(jnp.array([(3.0, 0.0)]), jnp.array([0], jnp.int32))
     after, _, reward, *_ = jax.jit(one_kind.outcome)(single, jnp.zeros((3, 2)), gone)
     assert not after.there.any()
@@ -225,8 +269,12 @@ def test_no_treasure_left_costs_a_free_collector_nothing():
 def test_accelerations_are_by_mass_but_maacs_and_speed_is_limited():
     still = world([(-5.0, 0.0), (5.0, 0.0)], (0.0, 5.0), [(9.0, 9.0)] * 2)
     right = ((1.0, 0.0),) * 3
-    np.testing.assert_allclose(play(still, action=right)[0].velocity[:, 0], [0.15, 0.15, 0.15 / 2.25], atol=1e-6)
-    np.testing.assert_allclose(play(still, maac=True, action=right)[0].velocity[:, 0], [0.225] * 3, atol=1e-6)
+    np.testing.assert_allclose(
+        play(still, action=right)[0].velocity[:, 0], [0.15, 0.15, 0.15 / 2.25], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        play(still, maac=True, action=right)[0].velocity[:, 0], [0.225] * 3, atol=1e-6
+    )
     fast = still._replace(velocity=jnp.array([[3.0, 4.0], [-0.8, 0.0], [0.0, 0.0]]))
     np.testing.assert_allclose(play(fast)[0].velocity[:2], [[0.6, 0.8], [-0.6, 0.0]], atol=1e-6)
 
@@ -239,7 +287,9 @@ def test_time_truncates_and_nothing_terminates():
 
 def test_starts_and_kinds_are_uniform():
     env = FOUR
-    starts = jax.jit(jax.vmap(lambda key: env.reset(key)[0]))(jax.random.split(jax.random.key(0), 2000))
+    starts = jax.jit(jax.vmap(lambda key: env.reset(key)[0]))(
+        jax.random.split(jax.random.key(0), 2000)
+    )
     for places, bound in ((starts.agents, 1.0), (starts.treasures, 0.95)):
         places = np.asarray(places)
         assert 0.98 * bound < np.abs(places).max() <= bound

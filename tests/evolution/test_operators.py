@@ -37,7 +37,9 @@ def test_swapping_agents_loses_no_agent_and_keeps_each_in_its_place():
 def test_swapping_moves_whole_agents_with_weights_and_bias_together():
     one, _ = swapped()
     source = np.asarray(one["bias"])[:, :, 0] // 100  # [keys, agents]
-    np.testing.assert_array_equal(np.asarray(one["weight"]) // 100, source[:, :, None, None] * np.ones((3, 2)))
+    np.testing.assert_array_equal(
+        np.asarray(one["weight"]) // 100, source[:, :, None, None] * np.ones((3, 2))
+    )
     np.testing.assert_array_equal(np.asarray(one["bias"]) // 100, source[:, :, None] * np.ones(2))
 
 
@@ -49,7 +51,9 @@ def test_each_agent_is_swapped_half_of_the_time_on_its_own():
 
 
 def linear(weight, bias) -> Linear:
-    blank = jax.eval_shape(lambda k: Linear(weight.shape[0], weight.shape[1], key=k), jax.random.key(0))
+    blank = jax.eval_shape(
+        lambda k: Linear(weight.shape[0], weight.shape[1], key=k), jax.random.key(0)
+    )
     return jax.tree.unflatten(jax.tree.structure(blank), [jnp.asarray(weight), jnp.asarray(bias)])
 
 
@@ -74,8 +78,8 @@ def test_swapping_rows_copies_whole_rows_to_the_same_row():
 
 
 def test_swapping_rows_overwrites_and_does_not_exchange():
-    """Where one policy took the other's row, the other still has it or was overwritten earlier: never a swap by one
-    copy. A row that was copied once is the same in both."""
+    """Where one policy took the other's row, the other still has it or was overwritten earlier:
+    never a swap by one copy. A row that was copied once is the same in both."""
     (one, _), (other, _) = rows_swapped()
     changed = (one[:, 0] // 10 != 1) | (other[:, 0] // 10 != 2)
     assert np.all(one[:, 0][changed] == other[:, 0][changed])
@@ -137,12 +141,16 @@ FEATURES, ACTIONS = 40, 4000
 def mutated(fraction: float = 0.5, count: str = "bernoulli", value: float = 1000.0) -> np.ndarray:
     """Many actions of one agent, whose weights were all `value`."""
     weight = jnp.full((FEATURES, ACTIONS), value)
-    return np.asarray(jax.jit(lambda w, k: evolution.mutate_agent(w, fraction, count, k))(weight, jax.random.key(8)))
+    return np.asarray(
+        jax.jit(lambda w, k: evolution.mutate_agent(w, fraction, count, k))(
+            weight, jax.random.key(8)
+        )
+    )
 
 
 def kinds(new: np.ndarray) -> dict[str, np.ndarray]:
-    """Which actions mutated by which kind, told from all weights 1000: reset leaves nothing of the 1000; normal
-    stays near it."""
+    """Which actions mutated by which kind, told from all weights 1000: reset leaves nothing of the
+    1000; normal stays near it."""
     chosen = new != 1000.0
     size = np.where(chosen, np.abs(new), np.nan)
     shift = np.where(chosen, np.abs(new / 1000 - 1), np.nan)
@@ -171,7 +179,10 @@ def test_kinds_of_mutation_have_their_spreads():
     shift = lambda which: (new[:, kind[which]] - 1000.0)[new[:, kind[which]] != 1000.0]
     reset = new[:, kind["reset"]][new[:, kind["reset"]] != 1000.0]
     assert abs(shift("super").std() / 1000 - 10) < 0.6 and abs(shift("super").mean() / 1000) < 0.7
-    assert abs(shift("normal").std() / 1000 - 0.1) < 0.003 and abs(shift("normal").mean() / 1000) < 0.002
+    assert (
+        abs(shift("normal").std() / 1000 - 0.1) < 0.003
+        and abs(shift("normal").mean() / 1000) < 0.002
+    )
     assert abs(reset.std() - 1) < 0.06 and abs(reset.mean()) < 0.07
 
 
@@ -196,7 +207,9 @@ def test_mutated_weights_stay_within_a_million():
     assert new.min() == -1e6
 
 
-@pytest.mark.parametrize(("fraction", "count"), [(0.7, 28), (0.2, 8), (1.0, 40), (0.024, 0), (0.025, 1), (0.999, 39)])
+@pytest.mark.parametrize(
+    ("fraction", "count"), [(0.7, 28), (0.2, 8), (1.0, 40), (0.024, 0), (0.025, 1), (0.999, 39)]
+)
 def test_floor_chooses_exactly_so_many_weights_of_every_action(fraction, count):
     choose = jax.jit(lambda k: evolution.choose_weights((FEATURES, 30), fraction, "floor", k))
     chosen = np.asarray(choose(jax.random.key(9)))
@@ -208,7 +221,9 @@ def test_floor_chooses_exactly_so_many_weights_of_every_action(fraction, count):
 def test_floor_counts_in_hundredths_are_those_of_exact_arithmetic():
     """300 features, alpha 0.01 .. 1.00: 3 * hundredths; binary fractions may not lose one."""
     for hundredths in range(1, 101):
-        choose = lambda alpha=hundredths / 100: evolution.choose_weights((300, 1), alpha, "floor", jax.random.key(0))
+        choose = lambda alpha=hundredths / 100: evolution.choose_weights(
+            (300, 1), alpha, "floor", jax.random.key(0)
+        )
         fixed = int(hundredths / 100 * 300 + 1e-9)
         assert fixed == 3 * hundredths
     assert choose().sum() == 300
@@ -240,7 +255,8 @@ def test_single_weights_mutate_fewer_than_alpha_of_all(fraction, ceiling):
 
 
 def test_single_weights_mutate_with_a_probability_that_is_drawn_too():
-    """u < v * 0.9 with u in [0, 1) and v in [0, 2): 13/18; then one count in 10 is 0, and the others are as likely."""
+    """u < v * 0.9 with u in [0, 1) and v in [0, 2): 13/18; then one count in 10 is 0, and the
+    others are as likely."""
     counts = (mutated_weights(0.31) != 1000.0).sum(1)
     frequency = np.bincount(counts, minlength=10) / len(counts)
     gate = 13 / 18
@@ -263,23 +279,34 @@ def test_single_weights_never_mutate_with_probability_0():
 
 @pytest.mark.parametrize(
     ("injected", "fate"),
-    [(1, "injected_elite"), (3, "injected_selected"), (2, "injected_discarded"), (4, "injected_discarded")],
+    [
+        (1, "injected_elite"),
+        (3, "injected_selected"),
+        (2, "injected_discarded"),
+        (4, "injected_discarded"),
+    ],
 )
 def test_the_fate_of_the_injected_team_is_one_of_three(injected, fate):
     selected = jnp.array([True, True, False, True, False])  # the elite, slot 1, was selected, too
-    metrics = evolution.fate(jnp.int32(injected), evolution.Generation((), jnp.int32(1), selected))
+    metrics = evolution.injection_outcome(
+        jnp.int32(injected), evolution.Generation((), jnp.int32(1), selected)
+    )
     names = ("injected_elite", "injected_selected", "injected_discarded")
-    assert {name: float(value) for name, value in metrics.items()} == {name: float(name == fate) for name in names}
+    assert {name: float(value) for name, value in metrics.items()} == {
+        name: float(name == fate) for name in names
+    }
 
 
 def test_an_elite_that_won_no_tournament_still_counts_as_elite():
     generation = evolution.Generation((), jnp.int32(1), jnp.array([True, False, True]))
-    metrics = evolution.fate(jnp.int32(1), generation)
+    metrics = evolution.injection_outcome(jnp.int32(1), generation)
     assert metrics["injected_elite"] == 1 and metrics["injected_discarded"] == 0
 
 
 def test_before_the_first_injection_there_is_no_fate():
-    metrics = evolution.fate(jnp.int32(-1), evolution.Generation((), jnp.int32(1), jnp.array([True, False, True])))
+    metrics = evolution.injection_outcome(
+        jnp.int32(-1), evolution.Generation((), jnp.int32(1), jnp.array([True, False, True]))
+    )
     assert len(metrics) == 3 and all(np.isnan(value) for value in metrics.values())
 
 
@@ -295,7 +322,7 @@ def test_before_the_first_injection_there_is_no_fate():
 )
 def test_the_worst_slot_is_never_the_elites(fitness, slot):
     elite = jnp.argmax(jnp.array(fitness))
-    assert int(evolution.worst_slot(jnp.array(fitness), elite)) == slot != int(elite)
+    assert int(evolution.replacement_index(jnp.array(fitness), elite)) == slot != int(elite)
 
 
 def test_copying_agents_overwrites_one_way_so_that_both_offspring_are_equal():
@@ -305,9 +332,13 @@ def test_copying_agents_overwrites_one_way_so_that_both_offspring_are_equal():
     for name in ("weight", "bias"):
         np.testing.assert_array_equal(one[name], other[name])
         whole = np.stack([team_of(1)[name], team_of(2)[name]])
-        picked = whole[source.astype(int) - 1, np.arange(4)]  # weights and bias together, each agent in its place
+        # Weights and bias together, each agent in its place
+        picked = whole[source.astype(int) - 1, np.arange(4)]
         np.testing.assert_array_equal(one[name], picked)
-    assert np.all(np.abs((source == 2).mean(0) - 0.5) < 0.15) and len({tuple(row) for row in source}) == 16
+    assert (
+        np.all(np.abs((source == 2).mean(0) - 0.5) < 0.15)
+        and len({tuple(row) for row in source}) == 16
+    )
 
 
 def test_each_name_of_a_crossover_is_its_operator():
@@ -327,7 +358,8 @@ def make_linear(number: int) -> Linear:
 
 
 class Net(eqx.Module):
-    """Layers like those of real teams: plain, stacked by agents, stacked by gates; and numbers that are no weights."""
+    """Layers like those of real teams: plain, stacked by agents, stacked by gates; and numbers that
+    are no weights."""
 
     plain: Linear
     stacked: Linear
@@ -338,7 +370,9 @@ class Net(eqx.Module):
 SHAPES = Net(
     plain=linear(np.zeros((3, 4)), np.zeros(4)),
     stacked=eqx.tree_at(
-        lambda m: (m.weight, m.bias), linear(np.zeros((3, 4)), np.zeros(4)), (jnp.zeros((2, 5, 2)), jnp.zeros((2, 2)))
+        lambda m: (m.weight, m.bias),
+        linear(np.zeros((3, 4)), np.zeros(4)),
+        (jnp.zeros((2, 5, 2)), jnp.zeros((2, 2))),
     ),
     gates=GatedLinear(3, 4, key=jax.random.key(0)),
     norm=LayerNorm(4),
@@ -366,7 +400,9 @@ def test_crossing_networks_copies_all_weights_into_a_unit_as_one():
         assert weight.shape[1:] == like.shape and set(np.unique(weight)) == {1.0, 2.0}
         np.testing.assert_array_equal(weight, np.broadcast_to(weight[..., :1, :], weight.shape))
         units = weight[..., 0, :].reshape(300, -1)
-        assert np.all((units == 2).mean(0) > 0.1) and np.any((units == 2).any(1) & (units == 1).any(1))
+        assert np.all((units == 2).mean(0) > 0.1) and np.any(
+            (units == 2).any(1) & (units == 1).any(1)
+        )
 
 
 def test_crossing_networks_overwrites_one_way_and_draws_weights_and_biases_apart():
@@ -375,7 +411,10 @@ def test_crossing_networks_overwrites_one_way_and_draws_weights_and_biases_apart
         changed = (a != 1.0) | (b != 2.0)
         np.testing.assert_array_equal(a[changed], b[changed])
         assert set(np.unique(a)) == {1.0, 2.0} and 0.2 < changed.mean() < 0.8
-    layers = ((one.plain.weight[:, 0], one.plain.bias), (one.stacked.weight[:, :, 0], one.stacked.bias))
+    layers = (
+        (one.plain.weight[:, 0], one.plain.bias),
+        (one.stacked.weight[:, :, 0], one.stacked.bias),
+    )
     for units, biases in layers:
         assert np.any(units != biases)
 
@@ -395,14 +434,18 @@ def test_biases_and_what_normalises_never_mutate():
 
 
 def test_a_network_mutates_at_its_probability_and_each_matrix_at_odds_that_are_drawn():
-    """rand < U(0, 2) holds 3 times in 4. Then of a matrix's weights a share U(0, 0.5) changes: 1/4 on average."""
-    touched = np.stack([(w != 1000.0).reshape(2000, -1).mean(1) for w in weights_of(networks_mutated())])
+    """rand < U(0, 2) holds 3 times in 4. Then of a matrix's weights a share U(0, 0.5) changes: 1/4
+    on average."""
+    touched = np.stack(
+        [(w != 1000.0).reshape(2000, -1).mean(1) for w in weights_of(networks_mutated())]
+    )
     np.testing.assert_allclose(touched.mean(1), 0.9 * 0.75 / 4, atol=0.015)
     size = [np.prod(w.shape) for w in weights_of(SHAPES)]
     none = [np.mean([(1 - p) ** n for p in np.linspace(0, 0.5, 1001)]) for n in size]
     expected = [0.9 * 0.75 * (1 - p) for p in none]
     np.testing.assert_allclose((touched > 0).mean(1), expected, atol=0.04)
-    # The gate is one for the whole network: matrices stay untouched together more often than on their own.
+    # The gate is one for the whole network: matrices stay untouched together more often than on
+    # their own.
     alone, together = (touched == 0).mean(1).prod(), (touched == 0).all(0).mean()
     assert together > alone + 0.04
 
@@ -420,14 +463,19 @@ def test_breeding_networks_keeps_the_elite_bit_for_bit_and_mutates_every_other_t
     population = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 2)), jnp.float32)
     teams = jax.vmap(linear)(population, jnp.zeros((4, 2)))
     add_1 = lambda team, k: eqx.tree_at(lambda t: t.bias, team, team.bias + 1.0)
-    breed = lambda k: evolution.breed(teams, jnp.array([1.0, 5.0, 2.0, 3.0]), 3, evolution.cross_networks, add_1, k)
+    breed = lambda k: evolution.next_generation(
+        teams, jnp.array([1.0, 5.0, 2.0, 3.0]), 3, evolution.cross_networks, add_1, k
+    )
     after = jax.jit(jax.vmap(breed))(jax.random.split(jax.random.key(14), 50))
     assert (np.asarray(after.elite) == 1).all()
-    np.testing.assert_array_equal(after.teams.bias, np.tile(np.array([1, 0, 1, 1])[:, None], (50, 1, 2)))
+    np.testing.assert_array_equal(
+        after.teams.bias, np.tile(np.array([1, 0, 1, 1])[:, None], (50, 1, 2))
+    )
     weight, selected = np.asarray(after.teams.weight), np.asarray(after.selected)
     np.testing.assert_array_equal(weight[:, 1], np.broadcast_to(population[1], (50, 3, 2)))
     generation, team = np.nonzero(selected)
     np.testing.assert_array_equal(weight[generation, team], np.asarray(population)[team])
     # Every unit of whoever is replaced comes from a team as a whole.
-    from_teams = np.stack([(weight == np.asarray(one)).all(-2) for one in population], axis=-1)  # [.., team, unit, of]
+    # [.., team, unit, of]
+    from_teams = np.stack([(weight == np.asarray(one)).all(-2) for one in population], axis=-1)
     assert from_teams.any(-1).all()

@@ -14,7 +14,9 @@ def importance(net, state, action):
     taken = np.eye(net.num_actions)[np.asarray(action)].reshape(*state.shape[:-1], -1)
     both, result = np.concatenate([state, taken], axis=-1), 0.0
     for k in range(len(net.keys.output.bias)):
-        keys, agents, actions = (Reference.part(part, k) for part in (net.keys, net.agents, net.actions))
+        keys, agents, actions = (
+            Reference.part(part, k) for part in (net.keys, net.agents, net.actions)
+        )
         key = np.abs(Reference.mlp(keys, state, Reference.relu)) + 1e-10
         result += (
             key
@@ -38,10 +40,17 @@ def attention(net, utilities, obs, state):
     agents, (heads, _, width) = utilities.shape[-1], net.keys.shape
     weight, squares = np.zeros(utilities.shape), 0.0
     for h in range(heads):
-        query = Reference.torso(Reference.part(net.query_torsos, h), state, Reference.relu) @ net.queries[h]
+        query = (
+            Reference.torso(Reference.part(net.query_torsos, h), state, Reference.relu)
+            @ net.queries[h]
+        )
         logits = np.zeros(utilities.shape)
         for i in range(agents):
-            unit = state[..., i * net.unit_size : (i + 1) * net.unit_size] if net.unit_size else obs[..., i, :]
+            unit = (
+                state[..., i * net.unit_size : (i + 1) * net.unit_size]
+                if net.unit_size
+                else obs[..., i, :]
+            )
             if net.nonlinear:
                 unit = np.concatenate([unit, utilities[..., i : i + 1]], axis=-1)
             logits[..., i] = (unit @ net.keys[h] * query).sum(-1)
@@ -51,4 +60,8 @@ def attention(net, utilities, obs, state):
         if net.head_weights is not None:
             shares *= np.abs(Reference.mlp(net.head_weights, state, Reference.relu)[..., h, None])
         weight += shares
-    return weight + 1e-10, Reference.mlp(net.value, state, Reference.relu) / agents + 0 * utilities, squares
+    return (
+        weight + 1e-10,
+        Reference.mlp(net.value, state, Reference.relu) / agents + 0 * utilities,
+        squares,
+    )

@@ -44,7 +44,9 @@ def embedding(critic, heads):
 
 
 def test_a_critic_equals_its_equations(critic, batch, reference):
-    expected = reference.critic(reference.doubles(critic), np.float64(batch.now.state), np.float64(batch.action))
+    expected = reference.critic(
+        reference.doubles(critic), np.float64(batch.now.state), np.float64(batch.action)
+    )
     assert expected.shape == (3, 6)
     np.testing.assert_allclose(call(critic, batch.now.state, batch.action), expected, atol=2e-5)
 
@@ -64,18 +66,25 @@ def test_the_first_critic_is_row_0(critic, batch):
 
 def test_the_first_team_critic_is_row_0(team_critic, batch, heads):
     inputs = (batch.now.state, batch.action, heads)
-    np.testing.assert_allclose(first(team_critic, *inputs), call(team_critic, *inputs)[0], atol=1e-6)
+    np.testing.assert_allclose(
+        first(team_critic, *inputs), call(team_critic, *inputs)[0], atol=1e-6
+    )
 
 
 def test_a_team_critic_equals_its_equations(team_critic, batch, heads, spec, reference):
     state, action = np.float64(batch.now.state), np.float64(batch.action)
-    expected = reference.team_critic(reference.doubles(team_critic), state, action, reference.doubles(heads), spec)
+    expected = reference.team_critic(
+        reference.doubles(team_critic), state, action, reference.doubles(heads), spec
+    )
     assert expected.shape == (2, 6)
-    np.testing.assert_allclose(call(team_critic, batch.now.state, batch.action, heads), expected, atol=2e-5)
+    np.testing.assert_allclose(
+        call(team_critic, batch.now.state, batch.action, heads), expected, atol=2e-5
+    )
 
 
 def test_the_team_embedding_ignores_the_order_of_action_columns(team_critic, heads, spec):
-    """The five real columns, dealt out again to agents and actions; weights move with their own bias."""
+    """The five real columns, dealt out again to agents and actions; weights move with their own
+    bias."""
     places = [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]
     order = [3, 0, 4, 1, 2]
     weight, bias = np.array(heads.weight), np.array(heads.bias)
@@ -83,7 +92,9 @@ def test_the_team_embedding_ignores_the_order_of_action_columns(team_critic, hea
         weight[to[0], :, to[1]] = heads.weight[source[0], :, source[1]]
         bias[to] = heads.bias[source]
     moved = jax.tree.unflatten(jax.tree.structure(heads), [jnp.asarray(weight), jnp.asarray(bias)])
-    np.testing.assert_allclose(embedding(team_critic, moved), embedding(team_critic, heads), atol=1e-6)
+    np.testing.assert_allclose(
+        embedding(team_critic, moved), embedding(team_critic, heads), atol=1e-6
+    )
 
     swapped_bias = eqx.tree_at(lambda h: h.bias, heads, heads.bias[:, ::-1])
     assert np.abs(embedding(team_critic, swapped_bias) - embedding(team_critic, heads)).max() > 1e-4
@@ -91,7 +102,9 @@ def test_the_team_embedding_ignores_the_order_of_action_columns(team_critic, hea
 
 def test_the_content_of_a_padded_column_does_not_reach_the_team_embedding(team_critic, heads):
     garbage = eqx.tree_at(
-        lambda h: (h.weight, h.bias), heads, (heads.weight.at[1, :, 1].set(1e3), heads.bias.at[1, 1].set(-1e3))
+        lambda h: (h.weight, h.bias),
+        heads,
+        (heads.weight.at[1, :, 1].set(1e3), heads.bias.at[1, 1].set(-1e3)),
     )
     np.testing.assert_array_equal(embedding(team_critic, garbage), embedding(team_critic, heads))
 
@@ -115,7 +128,9 @@ def test_values_depend_on_the_team_and_on_the_action(team_critic, batch, heads):
 
 def test_without_sizes_every_column_is_real(spec, heads, reference):
     whole = dataclasses.replace(spec, action_sizes=None)
-    critic = jax.jit(lambda k: TeamCritic(whole, FEATURES, (4,), 4, layer_norm=False, key=k))(jax.random.key(3))
+    critic = jax.jit(lambda k: TeamCritic(whole, FEATURES, (4,), 4, layer_norm=False, key=k))(
+        jax.random.key(3)
+    )
     garbage = eqx.tree_at(lambda h: h.bias, heads, heads.bias.at[1, 1].add(3.0))
     assert np.abs(embedding(critic, garbage) - embedding(critic, heads)).max() > 1e-4
     expected = reference.team_embedding(
@@ -137,7 +152,9 @@ def factored(spec, scramble):
     """`factored(mixing, with_identity)`"""
 
     def make(mixing, with_identity=False):
-        build = lambda k: FactoredCritic(spec, (6, 5), mixing, **SIZE, with_identity=with_identity, key=k)
+        build = lambda k: FactoredCritic(
+            spec, (6, 5), mixing, **SIZE, with_identity=with_identity, key=k
+        )
         return scramble(jax.jit(build)(jax.random.key(4)), seed=4)
 
     return make
@@ -158,7 +175,9 @@ def test_a_factored_critic_equals_its_equations(factored, batch, reference, mixi
     np.testing.assert_allclose(call(critic, *inputs), expected, atol=1e-4)
 
 
-def test_a_factored_critic_values_any_leading_axes_item_by_item(factored, team_factored, batch, heads):
+def test_a_factored_critic_values_any_leading_axes_item_by_item(
+    factored, team_factored, batch, heads
+):
     inputs = (batch.now.obs, batch.action, batch.now.state)
     folded = tuple(x.reshape(2, 3, *x.shape[1:]) for x in inputs)
     for critic, more in ((factored("any"), ()), (team_factored, (heads,))):
@@ -167,16 +186,22 @@ def test_a_factored_critic_values_any_leading_axes_item_by_item(factored, team_f
 
 
 def test_agents_share_the_utility_and_only_their_number_tells_them_apart(factored, batch, spec):
-    """With a sum for a mixer, agents that swap what they see and do leave the team's value as it was."""
+    """With a sum for a mixer, agents that swap what they see and do leave the team's value as it
+    was."""
     order = jnp.array([2, 0, 1])
     obs, action, state = batch.now.obs, batch.action, batch.now.state
     plain = factored("sum")
-    before, after = (call(plain, *x, state) for x in ((obs, action), (obs[:, order], action[:, order])))
+    before, after = (
+        call(plain, *x, state) for x in ((obs, action), (obs[:, order], action[:, order]))
+    )
     np.testing.assert_allclose(before, after, atol=1e-5)
     numbered = factored("sum", with_identity=True)
     identity = jnp.broadcast_to(jnp.eye(3), (6, 3, 3))
     see = lambda o: jnp.concatenate([o, identity], axis=-1)
-    before, after = (call(numbered, *x, state) for x in ((see(obs), action), (see(obs[:, order]), action[:, order])))
+    before, after = (
+        call(numbered, *x, state)
+        for x in ((see(obs), action), (see(obs[:, order]), action[:, order]))
+    )
     assert np.abs(before - after).max() > 1e-3
 
 
@@ -195,13 +220,21 @@ def embedded_alone(critic, which):
     return eqx.tree_at(where, critic, tuple(jnp.zeros_like(x) for x in where(critic)))
 
 
-def test_the_utility_knows_whose_policy_is_whose_and_the_mixer_does_not(team_factored, batch, heads):
+def test_the_utility_knows_whose_policy_is_whose_and_the_mixer_does_not(
+    team_factored, batch, heads
+):
     """Policies that change places change chi_i, and not the sum over agents."""
     inputs = (batch.now.obs, batch.action, batch.now.state)
     moved = jax.tree.map(lambda w: w[jnp.array([2, 0, 1])], heads)
-    for_mixer, for_utility = (embedded_alone(team_factored, f"{which}_embedder") for which in ("utility", "mixer"))
-    np.testing.assert_allclose(call(for_mixer, *inputs, moved), call(for_mixer, *inputs, heads), atol=1e-4)
-    assert np.abs(call(for_utility, *inputs, moved) - call(for_utility, *inputs, heads)).max() > 1e-3
+    for_mixer, for_utility = (
+        embedded_alone(team_factored, f"{which}_embedder") for which in ("utility", "mixer")
+    )
+    np.testing.assert_allclose(
+        call(for_mixer, *inputs, moved), call(for_mixer, *inputs, heads), atol=1e-4
+    )
+    assert (
+        np.abs(call(for_utility, *inputs, moved) - call(for_utility, *inputs, heads)).max() > 1e-3
+    )
     changed = eqx.tree_at(lambda h: h.bias, heads, heads.bias.at[1, 0].add(1.0))
     assert np.abs(call(for_mixer, *inputs, changed) - call(for_mixer, *inputs, heads)).max() > 1e-4
 
@@ -209,17 +242,29 @@ def test_the_utility_knows_whose_policy_is_whose_and_the_mixer_does_not(team_fac
 def test_the_order_of_an_agents_actions_does_not_reach_its_embeddings(team_factored, batch, heads):
     inputs = (batch.now.obs, batch.action, batch.now.state)
     turned = jax.tree.map(lambda w: w.at[1].set(w[1][..., ::-1]), heads)
-    np.testing.assert_allclose(call(team_factored, *inputs, turned), call(team_factored, *inputs, heads), atol=1e-4)
+    np.testing.assert_allclose(
+        call(team_factored, *inputs, turned), call(team_factored, *inputs, heads), atol=1e-4
+    )
     torn = eqx.tree_at(lambda h: h.bias, heads, heads.bias[:, ::-1])
-    assert np.abs(call(team_factored, *inputs, torn) - call(team_factored, *inputs, heads)).max() > 1e-4
+    assert (
+        np.abs(call(team_factored, *inputs, torn) - call(team_factored, *inputs, heads)).max()
+        > 1e-4
+    )
 
 
 @pytest.mark.parametrize("place", [(0, 0, 0), (1, 3, 0), (2, 7, 1)])
-def test_every_weight_and_bias_of_a_policy_reaches_the_factored_value(team_factored, batch, heads, place):
+def test_every_weight_and_bias_of_a_policy_reaches_the_factored_value(
+    team_factored, batch, heads, place
+):
     agent, feature, action = place
     inputs = (batch.now.obs, batch.action, batch.now.state)
     for changed in (
         eqx.tree_at(lambda h: h.weight, heads, heads.weight.at[agent, feature, action].add(1.0)),
         eqx.tree_at(lambda h: h.bias, heads, heads.bias.at[agent, action].add(1.0)),
     ):
-        assert np.abs(call(team_factored, *inputs, changed) - call(team_factored, *inputs, heads)).max() > 1e-4
+        assert (
+            np.abs(
+                call(team_factored, *inputs, changed) - call(team_factored, *inputs, heads)
+            ).max()
+            > 1e-4
+        )

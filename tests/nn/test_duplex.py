@@ -23,7 +23,11 @@ def inputs():
     """Utilities, action, observations and states of 5 times 2 steps."""
     random = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(random.normal(size=(5, 2, *shape)), jnp.float32)
-    return draw(3), jnp.asarray(random.integers(0, 4, (5, 2, 3)), jnp.int32), Timestep(draw(3, 2), draw(7))
+    return (
+        draw(3),
+        jnp.asarray(random.integers(0, 4, (5, 2, 3)), jnp.int32),
+        Timestep(draw(3, 2), draw(7)),
+    )
 
 
 def doubles(*arrays):
@@ -55,7 +59,9 @@ def test_attention_equals_its_equations(name, inputs, scramble, reference):
     make = jax.jit(lambda key: Attention(SPEC, 2, 5, 6, unit_size, **kind, key=key))
     net = scramble(make(jax.random.key(0)), 1, 0.5)
     found = jax.jit(lambda net: net(utilities, steps))(net)
-    expected = reference_duplex.attention(reference.doubles(net), *doubles(utilities, steps.obs, steps.state))
+    expected = reference_duplex.attention(
+        reference.doubles(net), *doubles(utilities, steps.obs, steps.state)
+    )
     for one, two in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
     assert (found[0] > 0).all() and found[0].std() > 0.1
@@ -64,7 +70,9 @@ def test_attention_equals_its_equations(name, inputs, scramble, reference):
 
 
 def test_attention_needs_a_state_that_holds_all_agents():
-    with pytest.raises(ValueError, match="unit_size=3: 3 agents need 9 entries of the state, which has 7"):
+    with pytest.raises(
+        ValueError, match="unit_size=3: 3 agents need 9 entries of the state, which has 7"
+    ):
         Attention(SPEC, 2, 5, 6, 3, weighted_heads=False, nonlinear=False, key=jax.random.key(0))
 
 
@@ -72,12 +80,15 @@ def test_the_plain_transformation_equals_its_equations(inputs, scramble, referen
     utilities, _, steps = inputs
     net = scramble(jax.jit(lambda key: Positive(SPEC, 6, key=key))(jax.random.key(0)), 1, 0.5)
     found = jax.jit(lambda net: net(utilities, steps))(net)
-    for one, two in zip(found, reference_duplex.positive(reference.doubles(net), *doubles(steps.state)), strict=True):
+    for one, two in zip(
+        found, reference_duplex.positive(reference.doubles(net), *doubles(steps.state)), strict=True
+    ):
         np.testing.assert_allclose(one, np.broadcast_to(two, one.shape), rtol=1e-4, atol=1e-5)
 
 
 def test_dueling_by_hand_and_where_its_gradient_goes():
-    """2 + 3 (1 - 2) + 5 + 0.5 (4 - 5): by q only the plain sum moves it, by v nothing, by lambda the advantages."""
+    """2 + 3 (1 - 2) + 5 + 0.5 (4 - 5): by q only the plain sum moves it, by v nothing, by lambda
+    the advantages."""
     q, v, weight = jnp.array([1.0, 4.0]), jnp.array([2.0, 5.0]), jnp.array([3.0, 0.5])
     assert dueling(q, v, weight) == 2 - 3 + 5 - 0.5
     assert dueling(q, v, jnp.ones(2)) == q.sum()

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.nn.messages import InformedNet, Messenger, deliver, with_told
+from comarl.nn.messages import MessageConditionedNet, Messenger, deliver, concat_messages
 from comarl.nn.recurrent import input_size
 from comarl.ops.distributions import noise_of_steps
 from comarl.types import EnvSpec
@@ -32,16 +32,20 @@ def changed(one, other):
 def test_each_agent_is_told_all_messages_to_it_in_the_senders_order():
     sent = jnp.arange(AGENTS * AGENTS * SIZE, dtype=jnp.float32).reshape(AGENTS, AGENTS, SIZE)
     for i in range(AGENTS):
-        np.testing.assert_array_equal(deliver(sent)[i], np.concatenate([sent[j, i] for j in range(AGENTS)]))
+        np.testing.assert_array_equal(
+            deliver(sent)[i], np.concatenate([sent[j, i] for j in range(AGENTS)])
+        )
     to_all = sent[:, :1]
     for i in range(AGENTS):
-        np.testing.assert_array_equal(deliver(to_all)[i], np.concatenate([sent[j, 0] for j in range(AGENTS)]))
+        np.testing.assert_array_equal(
+            deliver(to_all)[i], np.concatenate([sent[j, 0] for j in range(AGENTS)])
+        )
 
 
 def test_a_message_from_j_to_i_changes_what_i_makes_of_it_and_nothing_else(x):
-    net = InformedNet(SPEC, 4, AGENTS * SIZE, key=jax.random.key(2))
+    net = MessageConditionedNet(SPEC, 4, AGENTS * SIZE, key=jax.random.key(2))
     sent = jax.random.normal(jax.random.key(3), (TIME, AGENTS, AGENTS, SIZE))
-    value = jax.jit(lambda sent: net.unroll(with_told(x, deliver(sent))))
+    value = jax.jit(lambda sent: net.unroll(concat_messages(x, deliver(sent))))
     for j in range(AGENTS):
         for i in range(AGENTS):
             other = sent.at[:, j, i].add(1.0)
@@ -49,14 +53,17 @@ def test_a_message_from_j_to_i_changes_what_i_makes_of_it_and_nothing_else(x):
             assert changed(value(sent), value(other)) == [k == i for k in range(AGENTS)]
 
 
-@pytest.mark.parametrize(("routing", "recurrent"), [("pairwise", False), ("broadcast", False), ("broadcast", True)])
+@pytest.mark.parametrize(
+    ("routing", "recurrent"), [("pairwise", False), ("broadcast", False), ("broadcast", True)]
+)
 def test_what_one_agent_sees_changes_its_messages_to_all_and_no_others(routing, recurrent, x):
     messenger = make(routing, recurrent)
     say = jax.jit(lambda x: messenger(x, jax.random.key(4), 1.0))
     before, after = say(x), say(x.at[:, 1].add(1.0))
     assert before.mean.shape == (TIME, AGENTS, AGENTS if routing == "pairwise" else 1, SIZE)
     differs = np.asarray(before.told != after.told).reshape(TIME, AGENTS, AGENTS, SIZE).any((0, 3))
-    np.testing.assert_array_equal(differs, np.tile([False, True, False], (AGENTS, 1)))  # [receiver, sender]
+    # [receiver, sender]
+    np.testing.assert_array_equal(differs, np.tile([False, True, False], (AGENTS, 1)))
     same = [np.array_equal(before.told[:, 0], before.told[:, i]) for i in (1, 2)]
     assert same == [routing == "broadcast"] * 2
 
@@ -72,7 +79,9 @@ def test_noise_is_standard_normal_new_at_each_step_and_does_not_depend_on_the_pa
     noise = np.asarray(noise_of_steps(jax.random.key(0), (200, AGENTS, AGENTS, SIZE)))
     assert abs(noise.mean()) < 0.06 and abs(noise.std() - 1.0) < 0.05
     assert len(np.unique(noise)) > 0.99 * noise.size
-    np.testing.assert_array_equal(noise[:7], noise_of_steps(jax.random.key(0), (7, AGENTS, AGENTS, SIZE)))
+    np.testing.assert_array_equal(
+        noise[:7], noise_of_steps(jax.random.key(0), (7, AGENTS, AGENTS, SIZE))
+    )
 
 
 def test_messages_are_their_mean_and_noise_of_the_spread(x):
@@ -93,9 +102,13 @@ def test_the_bottleneck_is_its_equation(routing, x, reference, scramble):
     for t in range(TIME):
         expected = 0.0
         for i in range(AGENTS):
-            told = [np.float64(sent[t, j, i if routing == "pairwise" else 0]) for j in range(AGENTS)]
+            told = [
+                np.float64(sent[t, j, i if routing == "pairwise" else 0]) for j in range(AGENTS)
+            ]
             logits = reference.mlp(
-                reference.doubles(messenger.posterior), np.concatenate([np.float64(x[t, i]), *told]), reference.relu
+                reference.doubles(messenger.posterior),
+                np.concatenate([np.float64(x[t, i]), *told]),
+                reference.relu,
             )
             expected += np.log(np.exp(logits).sum()) - logits[label[t, i]]
         expected += 0.3 * sum(m**2 / 2 for m in mean[t].flat)
@@ -117,9 +130,20 @@ def test_messages_learn_what_lets_others_predict_an_agents_action():
         gradient = jax.grad(loss)(messenger, key)
         return jax.tree.map(lambda p, g: p - 0.3 * g, messenger, gradient), None
 
-    learnt = jax.jit(lambda m: jax.lax.scan(fall, m, jax.random.split(jax.random.key(5), 1000))[0])(make("pairwise"))
-    evaluate = jax.jit(lambda m, x, k: jax.nn.log_softmax(m.posterior(with_told(x, m(x, k, 1.0).told))))
-    likely = np.exp(np.take_along_axis(evaluate(learnt, x, jax.random.key(6)), label[..., None], -1))[:, 1]
+    learnt = jax.jit(lambda m: jax.lax.scan(fall, m, jax.random.split(jax.random.key(5), 1000))[0])(
+        make("pairwise")
+    )
+    evaluate = jax.jit(
+        lambda m, x, k: jax.nn.log_softmax(m.posterior(concat_messages(x, m(x, k, 1.0).told)))
+    )
+    likely = np.exp(
+        np.take_along_axis(evaluate(learnt, x, jax.random.key(6)), label[..., None], -1)
+    )[:, 1]
     assert likely.mean() > 0.85
     gone = eqx.tree_at(lambda m: m.head, learnt, jax.tree.map(jnp.zeros_like, learnt.head))
-    assert np.exp(np.take_along_axis(evaluate(gone, x, jax.random.key(6)), label[..., None], -1))[:, 1].mean() < 0.7
+    assert (
+        np.exp(np.take_along_axis(evaluate(gone, x, jax.random.key(6)), label[..., None], -1))[
+            :, 1
+        ].mean()
+        < 0.7
+    )

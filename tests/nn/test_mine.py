@@ -31,11 +31,15 @@ def branches(reference, mine, state, z):
     return layer(second, layer(first, state)), layer(only, z)
 
 
-def test_a_score_is_the_dot_product_of_a_states_and_a_representations_branch(mine, batch, reference):
+def test_a_score_is_the_dot_product_of_a_states_and_a_representations_branch(
+    mine, batch, reference
+):
     state, z = batch
     f, g = branches(reference, mine, state, z[:, 0])
     expected = [[sum(f[m] * g[k]) for k in range(BATCH)] for m in range(BATCH)]
-    np.testing.assert_allclose(jax.jit(lambda m, *x: m(*x))(mine, state, z[:, 0]), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        jax.jit(lambda m, *x: m(*x))(mine, state, z[:, 0]), expected, atol=1e-4
+    )
 
 
 def test_the_scores_of_a_team_are_those_of_its_agents_each_on_its_own(mine, batch, reference):

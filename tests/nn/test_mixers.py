@@ -19,7 +19,9 @@ def make(mixing, hypernet=HYPERNET):
 def batch():
     """Utilities and states, large enough that elu bends and weights change their sign."""
     random = np.random.default_rng(0)
-    return tuple(jnp.asarray(2.0 * random.normal(size=(BATCH, n)), jnp.float32) for n in (AGENTS, STATE))
+    return tuple(
+        jnp.asarray(2.0 * random.normal(size=(BATCH, n)), jnp.float32) for n in (AGENTS, STATE)
+    )
 
 
 @jax.jit
@@ -53,7 +55,9 @@ def test_a_mixer_equals_its_equation_weight_by_weight(batch, scramble, reference
     sign = np.abs if mixing == "monotonic" else lambda w: w
     found = mix(mixer, *batch)
     mixer = reference.doubles(mixer)
-    expected = [in_numpy(mixer, np.float64(q), np.float64(s), sign) for q, s in zip(*batch, strict=True)]
+    expected = [
+        in_numpy(mixer, np.float64(q), np.float64(s), sign) for q, s in zip(*batch, strict=True)
+    ]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -82,7 +86,9 @@ def test_each_agents_best_action_is_the_best_joint_action(scramble, mixing):
 
 def test_a_sum_is_the_sum_whatever_the_state(batch):
     utilities, state = batch
-    np.testing.assert_allclose(mix(make("sum"), utilities, state), np.asarray(utilities).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(
+        mix(make("sum"), utilities, state), np.asarray(utilities).sum(1), rtol=1e-5
+    )
     assert isinstance(make("sum"), Sum) and not jax.tree.leaves(make("sum"))
 
 

@@ -8,7 +8,8 @@ from comarl.nn.mlp import MLP, LayerNorm, Linear, Torso, leaky_relu
 
 def test_layer_norm_divides_by_the_unbiased_deviation_plus_epsilon(scramble):
     norm = scramble(LayerNorm(4), seed=0)
-    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32) * 1e-5  # so small that epsilon matters
+    # So small that epsilon matters
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32) * 1e-5
     expected = np.zeros_like(x)
     for row in range(3):
         mean = sum(x[row]) / 4
@@ -19,12 +20,16 @@ def test_layer_norm_divides_by_the_unbiased_deviation_plus_epsilon(scramble):
 
 def test_layer_norm_by_hand():
     """(1, 3): mean 2, unbiased deviation sqrt(2)."""
-    np.testing.assert_allclose(LayerNorm(2)(jnp.array([1.0, 3.0])), [-(0.5**0.5), 0.5**0.5], rtol=1e-5)
+    np.testing.assert_allclose(
+        LayerNorm(2)(jnp.array([1.0, 3.0])), [-(0.5**0.5), 0.5**0.5], rtol=1e-5
+    )
 
 
 def test_layer_norm_of_equal_features_has_a_finite_gradient():
     norm = LayerNorm(4)
-    value, gradient = jax.value_and_grad(lambda x: (norm(x) * jnp.arange(4.0)).sum())(jnp.full(4, 3.0))
+    value, gradient = jax.value_and_grad(lambda x: (norm(x) * jnp.arange(4.0)).sum())(
+        jnp.full(4, 3.0)
+    )
     assert value == 0 and np.isfinite(gradient).all()
 
 
@@ -50,7 +55,10 @@ def test_a_linear_layer_is_x_times_weight_plus_bias_for_any_leading_axes():
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_an_mlp_equals_its_equations_layer_by_layer(reference, scramble, layer_norm):
-    mlp = scramble(MLP((5, 7, 6, 2), activation=leaky_relu, layer_norm=layer_norm, key=jax.random.key(1)), seed=1)
+    mlp = scramble(
+        MLP((5, 7, 6, 2), activation=leaky_relu, layer_norm=layer_norm, key=jax.random.key(1)),
+        seed=1,
+    )
     x = np.random.default_rng(2).normal(size=(9, 5))
     found = jax.jit(lambda m, x: m(x))(mlp, jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(found, reference.mlp(reference.doubles(mlp), x), atol=2e-5)
@@ -62,11 +70,15 @@ def test_a_torso_activates_its_last_layer_too():
 
 
 def test_leaky_relu_has_slope_one_hundredth_below_zero():
-    np.testing.assert_allclose(leaky_relu(jnp.array([-2.0, 0.0, 3.0])), [-0.02, 0.0, 3.0], rtol=1e-6)
+    np.testing.assert_allclose(
+        leaky_relu(jnp.array([-2.0, 0.0, 3.0])), [-0.02, 0.0, 3.0], rtol=1e-6
+    )
 
 
 def test_only_the_output_of_an_mlp_is_scaled_down():
-    make = lambda scale: MLP((4, 50, 3), activation=leaky_relu, output_scale=scale, key=jax.random.key(0))
+    make = lambda scale: MLP(
+        (4, 50, 3), activation=leaky_relu, output_scale=scale, key=jax.random.key(0)
+    )
     full, tenth = make(1.0), make(0.1)
     np.testing.assert_array_equal(full.torso.layers[0].weight, tenth.torso.layers[0].weight)
     np.testing.assert_allclose(full.output.weight, 10 * np.asarray(tenth.output.weight), rtol=1e-5)

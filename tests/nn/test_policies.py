@@ -4,14 +4,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.nn.policies import choose, encode, explore_with_noise, make_encoders, make_heads, smooth_target
+from comarl.nn.policies import (
+    choose,
+    encode,
+    explore_with_noise,
+    make_encoders,
+    make_heads,
+    smooth_target,
+)
 
 FEATURES = 8
 
 
 @pytest.fixture(scope="module")
 def encoders(spec, scramble):
-    return scramble(jax.jit(lambda k: make_encoders(spec, (16, FEATURES), True, k))(jax.random.key(0)), seed=0)
+    return scramble(
+        jax.jit(lambda k: make_encoders(spec, (16, FEATURES), True, k))(jax.random.key(0)), seed=0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +35,9 @@ def act(spec):
 
 def test_actions_equal_their_equations(act, encoders, heads, make_batch, spec, reference):
     obs = make_batch(spec, 7).now.obs
-    expected = reference.actions(reference.doubles(encoders), reference.doubles(heads), np.asarray(obs), spec)
+    expected = reference.actions(
+        reference.doubles(encoders), reference.doubles(heads), np.asarray(obs), spec
+    )
     np.testing.assert_allclose(act(encoders, heads, obs), expected, atol=1e-5)
 
 
@@ -98,7 +109,9 @@ def test_target_smoothing_clips_the_noise_and_then_the_action(spec):
     free = noise[:, [0, 2], [0, 1]]
     clipped = np.clip(0.2 * np.random.default_rng(0).normal(size=100_000), -0.3, 0.3)
     np.testing.assert_allclose(free.std(0), clipped.std(), atol=0.01)
-    assert np.mean(np.isclose(np.abs(free), 0.3)) == pytest.approx(np.mean(np.abs(clipped) == 0.3), abs=0.02)
+    assert np.mean(np.isclose(np.abs(free), 0.3)) == pytest.approx(
+        np.mean(np.abs(clipped) == 0.3), abs=0.02
+    )
     assert abs(np.corrcoef(free.T)[0, 1]) < 0.08
 
 

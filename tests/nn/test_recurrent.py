@@ -1,4 +1,5 @@
-"""The recurrent encoder against PyTorch's equations in NumPy, and its gradient against that of a plain scan."""
+"""The recurrent encoder against PyTorch's equations in NumPy, and its gradient against that of a
+plain scan."""
 
 import equinox as eqx
 import jax
@@ -28,9 +29,15 @@ def sigmoid(x):
 
 
 def torch_gru_cell(gru, x, h):
-    """torch.nn.GRUCell's documentation, agent by agent, where W_i, b_i take the input and W_h, b_h the memory."""
+    """torch.nn.GRUCell's documentation, agent by agent, where W_i, b_i take the input and W_h, b_h
+    the memory."""
     after = np.zeros_like(h)
-    w_i, b_i, w_h, b_h = gru.from_input.weight, gru.from_input.bias, gru.from_memory.weight, gru.from_memory.bias
+    w_i, b_i, w_h, b_h = (
+        gru.from_input.weight,
+        gru.from_input.bias,
+        gru.from_memory.weight,
+        gru.from_memory.bias,
+    )
     for agent in range(len(h)):
         r = sigmoid(x[agent] @ w_i[0] + b_i[0] + h[agent] @ w_h[0] + b_h[0])
         z = sigmoid(x[agent] @ w_i[1] + b_i[1] + h[agent] @ w_h[1] + b_h[1])
@@ -68,7 +75,9 @@ def unrolled(encoder, inputs):
     return jax.jit(lambda encoder, x: encoder.unroll(x))(encoder, inputs)
 
 
-def test_the_encoder_is_a_linear_layer_a_relu_and_pytorchs_gru(encoder, inputs, unrolled, reference):
+def test_the_encoder_is_a_linear_layer_a_relu_and_pytorchs_gru(
+    encoder, inputs, unrolled, reference
+):
     network = reference.doubles(encoder)
     h = np.zeros((AGENTS, HIDDEN))
     for t in range(TIME):
@@ -78,12 +87,17 @@ def test_the_encoder_is_a_linear_layer_a_relu_and_pytorchs_gru(encoder, inputs, 
 
 
 def test_a_gru_of_one_unit_by_hand():
-    """Input gates 0, 1, 2; memory weights 1, 2, 3 and no biases: from nothing to h = (1 - s(1)) tanh(2), and on."""
+    """Input gates 0, 1, 2; memory weights 1, 2, 3 and no biases: from nothing to h = (1 - s(1))
+    tanh(2), and on."""
     weights = GatedLinear(1, 1, key=jax.random.key(0))
     weights = eqx.tree_at(
-        lambda w: (w.weight, w.bias), weights, (jnp.array([[[1.0]], [[2.0]], [[3.0]]]), jnp.zeros((3, 1)))
+        lambda w: (w.weight, w.bias),
+        weights,
+        (jnp.array([[[1.0]], [[2.0]], [[3.0]]]), jnp.zeros((3, 1))),
     )
-    found = gru_unroll(weights, Gates(*(jnp.full((2, 1, 1), x) for x in (0.0, 1.0, 2.0))), jnp.ones(2))
+    found = gru_unroll(
+        weights, Gates(*(jnp.full((2, 1, 1), x) for x in (0.0, 1.0, 2.0))), jnp.ones(2)
+    )
     first = (1 - sigmoid(1.0)) * np.tanh(2.0)
     r, z = sigmoid(first), sigmoid(1 + 2 * first)
     second = (1 - z) * np.tanh(2 + r * 3 * first) + z * first
@@ -98,15 +112,20 @@ def test_unrolling_equals_step_after_step(encoder, inputs, unrolled):
         np.testing.assert_allclose(memory, unrolled[t], atol=1e-6)
 
 
-def test_agents_do_not_see_each_other_and_the_past_does_not_see_the_future(encoder, inputs, unrolled):
+def test_agents_do_not_see_each_other_and_the_past_does_not_see_the_future(
+    encoder, inputs, unrolled
+):
     changed = jax.jit(lambda encoder, x: encoder.unroll(x))(encoder, inputs.at[2, 1].add(1.0))
     differs = (np.asarray(changed) != np.asarray(unrolled)).any(-1)
-    np.testing.assert_array_equal(differs, (np.arange(TIME) >= 2)[:, None] & (np.arange(AGENTS) == 1))
+    np.testing.assert_array_equal(
+        differs, (np.arange(TIME) >= 2)[:, None] & (np.arange(AGENTS) == 1)
+    )
 
 
 @pytest.fixture(scope="module")
 def gradients(scramble):
-    """By both ways: of a loss that weighs every memory differently, by all weights, biases and inputs."""
+    """By both ways: of a loss that weighs every memory differently, by all weights, biases and
+    inputs."""
     random = np.random.default_rng(2)
     draw = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
     weights = scramble(GatedLinear(HIDDEN, HIDDEN, key=jax.random.key(3)), seed=3)
@@ -166,7 +185,9 @@ def test_sequences_behind_one_another_know_nothing_of_each_other(encoder, inputs
     starts = jnp.arange(TIME) == 2
     both = jax.jit(lambda encoder, x: encoder.unroll(x, starts))(encoder, inputs)
     np.testing.assert_array_equal(both[:2], unrolled[:2])
-    np.testing.assert_allclose(both[2:], jax.jit(lambda e, x: e.unroll(x))(encoder, inputs[2:]), atol=1e-6)
+    np.testing.assert_allclose(
+        both[2:], jax.jit(lambda e, x: e.unroll(x))(encoder, inputs[2:]), atol=1e-6
+    )
     assert not np.allclose(both[2:], unrolled[2:], atol=1e-3)
     by_inputs = jax.jit(jax.grad(lambda x: jnp.square(encoder.unroll(x, starts)[2:]).sum()))(inputs)
     assert not by_inputs[:2].any() and by_inputs[2:].any()

@@ -1,4 +1,5 @@
-"""Critics of each agent against their equations, agent by agent in float64, and what attention promises."""
+"""Critics of each agent against their equations, agent by agent in float64, and what attention
+promises."""
 
 import dataclasses
 import itertools
@@ -13,7 +14,8 @@ from comarl.nn.values import Seen, make_values, see, see_actions
 from comarl.types import EnvSpec
 
 HIDDEN, HEADS = (6, 5), 2
-FORMS = (("mlp", False), ("mlp", True), ("split", False), ("split", True), ("attention", False))  # which are shared
+# Which are shared
+FORMS = (("mlp", False), ("mlp", True), ("split", False), ("split", True), ("attention", False))
 
 
 @jax.jit
@@ -23,9 +25,12 @@ def call(values, *inputs):
 
 @pytest.fixture(scope="module")
 def ends(make_batch, spec):
-    """What is seen, what is done, and what each agent might do instead; padding is garbage at first."""
+    """What is seen, what is done, and what each agent might do instead; padding is garbage at
+    first."""
     batch, other = make_batch(spec, 4), make_batch(spec, 4, seed=1)
-    garbage = dataclasses.replace(batch.now, obs=jnp.where(batch.now.obs == 0.0, 7.0, batch.now.obs))
+    garbage = dataclasses.replace(
+        batch.now, obs=jnp.where(batch.now.obs == 0.0, 7.0, batch.now.obs)
+    )
     action = jnp.where(spec.action_mask > 0, batch.action, 7.0)
     return see(garbage, spec), see_actions(action, spec), see_actions(other.action, spec)
 
@@ -36,7 +41,9 @@ class Written:
 
     def net(self, stack, i, x):
         if self.share:
-            return self.reference.mlp(self.reference.part(stack.networks, 0), x, self.reference.relu)
+            return self.reference.mlp(
+                self.reference.part(stack.networks, 0), x, self.reference.relu
+            )
         return self.reference.mlp(self.reference.part(stack.networks, i), x, self.reference.relu)
 
     def told(self, i, x):
@@ -49,21 +56,32 @@ class Written:
         return self.net(values.networks, i, self.told(i, np.hstack(real)))[:, 0]
 
     def units(self, obs, action):
-        return obs if action is None else [np.hstack([o, a]) for o, a in zip(obs, action, strict=True)]
+        return (
+            obs if action is None else [np.hstack([o, a]) for o, a in zip(obs, action, strict=True)]
+        )
 
     def split(self, values, i, obs, action):
         units = self.units(obs, action)
         others = np.hstack([units[j] for j in range(3) if j != i])
-        first = [self.net(values.own, i, self.told(i, units[i])), self.net(values.others, i, others)]
+        first = [
+            self.net(values.own, i, self.told(i, units[i])),
+            self.net(values.others, i, others),
+        ]
         return self.net(values.networks, i, np.maximum(np.hstack(first), 0.0))[:, 0]
 
     def attention(self, values, i, obs, action):
         leaky, torso = self.reference.leaky_relu, self.reference.torso
         e = [torso(values.encoder, unit, leaky) for unit in self.units(obs, action)]
-        query, heard, width = torso(values.looker, obs[i], leaky) @ values.queries, [], HIDDEN[0] // HEADS
+        query, heard, width = (
+            torso(values.looker, obs[i], leaky) @ values.queries,
+            [],
+            HIDDEN[0] // HEADS,
+        )
         for b, h in itertools.product(range(len(obs[i])), range(HEADS)):
             part, others = slice(h * width, (h + 1) * width), [j for j in range(3) if j != i]
-            scores = [np.exp(query[b, part] @ (e[j][b] @ values.keys)[part] / width**0.5) for j in others]
+            scores = [
+                np.exp(query[b, part] @ (e[j][b] @ values.keys)[part] / width**0.5) for j in others
+            ]
             spoken = [torso(values.values, e[j][b], leaky)[part] for j in others]
             heard.append(sum(s * v for s, v in zip(scores, spoken, strict=True)) / sum(scores))
         together = np.hstack([e[i], np.reshape(heard, (len(obs[i]), -1))])
@@ -81,16 +99,21 @@ def test_each_form_equals_its_equations(form, acts, share, spec, reference, ends
     written = getattr(Written(spec, reference, share), form)
     cases = [((action,) if acts else (), lambda i: done)]
     if acts:
-        cases.append(((action, own), lambda i: [instead[j] if j == i else done[j] for j in range(3)]))
+        cases.append(
+            ((action, own), lambda i: [instead[j] if j == i else done[j] for j in range(3)])
+        )
     for given, joint in cases:
         expected = [written(doubles, i, obs, joint(i)) for i in range(3)]
         np.testing.assert_allclose(call(values, seen, *given), expected, atol=2e-5)
 
 
 def test_attention_has_no_order_of_agents_and_a_size_that_does_not_grow(scramble):
-    """Shuffled agents have the same values in their new places; an agent alone moved keeps its own."""
+    """Shuffled agents have the same values in their new places; an agent alone moved keeps its
+    own."""
     sizes = lambda n: EnvSpec(n, 3, 5, 2, discrete=False, horizon=1)
-    make = lambda n: make_values("attention", sizes(n), HIDDEN, acts=True, heads=HEADS, key=jax.random.key(0))
+    make = lambda n: make_values(
+        "attention", sizes(n), HIDDEN, acts=True, heads=HEADS, key=jax.random.key(0)
+    )
     shapes = [[leaf.shape for leaf in jax.tree.leaves(make(n))] for n in (2, 9)]
     assert shapes[0] == shapes[1]
     values, random = scramble(make(5), 0, 0.4), np.random.default_rng(0)
@@ -107,20 +130,29 @@ def test_one_agent_alone_needs_no_attention():
     spec = EnvSpec(1, 3, 3, 2, discrete=False, horizon=1)
     for form in ("split", "attention"):
         values = make_values(form, spec, HIDDEN, acts=True, heads=HEADS, key=jax.random.key(0))
-        assert np.isfinite(call(values, Seen(jnp.ones((1, 4, 3)), jnp.ones((4, 3))), jnp.ones((1, 4, 2)))).all()
+        assert np.isfinite(
+            call(values, Seen(jnp.ones((1, 4, 3)), jnp.ones((4, 3))), jnp.ones((1, 4, 2)))
+        ).all()
 
 
 @pytest.mark.parametrize("form", ["mlp", "split", "attention"])
 def test_through_own_actions_alone_gradients_pass_to_who_does_them(form, spec, ends, scramble):
     seen, action, own = ends
-    values = scramble(make_values(form, spec, HIDDEN, acts=True, heads=HEADS, key=jax.random.key(0)), 0, 0.4)
-    slopes = jax.jit(jax.jacrev(lambda own: values(seen, action, own)))(own)  # [i, batch, j, batch, action]
+    values = scramble(
+        make_values(form, spec, HIDDEN, acts=True, heads=HEADS, key=jax.random.key(0)), 0, 0.4
+    )
+    # [i, batch, j, batch, action]
+    slopes = jax.jit(jax.jacrev(lambda own: values(seen, action, own)))(own)
     slopes = np.abs(slopes).sum(axis=(1, 3, 4))
     assert np.all((slopes > 0) == np.eye(3, dtype=bool))
 
 
 def test_what_does_not_fit_together_is_refused():
-    with pytest.raises(ValueError, match="critic_sees='state' of Vm3Ac: a critic 'split' sees what each agent sees"):
+    with pytest.raises(
+        ValueError, match="critic_sees='state' of Vm3Ac: a critic 'split' sees what each agent sees"
+    ):
         Vm3Ac(critic="split", critic_sees="state")
-    with pytest.raises(ValueError, match=r"attention_heads=3 of Vm3Ac must divide hidden\[0\], 128"):
+    with pytest.raises(
+        ValueError, match=r"attention_heads=3 of Vm3Ac must divide hidden\[0\], 128"
+    ):
         Vm3Ac(critic="attention", attention_heads=3)

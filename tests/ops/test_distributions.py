@@ -7,9 +7,13 @@ from comarl.ops.distributions import straight_through_gumbel, straight_through_s
 
 DRAWS = 20_000
 LOGITS = jnp.array([[0.5, 2.0, -1.0, 1.0], [0.0, 0.3, -2.0, -1.0], [40.0, 0.0, 0.0, 0.0]])
-AVAILABLE = jnp.array([[True, False, True, True], [True, True, True, True], [False, True, True, False]])
+AVAILABLE = jnp.array(
+    [[True, False, True, True], [True, True, True, True], [False, True, True, False]]
+)
 KEYS = jax.random.split(jax.random.key(0), DRAWS)
-draw_all = jax.jit(lambda available: jax.vmap(lambda key: straight_through_gumbel(LOGITS, available, key))(KEYS))
+draw_all = jax.jit(
+    lambda available: jax.vmap(lambda key: straight_through_gumbel(LOGITS, available, key))(KEYS)
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +58,27 @@ def test_the_gradient_is_that_of_the_relaxed_draw():
 
 def test_the_draws_of_an_episodes_steps_do_not_depend_on_what_follows():
     logits = jnp.asarray(np.random.default_rng(5).normal(size=(3, 6, 2, 4)), jnp.float32)
-    available = jnp.asarray(np.random.default_rng(6).random((3, 6, 2, 4)) < 0.7).at[..., 0].set(True)
-    draw = lambda t: np.asarray(straight_through_steps(logits[:, :t], available[:, :t], jax.random.key(0)))
+    available = (
+        jnp.asarray(np.random.default_rng(6).random((3, 6, 2, 4)) < 0.7).at[..., 0].set(True)
+    )
+    draw = lambda t: np.asarray(
+        straight_through_steps(logits[:, :t], available[:, :t], jax.random.key(0))
+    )
     whole, short = draw(6), draw(4)
     np.testing.assert_array_equal(whole[:, :4], short)
     assert (
-        np.isin(whole, (0.0, 1.0)).all() and (whole.sum(-1) == 1).all() and not (whole * ~np.asarray(available)).any()
+        np.isin(whole, (0.0, 1.0)).all()
+        and (whole.sum(-1) == 1).all()
+        and not (whole * ~np.asarray(available)).any()
     )
     # Steps, episodes and agents draw on their own.
-    same = straight_through_steps(jnp.zeros((30, 20, 2, 4)), jnp.ones((30, 20, 2, 4), bool), jax.random.key(1))
+    same = straight_through_steps(
+        jnp.zeros((30, 20, 2, 4)), jnp.ones((30, 20, 2, 4), bool), jax.random.key(1)
+    )
     chosen = np.asarray(same).argmax(-1)
-    for one, two in ((chosen[1:], chosen[:-1]), (chosen[:, 1:], chosen[:, :-1]), (chosen[..., 0], chosen[..., 1])):
+    for one, two in (
+        (chosen[1:], chosen[:-1]),
+        (chosen[:, 1:], chosen[:, :-1]),
+        (chosen[..., 0], chosen[..., 1]),
+    ):
         assert abs((one == two).mean() - 0.25) < 0.08

@@ -9,7 +9,8 @@ from comarl.ops.exploration import epsilon_greedy, epsilon_softmax, greedy, line
 
 DRAWS = 20_000
 SCORES = jnp.array([[0.5, 2.0, -1.0, 1.0], [0.0, -3.0, -2.0, -1.0]])
-AVAILABLE = jnp.array([[True, False, True, True], [False, True, False, True]])  # the best of both is not
+# The best of both is not
+AVAILABLE = jnp.array([[True, False, True, True], [False, True, False, True]])
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +21,13 @@ def frequencies():
     def counts(choose, available, epsilon):
         keys = jax.random.split(jax.random.key(0), DRAWS)
         actions = jax.vmap(lambda key: choose(SCORES, available, epsilon, key))(keys)
-        return jax.nn.one_hot(actions, 4).mean(0), jax.nn.one_hot(4 * actions[:, 0] + actions[:, 1], 16).mean(0)
+        return jax.nn.one_hot(actions, 4).mean(0), jax.nn.one_hot(
+            4 * actions[:, 0] + actions[:, 1], 16
+        ).mean(0)
 
-    return lambda choose, available, epsilon: jax.device_get(counts(choose, available, jnp.float32(epsilon)))
+    return lambda choose, available, epsilon: jax.device_get(
+        counts(choose, available, jnp.float32(epsilon))
+    )
 
 
 def assert_drawn_from(found, probabilities):
@@ -34,7 +39,9 @@ def assert_drawn_from(found, probabilities):
 
 def test_a_linear_schedule_falls_from_start_to_end_and_stays_there():
     at = lambda now, steps=100: float(linear(1.0, 0.2, steps, jnp.int32(now)))
-    np.testing.assert_allclose([at(0), at(25), at(50), at(100), at(10**9)], [1.0, 0.8, 0.6, 0.2, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(
+        [at(0), at(25), at(50), at(100), at(10**9)], [1.0, 0.8, 0.6, 0.2, 0.2], rtol=1e-6
+    )
     np.testing.assert_allclose([at(0, steps=0), at(1, steps=0)], [1.0, 0.2], rtol=1e-6)
     np.testing.assert_allclose(float(linear(0.0, 1.0, 4, jnp.int32(3))), 0.75)
 
@@ -69,7 +76,9 @@ def test_epsilon_greedy_without_a_mask_counts_all_actions_as_available(frequenci
     assert_drawn_from(marginal, [[0.1, 0.7, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1]])
 
 
-@pytest.mark.parametrize(("epsilon", "chances"), [(0.0, (0.0, 0.0, 0.0, 1.0)), (1.0, (1 / 3, 0.0, 1 / 3, 1 / 3))])
+@pytest.mark.parametrize(
+    ("epsilon", "chances"), [(0.0, (0.0, 0.0, 0.0, 1.0)), (1.0, (1 / 3, 0.0, 1 / 3, 1 / 3))]
+)
 def test_epsilon_0_is_greedy_and_epsilon_1_is_uniform(frequencies, epsilon, chances):
     assert_drawn_from(frequencies(epsilon_greedy, AVAILABLE, epsilon)[0][0], chances)
 

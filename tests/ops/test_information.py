@@ -13,7 +13,8 @@ def test_the_gap_equals_a_double_loop(reference):
 
 
 def test_the_gap_by_hand():
-    """Row 0: mismatched log(1 + 3) - log 2, matched log 2 - log(1 + 1/2); row 1: 0 and log 2 - log(1 + 4)."""
+    """Row 0: mismatched log(1 + 3) - log 2, matched log 2 - log(1 + 1/2); row 1: 0 and log 2 -
+    log(1 + 4)."""
     scores = jnp.log(jnp.array([[2.0, 3.0], [1.0, 0.25]]))
     expected = [np.log(4 / 2) - np.log(2 / 1.5), np.log(2 / 2) - np.log(2 / 5)]
     np.testing.assert_allclose(jensen_shannon_gap(scores), expected, rtol=1e-5)
@@ -29,7 +30,9 @@ def test_scores_that_tell_pairs_apart_have_a_negative_gap_bounded_by_two_log_two
 
 
 def test_the_gap_stays_finite_at_extreme_scores():
-    value, gradient = jax.value_and_grad(lambda s: jensen_shannon_gap(s).mean())(jnp.full((3, 3), 1e4))
+    value, gradient = jax.value_and_grad(lambda s: jensen_shannon_gap(s).mean())(
+        jnp.full((3, 3), 1e4)
+    )
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
@@ -46,7 +49,9 @@ def test_value_weights_of_equal_values_are_finite():
 def test_weights_of_what_a_mask_leaves_out_are_0_and_it_has_no_part_in_the_scale():
     values = jnp.array([[3.0, -1.0, 900.0], [-900.0, 1.0, 7.0]])
     mask = jnp.array([[True, True, False], [False, True, True]])
-    np.testing.assert_allclose(value_weights(values, mask), [[0.5, 0.0, 0.0], [0.0, 0.25, 1.0]], atol=1e-6)
+    np.testing.assert_allclose(
+        value_weights(values, mask), [[0.5, 0.0, 0.0], [0.0, 0.25, 1.0]], atol=1e-6
+    )
 
 
 def test_weights_under_a_mask_of_equal_values_or_of_nothing_are_finite():
@@ -56,11 +61,12 @@ def test_weights_under_a_mask_of_equal_values_or_of_nothing_are_finite():
 
 
 def test_a_teams_gap_by_hand():
-    """Three episodes, of which the second is over, of two agents. exp(scores) are written down, sp is log(1 + .).
+    """Three episodes, of which the second is over, of two agents. exp(scores) are written down, sp
+    is log(1 + .).
 
-    Of state 0 the only counterexamples are the agents of episode 2: mean(log 4, log 8) - log 2; its own agents match
-    it at log 2 - log(1 + 1/1) and log 2 - log(1 + 1/4). What its own or the dead episode's agents score elsewhere
-    is no matter.
+    Of state 0 the only counterexamples are the agents of episode 2: mean(log 4, log 8) - log 2; its
+    own agents match it at log 2 - log(1 + 1/1) and log 2 - log(1 + 1/4). What its own or the dead
+    episode's agents score elsewhere is no matter.
     """
     e = np.full((3, 3, 2), 1e9)
     e[0, 2], e[0, 0] = (3, 7), (1, 4)
@@ -96,6 +102,15 @@ def test_agents_of_one_episode_are_no_counterexamples_to_each_other():
 
 def test_the_last_live_episode_has_no_gap_and_what_is_over_gets_no_gradient():
     scores = jnp.asarray(np.random.default_rng(3).normal(size=(3, 3, 2)), jnp.float32)
-    np.testing.assert_array_equal(team_gaps(scores, jnp.array([False, True, False])), np.zeros((3, 2)))
-    slope = jax.grad(lambda s: team_gaps(s, jnp.array([True, True, False])).sum())(scores.at[2].set(1e30))
-    assert np.isfinite(slope).all() and not slope[2].any() and not slope[:, 2].any() and slope[:2, :2].all()
+    np.testing.assert_array_equal(
+        team_gaps(scores, jnp.array([False, True, False])), np.zeros((3, 2))
+    )
+    slope = jax.grad(lambda s: team_gaps(s, jnp.array([True, True, False])).sum())(
+        scores.at[2].set(1e30)
+    )
+    assert (
+        np.isfinite(slope).all()
+        and not slope[2].any()
+        and not slope[:, 2].any()
+        and slope[:2, :2].all()
+    )

@@ -23,12 +23,16 @@ def test_descending_takes_the_steps_of_adam():
     expected = np.array([1.0, -2.0]) + adam_in_numpy(gradients, 0.1, 1e-3)
     np.testing.assert_allclose(learner.value, expected, rtol=1e-5)
     second = np.array([1.0, -2.0]) + adam_in_numpy(gradients[:1], 0.1, 1e-3)
-    np.testing.assert_allclose(loss, (gradients[1] * second).sum(), rtol=1e-5)  # the loss before the step
+    # The loss before the step
+    np.testing.assert_allclose(loss, (gradients[1] * second).sum(), rtol=1e-5)
 
 
 def test_rmsprop_takes_the_steps_of_pytorchs():
-    """The second moment starts at 0 and is not corrected for that; epsilon is added outside the root."""
-    learner = Learner.create(jnp.array([1.0, -2.0]), RmsProp(0.1, max_grad_norm=0.0, decay=0.9, epsilon=1e-2))
+    """The second moment starts at 0 and is not corrected for that; epsilon is added outside the
+    root."""
+    learner = Learner.create(
+        jnp.array([1.0, -2.0]), RmsProp(0.1, max_grad_norm=0.0, decay=0.9, epsilon=1e-2)
+    )
     descend = jax.jit(lambda learner, w: learner.descend(lambda x: (w * x).sum()))
     expected, v = np.array([1.0, -2.0]), 0.0
     for gradient in (np.array([3.0, -0.005]), np.array([1.0, 0.02])):
@@ -39,7 +43,8 @@ def test_rmsprop_takes_the_steps_of_pytorchs():
 
 
 def test_a_long_gradient_is_scaled_down_to_the_largest_norm():
-    """With a large epsilon Adam's step shows the gradient: (30, 40) becomes (0.6, 0.8), as a whole."""
+    """With a large epsilon Adam's step shows the gradient: (30, 40) becomes (0.6, 0.8), as a
+    whole."""
     for gradient, seen in (((30.0, 40.0), (0.6, 0.8)), ((0.3, 0.4), (0.3, 0.4))):
         tree = {"a": jnp.array(gradient[0]), "b": jnp.array(gradient[1])}
         optimiser = Adam(1.0, max_grad_norm=1.0, epsilon=1.0)

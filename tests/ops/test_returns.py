@@ -1,4 +1,5 @@
-"""TD(lambda) returns against the forward view, summed up term by term, for every way in which an episode ends."""
+"""TD(lambda) returns against the forward view, summed up term by term, for every way in which an
+episode ends."""
 
 import functools
 import itertools
@@ -15,13 +16,14 @@ ENDINGS = ("terminated", "truncated early", "truncated at the horizon")
 
 
 @functools.partial(jax.jit, static_argnums=4)
-def returns(reward, discount, next_value, mask, trace):
-    one = functools.partial(lambda_returns, trace=trace)
+def returns(reward, discount, next_value, mask, td_lambda):
+    one = functools.partial(lambda_returns, td_lambda=td_lambda)
     return jax.vmap(one)(reward, discount, next_value, mask)
 
 
-def forward_view(reward, discount, next_value, trace):
-    """Sutton & Barto (2018), Eq. 12.3 of an episode without padding: every n-step return and its weight in the sum."""
+def forward_view(reward, discount, next_value, td_lambda):
+    """Sutton & Barto (2018), Eq. 12.3 of an episode without padding: every n-step return and its
+    weight in the sum."""
     length, result = len(reward), []
     for t in range(length):
         n_step = []  # returns that take n rewards, then the value of what they led to
@@ -31,14 +33,17 @@ def forward_view(reward, discount, next_value, trace):
                 total += factor * reward[k]
                 factor *= discount[k]
             n_step.append(total + factor * next_value[t + n - 1])
-        weights = [(1 - trace) * trace**n for n in range(len(n_step) - 1)] + [trace ** (len(n_step) - 1)]
+        weights = [(1 - td_lambda) * td_lambda**n for n in range(len(n_step) - 1)] + [
+            trace ** (len(n_step) - 1)
+        ]
         result.append(sum(w * g for w, g in zip(weights, n_step, strict=True)))
     return result
 
 
 @pytest.fixture(scope="module")
 def episodes():
-    """Twenty of each ending; the discount differs from step to step. What is masked is not a number."""
+    """Twenty of each ending; the discount differs from step to step. What is masked is not a
+    number."""
     random = np.random.default_rng(0)
     size, rows = (60, HORIZON), []
     reward, next_value = random.normal(size=size), random.normal(size=size)
@@ -53,13 +58,17 @@ def episodes():
     return reward, discount, next_value, mask, rows
 
 
-@pytest.mark.parametrize("trace", [0.0, 0.4, 0.9, 1.0])
-def test_lambda_returns_are_the_weighted_sum_of_all_n_step_returns(episodes, trace):
+@pytest.mark.parametrize("td_lambda", [0.0, 0.4, 0.9, 1.0])
+def test_lambda_returns_are_the_weighted_sum_of_all_n_step_returns(episodes, td_lambda):
     *arrays, mask, rows = episodes
-    found = np.asarray(returns(*(jnp.asarray(x, jnp.float32) for x in arrays), jnp.asarray(mask), trace))
+    found = np.asarray(
+        returns(*(jnp.asarray(x, jnp.float32) for x in arrays), jnp.asarray(mask), td_lambda)
+    )
     for i, (ending, length) in enumerate(rows):
-        expected = forward_view(*(x[i, :length] for x in arrays), trace)
-        np.testing.assert_allclose(found[i, :length], expected, atol=1e-5, err_msg=f"{ending} after {length}")
+        expected = forward_view(*(x[i, :length] for x in arrays), td_lambda)
+        np.testing.assert_allclose(
+            found[i, :length], expected, atol=1e-5, err_msg=f"{ending} after {length}"
+        )
 
 
 @pytest.mark.parametrize("garbage", [1e30, np.nan, np.inf])
@@ -72,7 +81,8 @@ def test_what_stands_after_the_end_does_not_matter(episodes, garbage):
 
 
 def test_trace_zero_looks_one_step_ahead_and_trace_one_to_the_end():
-    """Rewards 1, 2, 4; discounts 1/2, 1/2, 1/4; values 10, 20, 40 of what follows; padded by two steps."""
+    """Rewards 1, 2, 4; discounts 1/2, 1/2, 1/4; values 10, 20, 40 of what follows; padded by two
+    steps."""
     pad = lambda *x: jnp.array([[*x, 1e9, 1e9]])
     arrays = pad(1.0, 2.0, 4.0), pad(0.5, 0.5, 0.25), pad(10.0, 20.0, 40.0), jnp.arange(5)[None] < 3
     np.testing.assert_allclose(returns(*arrays, 0.0)[0, :3], [6.0, 12.0, 14.0])
@@ -83,7 +93,12 @@ def test_trace_zero_looks_one_step_ahead_and_trace_one_to_the_end():
 
 
 def test_no_value_follows_termination():
-    arrays = jnp.ones((1, 2)), jnp.array([[0.5, 0.0]]), jnp.array([[7.0, 1e9]]), jnp.ones((1, 2), bool)
+    arrays = (
+        jnp.ones((1, 2)),
+        jnp.array([[0.5, 0.0]]),
+        jnp.array([[7.0, 1e9]]),
+        jnp.ones((1, 2), bool),
+    )
     np.testing.assert_allclose(returns(*arrays, 1.0)[0], [1.5, 1.0])
 
 

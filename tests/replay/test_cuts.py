@@ -22,9 +22,16 @@ LENGTHS, TERMINATED = (2, 3, 3, 1), (0, 2)
 
 
 def test_a_cut_keeps_the_first_steps_and_the_timestep_after_them():
-    batch = dataclasses.replace(make_episodes(SPEC, LENGTHS, TERMINATED), metrics={"won": jnp.ones(4)})
+    batch = dataclasses.replace(
+        make_episodes(SPEC, LENGTHS, TERMINATED), metrics={"won": jnp.ones(4)}
+    )
     short = batch.cut(3)
-    assert short.timesteps.obs.shape == (4, 4, 2, 3) and short.timesteps.available.shape == (4, 4, 2, 3)
+    assert short.timesteps.obs.shape == (4, 4, 2, 3) and short.timesteps.available.shape == (
+        4,
+        4,
+        2,
+        3,
+    )
     for name in ("action", "reward", "terminated", "mask"):
         np.testing.assert_array_equal(getattr(short, name), getattr(batch, name)[:, :3])
     np.testing.assert_array_equal(short.timesteps.state, batch.timesteps.state[:, :4])
@@ -36,7 +43,8 @@ LONG = dataclasses.replace(SPEC, horizon=42)  # quarters end at 11, 21, 32 and 4
 
 
 @pytest.mark.parametrize(
-    ("longest", "kept"), [(1, 11), (11, 11), (12, 21), (21, 21), (22, 32), (32, 32), (33, 42), (42, 42)]
+    ("longest", "kept"),
+    [(1, 11), (11, 11), (12, 21), (21, 21), (22, 32), (32, 32), (33, 42), (42, 42)],
 )
 def test_the_first_cut_that_holds_every_step_is_taken(longest, kept):
     batch = make_episodes(LONG, (1, longest, 1))
@@ -60,11 +68,15 @@ def test_transitions_and_short_episodes_are_not_cut():
         batch = make_episodes(SPEC, (1, 6))
         assert same(batch) is batch
         stacked = jax.tree.map(lambda x: jnp.stack([x, x]), batch)
-        np.testing.assert_array_equal(which_cut(algorithm, spec, stacked, jnp.arange(3)), np.zeros((2, 3)))
+        np.testing.assert_array_equal(
+            which_cut(algorithm, spec, stacked, jnp.arange(3)), np.zeros((2, 3))
+        )
     assert len(cuts(RaceFacmac(), dataclasses.replace(SPEC, horizon=32))) == 4
 
 
-@pytest.mark.parametrize(("filled", "kept"), [(1, 2), (2, 2), (3, 3), (4, 4), (5, 6), (6, 6), (7, 8), (8, 8)])
+@pytest.mark.parametrize(
+    ("filled", "kept"), [(1, 2), (2, 2), (3, 3), (4, 4), (5, 6), (6, 6), (7, 8), (8, 8)]
+)
 def test_packed_episodes_are_cut_to_the_rows_that_they_fill(filled, kept):
     """A quarter, a third, a half, three quarters, or all of eight."""
     batch = make_episodes(LONG, (LONG.horizon,) * filled + (0,) * (8 - filled))

@@ -32,7 +32,8 @@ def sample(ring, state, spec, key):
 
 
 def make_episodes(lengths, spec=SPEC, *, first=1, garbage=0.0, seed=0) -> Episode:
-    """One per length, 0 for one that was not played; its number, from `first` on, is in every one of its rewards.
+    """One per length, 0 for one that was not played; its number, from `first` on, is in every one
+    of its rewards.
 
     What comes after an end is garbage, and so is all of an episode that was not played.
     """
@@ -54,10 +55,14 @@ def make_episodes(lengths, spec=SPEC, *, first=1, garbage=0.0, seed=0) -> Episod
         action = random.uniform(-1, 1, (teams, HORIZON, 2, 2)).astype(np.float32)
     available = random.random((teams, HORIZON + 1, 2, 3)) < 0.5
     number = np.zeros((teams, HORIZON), np.float32) + np.arange(first, first + teams)[:, None]
-    terminated = (np.arange(1, HORIZON + 1) == np.array(lengths)[:, None]) & (random.random((teams, 1)) < 0.5)
+    terminated = (np.arange(1, HORIZON + 1) == np.array(lengths)[:, None]) & (
+        random.random((teams, 1)) < 0.5
+    )
     return Episode(
         memory=jnp.ones((teams, 7)),  # the replay starts every episode anew
-        timesteps=Timestep(spoil(obs, seen), spoil(state, seen), spoil(available, seen) if spec.discrete else None),
+        timesteps=Timestep(
+            spoil(obs, seen), spoil(state, seen), spoil(available, seen) if spec.discrete else None
+        ),
         action=spoil(action, mask),
         reward=spoil(number, mask),
         terminated=spoil(terminated, mask),
@@ -73,7 +78,10 @@ def rows(episodes: Episode) -> dict[int, list]:
     """Each episode's leaves, by its number."""
     assert episodes.memory == ()
     leaves = jax.tree.leaves(episodes)
-    return {number: [np.asarray(leaf[i]) for leaf in leaves] for i, number in enumerate(numbers(episodes))}
+    return {
+        number: [np.asarray(leaf[i]) for leaf in leaves]
+        for i, number in enumerate(numbers(episodes))
+    }
 
 
 def assert_same(batch: Episode, played: Episode, which: list[int], atol: float = 0.0) -> None:
@@ -85,7 +93,9 @@ def assert_same(batch: Episode, played: Episode, which: list[int], atol: float =
             np.testing.assert_allclose(leaf, other, atol=atol, rtol=0)
 
 
-@pytest.mark.parametrize("spec", [SPEC, FROM_STATE, CONTINUOUS], ids=["plain", "from-state", "continuous"])
+@pytest.mark.parametrize(
+    "spec", [SPEC, FROM_STATE, CONTINUOUS], ids=["plain", "from-state", "continuous"]
+)
 def test_what_goes_in_comes_out(spec, key):
     ring, played = EpisodeRing(4, 4), make_episodes([3, 5, 1, 4], spec)
     state = add(ring, ring.init(spec), played, spec)
@@ -96,7 +106,8 @@ def test_what_goes_in_comes_out(spec, key):
 def test_what_stands_after_an_end_and_what_was_not_played_leave_no_trace(storage, bits):
     ring = EpisodeRing(6, 4, storage)
     clean, dirty = (
-        add(ring, ring.init(SPEC), make_episodes([3, 0, 5, 1, 0, 4], garbage=x), SPEC) for x in (0.0, np.nan)
+        add(ring, ring.init(SPEC), make_episodes([3, 0, 5, 1, 0, 4], garbage=x), SPEC)
+        for x in (0.0, np.nan)
     )
     assert bits(dirty) == bits(clean)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(dirty))
@@ -110,7 +121,8 @@ def test_episodes_that_were_not_played_are_never_drawn(key):
 
 
 def test_the_oldest_are_overwritten(key):
-    """Seven rounds of three, of which one sometimes was not played; the ring wraps in the middle of a round."""
+    """Seven rounds of three, of which one sometimes was not played; the ring wraps in the middle of
+    a round."""
     ring, random, held, first = EpisodeRing(5, 1), np.random.default_rng(1), [], 1
     state, whole = ring.init(SPEC), EpisodeRing(5, 5)
     for _ in range(7):
@@ -150,7 +162,8 @@ def test_every_episode_and_every_place_in_a_batch_is_as_likely(draws):
     counts = np.stack([np.bincount(draws[:, place], minlength=8) for place in range(3)])
     assert counts[:, 0].sum() == 0 and counts.shape[1] == 8
     chi_square = ((counts[:, 1:] - 1000) ** 2 / 1000).sum(1)
-    assert (chi_square < 24).all() and chi_square.min() > 0.3  # 6 degrees of freedom: 1 in 2000 on either side
+    # 6 degrees of freedom: 1 in 2000 on either side
+    assert (chi_square < 24).all() and chi_square.min() > 0.3
     pairs = np.unique(np.sort(draws, axis=1) @ np.array([100, 10, 1]), return_counts=True)[1]
     assert len(pairs) == 35  # all sets of three, each about 200 times
     assert 12 < ((pairs - 200) ** 2 / 200).sum() < 66  # 34 degrees of freedom
@@ -158,7 +171,9 @@ def test_every_episode_and_every_place_in_a_batch_is_as_likely(draws):
 
 def test_seeds_keep_apart_when_the_ring_is_mapped(bits):
     ring = EpisodeRing(5, 2)
-    both = jax.tree.map(lambda *x: jnp.stack(x), make_episodes([1, 0, 3]), make_episodes([2, 5, 4], seed=1))
+    both = jax.tree.map(
+        lambda *x: jnp.stack(x), make_episodes([1, 0, 3]), make_episodes([2, 5, 4], seed=1)
+    )
     start = jax.tree.map(lambda x: jnp.stack([x, x]), ring.init(SPEC))
     mapped = jax.jit(jax.vmap(lambda s, e: ring.add(s, e, SPEC)))(start, both)
     for seed in range(2):
@@ -193,7 +208,8 @@ def test_a_replay_keeps_no_observations_that_are_parts_of_the_state():
     assert kept.obs is None and num_bytes(kept.state) == 100 * 6 * 4 * 4
 
 
-# Of numbers up to 3 a half keeps 11 bits, so they are off by 2 ** -10 at most; a byte is off by half of 5 / 255.
+# Of numbers up to 3 a half keeps 11 bits, so they are off by 2 ** -10 at most; a byte is off by
+# half of 5 / 255.
 PRECISION = {"full": 0.0, "half": 2.0**-10, "byte": 2.51 / 255}
 
 
@@ -206,8 +222,12 @@ def test_numbers_come_back_within_the_precision_of_their_storage(storage, spec, 
     exact = ("action", "reward", "terminated", "mask")
     order = np.array(numbers(batch)) - 1
     for name in exact:
-        np.testing.assert_array_equal(getattr(batch, name), np.asarray(getattr(played, name))[order])
-    np.testing.assert_array_equal(batch.timesteps.available, np.asarray(played.timesteps.available)[order])
+        np.testing.assert_array_equal(
+            getattr(batch, name), np.asarray(getattr(played, name))[order]
+        )
+    np.testing.assert_array_equal(
+        batch.timesteps.available, np.asarray(played.timesteps.available)[order]
+    )
 
 
 def test_the_ends_of_a_declared_range_are_kept_exactly_and_what_is_beyond_as_the_ends():
@@ -225,13 +245,16 @@ def test_bits_are_kept_exactly_in_a_byte():
 
 
 def test_what_qmix_learns_from_a_smaller_replay_is_almost_the_same(key):
-    """Values and targets of the same draw, of utilities and their sum: a mixer takes long to compile."""
+    """Values and targets of the same draw, of utilities and their sum: a mixer takes long to
+    compile."""
     qmix, played, found = Qmix(hidden=8, mixing="sum"), make_episodes([3, 5, 1, 4]), {}
 
     @jax.jit
     def values(batch):
         agent = qmix.init(SPEC, key)
-        return jax.vmap(lambda episode: qmix.values(agent.learner.value, agent.target, episode))(batch)
+        return jax.vmap(lambda episode: qmix.values(agent.learner.value, agent.target, episode))(
+            batch
+        )
 
     for storage in PRECISION:
         ring = EpisodeRing(6, 4, storage)
@@ -246,7 +269,10 @@ def test_what_qmix_learns_from_a_smaller_replay_is_almost_the_same(key):
 def test_discrete_actions_take_a_byte_each_and_more_than_256_of_them_four(key):
     many = dataclasses.replace(SPEC, action_size=257)
     for spec, size in ((SPEC, 1), (many, 4)):
-        assert num_bytes(jax.eval_shape(lambda s=spec: EpisodeRing(1, 1).init(s)).kept.action) == 5 * 2 * size
+        assert (
+            num_bytes(jax.eval_shape(lambda s=spec: EpisodeRing(1, 1).init(s)).kept.action)
+            == 5 * 2 * size
+        )
     most = dataclasses.replace(SPEC, action_size=256)
     played = make_episodes([5])
     played = dataclasses.replace(
@@ -272,7 +298,10 @@ def with_latents(episodes: Episode, length=3) -> Episode:
 
 @pytest.mark.parametrize("storage", ["full", "half", "byte"])
 def test_a_latent_comes_back_with_its_own_episode_and_in_full(storage, key):
-    ring, played = EpisodeRing(3, 3, storage, latent=3), with_latents(make_episodes([3, 0, 5, 1, 4]))
+    ring, played = (
+        EpisodeRing(3, 3, storage, latent=3),
+        with_latents(make_episodes([3, 0, 5, 1, 4])),
+    )
     batch = sample(ring, add(ring, ring.init(SPEC), played, SPEC), SPEC, key)
     assert sorted(numbers(batch)) == [3, 4, 5]  # of five one was not played and one is overwritten
     for number, latent in zip(numbers(batch), batch.memory.latent, strict=True):
@@ -280,7 +309,10 @@ def test_a_latent_comes_back_with_its_own_episode_and_in_full(storage, key):
 
 
 def test_of_a_memory_nothing_but_the_latent_is_kept():
-    plain, kept = (num_bytes(jax.eval_shape(lambda n=n: EpisodeRing(100, 1, latent=n).init(SPEC))) for n in (0, 7))
+    plain, kept = (
+        num_bytes(jax.eval_shape(lambda n=n: EpisodeRing(100, 1, latent=n).init(SPEC)))
+        for n in (0, 7)
+    )
     assert kept - plain == 100 * 7 * 4
 
     class Memory(eqx.Module):
@@ -304,7 +336,9 @@ def test_cutting_a_batch_leaves_its_latents(key):
 
 
 def test_a_batch_larger_than_the_replay_is_refused():
-    with pytest.raises(ValueError, match=r"replay\.batch_size 33: it must be at most the capacity, 32 episodes"):
+    with pytest.raises(
+        ValueError, match=r"replay\.batch_size 33: it must be at most the capacity, 32 episodes"
+    ):
         EpisodeRing(32, 33)
 
 
@@ -316,7 +350,10 @@ def test_a_replay_of_nothing_is_refused(name):
 
 def test_a_latent_that_policies_do_not_have_is_refused():
     ring = EpisodeRing(2, 1, latent=3)
-    with pytest.raises(ValueError, match=r"replay\.latent 3: it must be 0, because these policies have no such vector"):
+    with pytest.raises(
+        ValueError,
+        match=r"replay\.latent 3: it must be 0, because these policies have no such vector",
+    ):
         ring.add(ring.init(SPEC), make_episodes([2]), SPEC)
 
 
@@ -326,7 +363,10 @@ def test_a_replay_that_cannot_hold_one_round_is_refused():
         spec = SPEC
 
     run = Run(Qmix(replay=EpisodeRing(7, 2), parallel_envs=8), Task())
-    with pytest.raises(ValueError, match=r"replay\.capacity 7 is less than one round of 8 episode.* must be 8 or more"):
+    with pytest.raises(
+        ValueError,
+        match=r"replay\.capacity 7 is less than one round of 8 episode.* must be 8 or more",
+    ):
         check_memory(run)
 
 
@@ -363,7 +403,9 @@ def test_the_recent_are_all_there_are_while_there_are_few():
 
 def test_episodes_of_both_draws_come_back_as_they_were_and_can_be_cut():
     played = make_episodes([3, 2, 1, 3])
-    batch = sample(TWO_DRAWS, add(TWO_DRAWS, TWO_DRAWS.init(SPEC), played, SPEC), SPEC, jax.random.key(0))
+    batch = sample(
+        TWO_DRAWS, add(TWO_DRAWS, TWO_DRAWS.init(SPEC), played, SPEC), SPEC, jax.random.key(0)
+    )
     for b, number in enumerate(numbers(batch)):
         whole = dataclasses.replace(played, memory=())
         for leaf, other in zip(*map(jax.tree.leaves, (batch, whole)), strict=True):
@@ -371,7 +413,9 @@ def test_episodes_of_both_draws_come_back_as_they_were_and_can_be_cut():
     assert batch.cut(3).reward.shape == (5, 3) and batch.cut(3).timesteps.obs.shape[:2] == (5, 4)
 
 
-@pytest.mark.parametrize("sizes", [dict(recent=7), dict(recent=2, recent_batch=3), dict(recent_batch=0)])
+@pytest.mark.parametrize(
+    "sizes", [dict(recent=7), dict(recent=2, recent_batch=3), dict(recent_batch=0)]
+)
 def test_what_is_recent_must_fit_into_the_ring_and_its_draw_into_what_is_recent(sizes):
     with pytest.raises(ValueError, match="recent"):
         RecentAndOld(6, 3, **{**dict(recent=3, recent_batch=2), **sizes})

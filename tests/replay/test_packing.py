@@ -12,14 +12,22 @@ SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=10)
 
 
 def episodes_in(row):
-    """Each episode of one row, as (timesteps, actions, rewards, terminated) of the steps that took place."""
+    """Each episode of one row, as (timesteps, actions, rewards, terminated) of the steps that took
+    place."""
     starts, mask = np.asarray(row.starts), np.asarray(row.mask)
     found = []
     for begin in np.flatnonzero(starts[:-1] & mask):
         length = int(np.argmin(np.append(mask[begin:], False)))
         steps = slice(begin, begin + length)
-        seen = jax.tree.map(lambda x, steps=steps: np.asarray(x[steps.start : steps.stop + 1]), row.timesteps)
-        parts = (*jax.tree.leaves(seen), row.action[steps], row.reward[steps], row.terminated[steps])
+        seen = jax.tree.map(
+            lambda x, steps=steps: np.asarray(x[steps.start : steps.stop + 1]), row.timesteps
+        )
+        parts = (
+            *jax.tree.leaves(seen),
+            row.action[steps],
+            row.reward[steps],
+            row.terminated[steps],
+        )
         found.append(tuple(np.asarray(x).tobytes() for x in parts))
     return found
 
@@ -38,12 +46,15 @@ def test_every_episode_is_there_once_with_every_step_and_what_followed_it(length
     packed = jax.jit(pack)(batch)
     assert all_in(packed) == all_in(batch) and len(all_in(batch)) == len(lengths)
     assert packed.mask.shape == batch.mask.shape
-    assert not np.asarray(packed.reward)[~np.asarray(packed.mask)].any(), "what did not take place earns nothing"
+    assert not np.asarray(packed.reward)[~np.asarray(packed.mask)].any(), (
+        "what did not take place earns nothing"
+    )
 
 
 @pytest.mark.parametrize(("lengths", "rows"), list(zip(LENGTHS, [1, 3, 4, 4, 2], strict=True)))
 def test_the_longest_take_the_first_row_that_has_room(lengths, rows):
-    """By hand: an episode takes one slot more than it has steps, of 11. So 8 and 1, 7 and 2 ... fill a row each."""
+    """By hand: an episode takes one slot more than it has steps, of 11. So 8 and 1, 7 and 2 ...
+    fill a row each."""
     packed = jax.jit(pack)(make_episodes(SPEC, lengths))
     filled = np.asarray(packed.mask).any(axis=1)
     assert filled.sum() == rows and filled[:rows].all()

@@ -24,7 +24,8 @@ def sample(ring, state, spec, key):
 
 
 class Tape:
-    """Makes episodes whose every row carries its own number, and remembers rows in a plain list, newest last."""
+    """Makes episodes whose every row carries its own number, and remembers rows in a plain list,
+    newest last."""
 
     def __init__(self, spec, capacity: int, seed: int = 0):
         self.spec, self.capacity = spec, capacity
@@ -33,11 +34,16 @@ class Tape:
         self.count = 0  # numbers handed out
 
     def episodes(self, lengths, garbage: float = np.nan, horizon: int = HORIZON) -> Episode:
-        """One episode per length; 0 is one that was masked from its start. What is masked is garbage."""
+        """One episode per length; 0 is one that was masked from its start. What is masked is
+        garbage."""
         spec, teams = self.spec, len(lengths)
         state = np.full((teams, horizon + 1, spec.state_size), garbage)
         obs = np.full((teams, horizon + 1, spec.num_agents, spec.obs_size), garbage)
-        shape = (teams, horizon, spec.num_agents) if spec.discrete else (teams, horizon, spec.num_agents, 2)
+        shape = (
+            (teams, horizon, spec.num_agents)
+            if spec.discrete
+            else (teams, horizon, spec.num_agents, 2)
+        )
         action = np.full(shape, 77) if spec.discrete else np.full(shape, garbage)
         reward, terminated = np.full((teams, horizon), garbage), np.ones((teams, horizon), bool)
         mask = np.zeros((teams, horizon), bool)
@@ -50,7 +56,10 @@ class Tape:
                     mask[team, t], reward[team, t] = True, -self.count
                     action[team, t] = self.count % 5 if spec.discrete else self.count / 1024
                     terminated[team, t] = t == length - 1 and self.random.random() < 0.5
-                    row |= {"action": action[team, t].flat[0], "terminated": bool(terminated[team, t])}
+                    row |= {
+                        "action": action[team, t].flat[0],
+                        "terminated": bool(terminated[team, t]),
+                    }
                 self.rows.append(row)
         as_array = lambda x, dtype=jnp.float32: jnp.asarray(x, dtype)
         return Episode(
@@ -63,7 +72,8 @@ class Tape:
         )
 
     def held(self) -> dict[int, tuple]:
-        """The transitions that the newest `capacity` rows make: number of the state -> what belongs to it."""
+        """The transitions that the newest `capacity` rows make: number of the state -> what belongs
+        to it."""
         rows = self.rows[-self.capacity :]
         return {
             row["state"]: (row["state"] + 1, -row["state"], row["action"], row["terminated"])
@@ -108,7 +118,9 @@ def test_every_transition_comes_back_with_its_own_next_state(played, spec, key):
 
 def test_draws_are_uniform_over_the_transitions_held(played, spec, key):
     ring, _, state = played
-    draws = np.concatenate([sample(ring, state, spec, k).now.state[:, 0] for k in jax.random.split(key, 5)])
+    draws = np.concatenate(
+        [sample(ring, state, spec, k).now.state[:, 0] for k in jax.random.split(key, 5)]
+    )
     counts = np.unique(draws, return_counts=True)[1]
     expected = len(draws) / 18
     chi_square = ((counts - expected) ** 2 / expected).sum()
@@ -121,7 +133,9 @@ def test_draws_stay_uniform_after_the_ring_has_wrapped(spec, key):
     state = ring.init(spec)
     for lengths in ([10, 10, 10, 10], [1, 7, 0, 3], [4, 4, 1, 1]):
         state = add(ring, state, tape.episodes(lengths), spec)
-    draws = np.concatenate([sample(ring, state, spec, k).now.state[:, 0] for k in jax.random.split(key, 5)])
+    draws = np.concatenate(
+        [sample(ring, state, spec, k).now.state[:, 0] for k in jax.random.split(key, 5)]
+    )
     counts = np.unique(draws, return_counts=True)[1]
     expected = len(draws) / len(tape.held())
     assert len(counts) == len(tape.held())
@@ -180,7 +194,8 @@ def test_what_is_masked_does_not_matter(spec, bits):
 
 
 def test_a_truncated_step_keeps_its_true_next_state_and_is_not_terminated(spec, key):
-    """An episode cut by the horizon, one that the task ended in its last step, and one cut early."""
+    """An episode cut by the horizon, one that the task ended in its last step, and one cut
+    early."""
     ring, tape = Ring(50, 4000), Tape(spec, 50)
     episodes = tape.episodes([HORIZON, HORIZON, 4, 2])
     ends = np.zeros((4, HORIZON), bool)
@@ -202,7 +217,8 @@ def test_observations_are_gathered_from_the_state_when_the_spec_says_so(played, 
     batch = sample(ring, state, spec, key)
     np.testing.assert_array_equal(batch.now.obs, spec.observe(batch.now.state))
     np.testing.assert_array_equal(batch.next.obs, spec.observe(batch.next.state))
-    np.testing.assert_array_equal(batch.now.obs[:, 1, 2:], 0.0)  # padding of the agent that sees two numbers
+    # Padding of the agent that sees two numbers
+    np.testing.assert_array_equal(batch.now.obs[:, 1, 2:], 0.0)
     assert np.all(batch.now.obs[:, 1, :2] > 0)
 
 
@@ -213,7 +229,9 @@ def test_observations_are_kept_when_they_are_no_part_of_the_state(with_obs, key)
     batch = sample(ring, state, with_obs, key)
     assert seen(batch) == tape.held()
     for timestep in (batch.now, batch.next):
-        np.testing.assert_array_equal(timestep.obs, np.asarray(timestep.state)[:, :1, None] + np.full((3, 5), 1000.0))
+        np.testing.assert_array_equal(
+            timestep.obs, np.asarray(timestep.state)[:, :1, None] + np.full((3, 5), 1000.0)
+        )
 
 
 def test_discrete_actions_are_kept_as_whole_numbers(spec, key):
@@ -227,9 +245,14 @@ def test_discrete_actions_are_kept_as_whole_numbers(spec, key):
 
 def test_seeds_keep_apart_when_the_ring_is_mapped(spec, key, bits):
     ring = Ring(50, 8)
-    rounds = [Tape(spec, 50, seed=1).episodes([3, 0, 10, 5]), Tape(spec, 50, seed=2).episodes([1, 2, 3, 4])]
+    rounds = [
+        Tape(spec, 50, seed=1).episodes([3, 0, 10, 5]),
+        Tape(spec, 50, seed=2).episodes([1, 2, 3, 4]),
+    ]
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-    both = jax.jit(jax.vmap(lambda s, e: ring.add(s, e, spec)))(stack([ring.init(spec)] * 2), stack(rounds))
+    both = jax.jit(jax.vmap(lambda s, e: ring.add(s, e, spec)))(
+        stack([ring.init(spec)] * 2), stack(rounds)
+    )
     for seed in range(2):
         alone = add(ring, ring.init(spec), rounds[seed], spec)
         assert bits(jax.tree.map(lambda leaf, seed=seed: leaf[seed], both)) == bits(alone)
@@ -252,5 +275,8 @@ def test_each_transition_comes_back_with_the_latent_of_its_episode(spec, key):
     batch = sample(ring, state, spec, key)
     assert seen(batch) == tape.held()
     np.testing.assert_array_equal(batch.latent, [of_state[int(x)] for x in batch.now.state[:, 0]])
-    with pytest.raises(ValueError, match=r"replay\.latent 2: it must be 0, because these policies have no such vector"):
+    with pytest.raises(
+        ValueError,
+        match=r"replay\.latent 2: it must be 0, because these policies have no such vector",
+    ):
         add(ring, state, tape.episodes([1, 1, 1, 1]), spec)

@@ -8,7 +8,8 @@ HOPPER = "mamujoco/Hopper-3x1"
 
 
 def lines_of(seed, evaluations, best_team=None, **metrics):
-    """Records of one seed from {env_steps: returns of its episodes}, with the same metrics at each evaluation."""
+    """Records of one seed from {env_steps: returns of its episodes}, with the same metrics at each
+    evaluation."""
     lines = []
     for place, (env_steps, returns) in enumerate(evaluations.items()):
         line = {
@@ -23,7 +24,17 @@ def lines_of(seed, evaluations, best_team=None, **metrics):
     return lines
 
 
-def battles(folder, seeds, *, rng=0, evaluations=6, population=False, name="qmix", task="smax/3m", **settings):
+def battles(
+    folder,
+    seeds,
+    *,
+    rng=0,
+    evaluations=6,
+    population=False,
+    name="qmix",
+    task="smax/3m",
+    **settings,
+):
     """A run that wins more and more of its 32 battles: what is won returns 2, the rest 0.5."""
     generator, lines = np.random.default_rng(rng), []
     for seed in seeds:
@@ -40,7 +51,12 @@ def battles(folder, seeds, *, rng=0, evaluations=6, population=False, name="qmix
 
 def write_run(folder, lines, name="matd3", task=HOPPER, **settings):
     folder.mkdir()
-    config = {"kind": "Run", "algorithm": {"kind": "Matd3", **settings}, "task_name": task, "seeds": 3}
+    config = {
+        "kind": "Run",
+        "algorithm": {"kind": "Matd3", **settings},
+        "task_name": task,
+        "seeds": 3,
+    }
     (folder / "config.json").write_text(json.dumps(config | {"algorithm_name": name}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
@@ -52,7 +68,9 @@ def noisy_run(folder, seeds, *, rng=0, evaluations=6, best_team=None, **about):
     lines = []
     for seed in seeds:
         steps = np.cumsum(generator.integers(80, 120, evaluations)).tolist()
-        lines += lines_of(seed, {step: generator.normal(step, 9.0, 5).tolist() for step in steps}, best_team)
+        lines += lines_of(
+            seed, {step: generator.normal(step, 9.0, 5).tolist() for step in steps}, best_team
+        )
     return write_run(folder, lines, **about)
 
 

@@ -44,7 +44,8 @@ def runs(tmp_path):
 
 
 def trained(folder, losses, **about):
-    """A run of seeds whose critic's loss was each row of `losses`, None where no update came yet."""
+    """A run of seeds whose critic's loss was each row of `losses`, None where no update came
+    yet."""
     lines = []
     for seed, row in enumerate(losses):
         for place, loss in enumerate(row, start=1):
@@ -94,28 +95,37 @@ def test_a_run_has_its_names_from_its_configuration_and_else_from_its_folder(tmp
     named = write_run(tmp_path / "x", lines_of(0, {1: [1.0]}), name="qmix", task="smax/3m")
     bare = write_run(tmp_path / "y", lines_of(0, {1: [1.0]}))
     (bare / "config.json").unlink()
-    assert [(run.label, run.task) for run in comparison([named, bare])] == [("qmix", "smax/3m"), ("y", "y")]
+    assert [(run.label, run.task) for run in comparison([named, bare])] == [
+        ("qmix", "smax/3m"),
+        ("y", "y"),
+    ]
 
 
 def test_episodes_are_not_counted_as_replications(tmp_path):
-    """Two seeds at 1 and 3, with 100 episodes each that differ by nothing: the interval is that of two numbers."""
+    """Two seeds at 1 and 3, with 100 episodes each that differ by nothing: the interval is that of
+    two numbers."""
     lines = lines_of(0, {10: [1.0] * 100}) + lines_of(1, {10: [3.0] * 100})
     (run,) = comparison([write_run(tmp_path / "x", lines)])
     (row,) = table_rows([run])
     assert row.seeds == 2
     final = row.finals["return"]
     assert final.mean == 2.0
-    assert final.half_interval == pytest.approx(12.7062, rel=1e-5)  # t(0.975, 1) times s / sqrt(2) = 1
+    # T(0.975, 1) times s / sqrt(2) = 1
+    assert final.half_interval == pytest.approx(12.7062, rel=1e-5)
     assert run.on_grid("marl_team")[1].shape == (2, 1)
 
 
 def test_a_seed_with_more_episodes_does_not_weigh_more(tmp_path):
     lines = lines_of(0, {10: [0.0] * 9}) + lines_of(1, {10: [6.0]})
-    assert table_rows(comparison([write_run(tmp_path / "x", lines)]))[0].finals["return"].mean == 3.0
+    assert (
+        table_rows(comparison([write_run(tmp_path / "x", lines)]))[0].finals["return"].mean == 3.0
+    )
 
 
 def test_seeds_of_different_lengths_are_cut_and_interpolated(tmp_path):
-    lines = lines_of(0, {10: [0.0], 20: [10.0], 40: [30.0]}) + lines_of(1, {5: [0.0], 30: [90.0, 110.0]})
+    lines = lines_of(0, {10: [0.0], 20: [10.0], 40: [30.0]}) + lines_of(
+        1, {5: [0.0], 30: [90.0, 110.0]}
+    )
     (run,) = comparison([write_run(tmp_path / "x", lines)])
     grid, values = run.on_grid("marl_team")
     np.testing.assert_array_equal(grid, [10, 20, 30])
@@ -140,7 +150,8 @@ def test_runs_that_differ_only_in_seeds_are_one_and_others_are_told_apart(tmp_pa
     assert (pooled.label, [seed.seed for seed in pooled.seeds]) == ("matd3", [0, 1])
     ablated = noisy_run(tmp_path / "ablated", [0, 1], rng=3, beta=0.0)
     config = json.loads((ablated / "config.json").read_text())
-    (ablated / "config.json").write_text(json.dumps(config | {"steps": 500}))  # a budget is no setting either
+    # A budget is no setting either
+    (ablated / "config.json").write_text(json.dumps(config | {"steps": 500}))
     labels = [(run.label, len(run.seeds)) for run in comparison([one, two, ablated])]
     assert labels == [("matd3 (beta=0.1)", 2), ("matd3 (beta=0.0)", 2)]
 
@@ -155,7 +166,8 @@ def test_a_folder_that_is_named_twice_counts_once(runs):
 
 def test_two_runs_with_one_seed_and_one_curve_are_warned_of(tmp_path):
     one = noisy_run(tmp_path / "one", [0, 1], name="qmix")
-    two = noisy_run(tmp_path / "two", [0, 7], name="vdn")  # the same numbers, of which seed 0 is also the same seed
+    # The same numbers, of which seed 0 is also the same seed
+    two = noisy_run(tmp_path / "two", [0, 7], name="vdn")
     with pytest.warns(
         UserWarning, match=r"one seed 0 and .*two seed 0 have identical curves: seed not varied\?"
     ) as seen:
@@ -172,7 +184,10 @@ def test_two_seeds_of_one_run_with_one_curve_are_warned_of(tmp_path):
 
 def test_seeds_that_all_reach_the_same_constant_are_not_warned_of(tmp_path):
     lines = lines_of(0, {10: [22.0], 20: [22.0]}) + lines_of(1, {10: [22.0], 20: [22.0]})
-    one, other = write_run(tmp_path / "one", lines, name="qmix"), write_run(tmp_path / "other", lines, name="vdn")
+    one, other = (
+        write_run(tmp_path / "one", lines, name="qmix"),
+        write_run(tmp_path / "other", lines, name="vdn"),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         comparison([one, other])
@@ -191,11 +206,16 @@ def test_a_seed_that_was_run_twice_counts_once(tmp_path):
         (None, r"bad: no metrics\.jsonl in it; give the folder of a run"),
         ("", r"bad: no evaluation yet; wait"),
         ('{"seed": 0, "training": {}}\n', r"bad: no evaluation yet; wait"),
-        ('{"seed": 0, "marl_team": [1.0]}\n', r"bad: its metrics\.jsonl is not a run's record .*env_steps"),
+        (
+            '{"seed": 0, "marl_team": [1.0]}\n',
+            r"bad: its metrics\.jsonl is not a run's record .*env_steps",
+        ),
         ("seed 0\n{}\n", r"bad: its metrics\.jsonl is not a run's record .*line 1"),
     ],
 )
-def test_a_folder_without_evaluations_is_one_clear_line_and_nothing_is_written(tmp_path, runs, content, message):
+def test_a_folder_without_evaluations_is_one_clear_line_and_nothing_is_written(
+    tmp_path, runs, content, message
+):
     (tmp_path / "bad").mkdir()
     if content is not None:
         (tmp_path / "bad" / "metrics.jsonl").write_text(content)
@@ -311,7 +331,9 @@ def test_a_run_of_one_evaluation_is_drawn_as_dots(tmp_path, seeds):
 
 def test_runs_that_were_evaluated_once_stand_side_by_side(tmp_path):
     returns = {"one": (1.0, 3.0), "two": (5.0, 9.0)}
-    lines = {name: lines_of(0, {700: [x]}) + lines_of(1, {700: [y]}) for name, (x, y) in returns.items()}
+    lines = {
+        name: lines_of(0, {700: [x]}) + lines_of(1, {700: [y]}) for name, (x, y) in returns.items()
+    }
     runs = comparison([write_run(tmp_path / name, lines[name], name=name) for name in returns])
     (axis,) = drawing.draw(runs).axes
     dots = [
@@ -320,8 +342,13 @@ def test_runs_that_were_evaluated_once_stand_side_by_side(tmp_path):
         if len(line.get_xdata()) == 2
     ]
     assert [y for _, y in dots] == [[1.0, 3.0], [5.0, 9.0]] and dots[0][0] < 0.0 < dots[1][0]
-    assert [container.lines[0].get_ydata().tolist() for container in axis.containers] == [[2.0], [7.0]]
-    assert axis.get_xlabel() == "after 700 environment steps" and axis.get_title(loc="left") == HOPPER
+    assert [container.lines[0].get_ydata().tolist() for container in axis.containers] == [
+        [2.0],
+        [7.0],
+    ]
+    assert (
+        axis.get_xlabel() == "after 700 environment steps" and axis.get_title(loc="left") == HOPPER
+    )
     assert "2 seeds; dots: each seed" in axis.texts[0].get_text()
 
 
@@ -342,7 +369,9 @@ def test_five_algorithms_differ_in_colour_and_in_marker_and_presets_keep_to_thei
     names = ("qmix", "qmix-pymarl2", "vdn", "vdn-pymarl2", "iql")
     styles = drawing.line_styles({name: name for name in names})
     assert (
-        len({style["color"] for style in styles.values()}) == len({style["marker"] for style in styles.values()}) == 5
+        len({style["color"] for style in styles.values()})
+        == len({style["marker"] for style in styles.values()})
+        == 5
     )
     assert drawing.colour_of("qmix") == drawing.colour_of("qmix-pymarl2") == styles["qmix"]["color"]
     battles = ("race-facmac", "merl-facmac", "facmac", "ea-facmac", "qmix")
@@ -371,7 +400,11 @@ assert dict.__eq__(matplotlib.rcParams, before)  # == would choose a backend, wi
 
 def test_the_csv_gives_back_every_number(runs):
     read = list(csv.DictReader(per_seed_csv(comparison(runs)).splitlines()))
-    recorded = [json.loads(line) for run in runs for line in (run / "metrics.jsonl").read_text().splitlines()]
+    recorded = [
+        json.loads(line)
+        for run in runs
+        for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
     assert len(read) == len(recorded)
     for row, line in zip(read, recorded, strict=True):
         assert [int(row[name]) for name in ("seed", "env_steps", "updates")] == [
@@ -381,22 +414,34 @@ def test_the_csv_gives_back_every_number(runs):
         assert float(row["marl_team_mean"]) == np.mean(line["marl_team"])
         assert row["best_team_returns"] == ("50.0;70.0" if "best_team" in line else "")
         assert row["best_team_mean"] == ("60.0" if "best_team" in line else "")
-    assert (read[0]["algorithm"], read[0]["task"], read[-1]["task"]) == ("race-matd3", HOPPER, "a/b_c|d")
+    assert (read[0]["algorithm"], read[0]["task"], read[-1]["task"]) == (
+        "race-matd3",
+        HOPPER,
+        "a/b_c|d",
+    )
 
 
-@pytest.mark.parametrize("number", [0.1, 1 / 3, 1e-300, 123456789.123456789, -0.0, np.float64(2) / 3])
+@pytest.mark.parametrize(
+    "number", [0.1, 1 / 3, 1e-300, 123456789.123456789, -0.0, np.float64(2) / 3]
+)
 def test_a_number_is_written_so_that_reading_gives_it_back(number):
     assert float(exact(number)) == number
 
 
 def test_a_row_of_the_table_by_hand(tmp_path):
-    lines = [line for seed, x in enumerate([1.0, 2.0, 3.0]) for line in lines_of(seed, {10: [x]}, best_team=[x + 1])]
+    lines = [
+        line
+        for seed, x in enumerate([1.0, 2.0, 3.0])
+        for line in lines_of(seed, {10: [x]}, best_team=[x + 1])
+    ]
     (row,) = table_rows(comparison([write_run(tmp_path / "x", lines, name="race-matd3")]))
     assert cells(row) == (HOPPER, "race-matd3", "2.00 ± 2.48", "3.00", "3.00", "3", "10", "3030 †")
 
 
 def test_the_papers_number_is_marked_unless_the_budget_is_the_papers(tmp_path):
-    far, near = (write_run(tmp_path / f"{n}", lines_of(0, {n: [1.0]}), n=n) for n in (20_000, 1_003_000))
+    far, near = (
+        write_run(tmp_path / f"{n}", lines_of(0, {n: [1.0]}), n=n) for n in (20_000, 1_003_000)
+    )
     rows = table_rows(comparison([far, near]))
     assert [cells(row)[-1] for row in rows] == ["1500 †", "1500"]
     assert any(note.startswith("† ") and "another budget" in note for note in notes(rows))
@@ -415,8 +460,15 @@ def test_the_papers_numbers_are_those_of_the_reference():
 
 
 def test_a_number_of_starcraft_says_that_it_is_another_game_whatever_the_budget(tmp_path):
-    near = write_run(tmp_path / "near", lines_of(0, {2_000_000: [1.0]}), name="facmac", task="smax/3s5z")
-    far = write_run(tmp_path / "far", lines_of(0, {20_000: [1.0]}), name="qmix-pymarl2", task="smax/3s5z_vs_3s6z")
+    near = write_run(
+        tmp_path / "near", lines_of(0, {2_000_000: [1.0]}), name="facmac", task="smax/3s5z"
+    )
+    far = write_run(
+        tmp_path / "far",
+        lines_of(0, {20_000: [1.0]}),
+        name="qmix-pymarl2",
+        task="smax/3s5z_vs_3s6z",
+    )
     none = write_run(tmp_path / "none", lines_of(0, {20_000: [1.0]}), name="qmix", task="smax/3s5z")
     rows = table_rows(comparison([near, far, none]))
     assert [(row.algorithm, cells(row)[-1]) for row in rows] == [
@@ -439,7 +491,11 @@ def test_one_seed_is_said_to_have_no_interval(runs):
 
 
 def test_every_row_of_the_markdown_table_has_as_many_cells_as_its_header(runs):
-    table = [line for line in markdown_table(table_rows(comparison(runs))).splitlines() if line.startswith("|")]
+    table = [
+        line
+        for line in markdown_table(table_rows(comparison(runs))).splitlines()
+        if line.startswith("|")
+    ]
     assert len(table) == 5
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {9}
     assert r"a/b_c\|d" in table[-1]
@@ -469,7 +525,11 @@ def test_improvement_is_said_for_each_pair_with_an_interval_only_from_five_seeds
     other = noisy_run(tmp_path / "other", range(5), rng=5, name="facmac")
     lines = improvements(comparison([*runs, other]))
     assert len(lines) == 3  # three algorithms on Hopper; the other task has one
-    assert [bool(re.search(r"\[0\.\d\d, [01]\.\d\d\]", line)) for line in lines] == [False, False, True]
+    assert [bool(re.search(r"\[0\.\d\d, [01]\.\d\d\]", line)) for line in lines] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_of_many_algorithms_the_first_alone_is_compared_with_the_others(tmp_path):
@@ -481,7 +541,9 @@ def test_of_many_algorithms_the_first_alone_is_compared_with_the_others(tmp_path
     assert len(improvements(comparison(five[:4]))) == 6
 
 
-@pytest.mark.parametrize(("size", "places"), [(0.0, 0), (3030.0, 0), (100.0, 0), (15.3, 1), (0.853, 3), (1e-9, 6)])
+@pytest.mark.parametrize(
+    ("size", "places"), [(0.0, 0), (3030.0, 0), (100.0, 0), (15.3, 1), (0.853, 3), (1e-9, 6)]
+)
 def test_a_table_shows_three_digits(size, places):
     assert decimals(size) == places
 

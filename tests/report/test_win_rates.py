@@ -62,16 +62,24 @@ def test_the_report_draws_the_win_rate_and_the_return_beside_it(tmp_path, plain)
     pictures = ["curves.png", "curves.svg", "curves_return.png", "curves_return.svg"]
     assert names == [*pictures, "table.md", "table.tex", "per_seed.csv"]
     assert png_size(out / "curves.png") == (8.8 * 150, 4.4 * 150)  # two tasks
-    assert png_size(out / "curves_return.png") == (960, 660)  # the return of the other is in the first picture
-    assert [path.name for path in report([won], tmp_path / "again", "return")][:3] == [*pictures[:2], "table.md"]
+    # The return of the other is in the first picture
+    assert png_size(out / "curves_return.png") == (960, 660)
+    assert [path.name for path in report([won], tmp_path / "again", "return")][:3] == [
+        *pictures[:2],
+        "table.md",
+    ]
 
 
 def test_the_win_rate_is_drawn_in_percent_from_0_to_100(tmp_path):
     (run,) = comparison([battles(tmp_path / "x", range(5), population=True)])
     (axis,) = drawing.draw([run]).axes
     solid, dashed = axis.lines
-    np.testing.assert_allclose(solid.get_ydata(), 100 * run.on_grid("marl_team", "won")[1].mean(axis=0))
-    np.testing.assert_allclose(dashed.get_ydata(), 100 * run.on_grid("best_team", "won")[1].mean(axis=0))
+    np.testing.assert_allclose(
+        solid.get_ydata(), 100 * run.on_grid("marl_team", "won")[1].mean(axis=0)
+    )
+    np.testing.assert_allclose(
+        dashed.get_ydata(), 100 * run.on_grid("best_team", "won")[1].mean(axis=0)
+    )
     low, high = axis.get_ylim()
     assert low <= 0 and 100 <= high <= 110
     assert axis.get_ylabel() == "test win rate of the team in %\n(greedy, 32 episodes)"
@@ -81,7 +89,11 @@ def test_the_win_rate_is_drawn_in_percent_from_0_to_100(tmp_path):
 
 
 def test_both_pictures_have_the_same_colours(tmp_path, plain):
-    lines = [plain, battles(tmp_path / "a", [0, 1], name="race-facmac"), battles(tmp_path / "b", [0, 1], rng=1)]
+    lines = [
+        plain,
+        battles(tmp_path / "a", [0, 1], name="race-facmac"),
+        battles(tmp_path / "b", [0, 1], rng=1),
+    ]
     curves = comparison(lines)
     both = drawing.draw(curves), drawing.draw(curves, {"smax/3m": "return"}, tasks=["smax/3m"])
     first, second = ([line.get_color() for line in figure.axes[-1].lines] for figure in both)
@@ -107,29 +119,53 @@ def test_a_row_of_win_rates_by_hand(tmp_path):
     lines = [
         line
         for seed, x in enumerate([0.0, 0.5, 1.0])
-        for line in lines_of(seed, {10: [2 * x]}, [x + 1], marl_team_won=[x] * 4, best_team_won=[1.0, 0.0])
+        for line in lines_of(
+            seed, {10: [2 * x]}, [x + 1], marl_team_won=[x] * 4, best_team_won=[1.0, 0.0]
+        )
     ]
     won = write_run(tmp_path / "x", lines, name="qmix", task="smax/3m")
     rows = table_rows(comparison([won, write_run(tmp_path / "y", lines_of(0, {10: [1.0]}))]))
     assert header(rows)[2:6] == ("win rate", "final return", "best seed", "best team")
-    assert cells(rows[0], columns(rows))[2:6] == ("50.0 % ± 124.2 %", "1.00 ± 2.48", "100.0 %", "50.0 %")
+    assert cells(rows[0], columns(rows))[2:6] == (
+        "50.0 % ± 124.2 %",
+        "1.00 ± 2.48",
+        "100.0 %",
+        "50.0 %",
+    )
     assert cells(rows[1], columns(rows))[2:6] == ("", "1.00 (no interval)", "1.00", "")
     assert any(note.startswith("Win rate: ") for note in notes(rows))
     assert not any("win rate" in note.lower() for note in notes(rows[1:]))
-    by_return = table_rows(comparison([won]), {"smax/3m": "return"})  # the win rate stays in the table
-    assert cells(by_return[0], columns(by_return))[2:6] == ("50.0 % ± 124.2 %", "1.00 ± 2.48", "2.00", "1.50")
+    # The win rate stays in the table
+    by_return = table_rows(comparison([won]), {"smax/3m": "return"})
+    assert cells(by_return[0], columns(by_return))[2:6] == (
+        "50.0 % ± 124.2 %",
+        "1.00 ± 2.48",
+        "2.00",
+        "1.50",
+    )
 
 
 def test_improvement_is_by_what_the_runs_are_compared_by(tmp_path):
-    better = lines_of(0, {10: [1.0]}, marl_team_won=[1.0]) + lines_of(1, {10: [1.1]}, marl_team_won=[0.9])
-    worse = lines_of(0, {10: [2.0]}, marl_team_won=[0.5]) + lines_of(1, {10: [2.1]}, marl_team_won=[0.4])
+    better = lines_of(0, {10: [1.0]}, marl_team_won=[1.0]) + lines_of(
+        1, {10: [1.1]}, marl_team_won=[0.9]
+    )
+    worse = lines_of(0, {10: [2.0]}, marl_team_won=[0.5]) + lines_of(
+        1, {10: [2.1]}, marl_team_won=[0.4]
+    )
     about = {"task": "smax/3m"}
     curves = comparison(
-        [write_run(tmp_path / "a", better, "qmix", **about), write_run(tmp_path / "b", worse, "vdn", **about)]
+        [
+            write_run(tmp_path / "a", better, "qmix", **about),
+            write_run(tmp_path / "b", worse, "vdn", **about),
+        ]
     )
     assert improvements(curves) == ["smax/3m: P(qmix > vdn) = 1.00, 2 and 2 seeds"]
-    assert improvements(curves, {"smax/3m": "return"}) == ["smax/3m: P(qmix > vdn) = 0.00, 2 and 2 seeds"]
-    assert "improvement in the final win rate," in markdown_table(table_rows(curves), improvements(curves))
+    assert improvements(curves, {"smax/3m": "return"}) == [
+        "smax/3m: P(qmix > vdn) = 0.00, 2 and 2 seeds"
+    ]
+    assert "improvement in the final win rate," in markdown_table(
+        table_rows(curves), improvements(curves)
+    )
 
 
 def test_captures_are_compared_by_when_asked_for(tmp_path):
@@ -139,9 +175,16 @@ def test_captures_are_compared_by_when_asked_for(tmp_path):
     assert compared_by([curves]) == {"predator-prey/small": "return"}
     rows = table_rows([curves], compared_by([curves], "captures"))
     assert header(rows)[2:4] == ("captures", "final return")
-    assert cells(rows[0], columns(rows))[2:5] == ("1.50 (no interval)", "15.0 (no interval)", "1.50")
+    assert cells(rows[0], columns(rows))[2:5] == (
+        "1.50 (no interval)",
+        "15.0 (no interval)",
+        "1.50",
+    )
     assert (
-        drawing.draw([curves], {curves.task: "captures"}).axes[0].get_ylabel().startswith("captures of the MARL team")
+        drawing.draw([curves], {curves.task: "captures"})
+        .axes[0]
+        .get_ylabel()
+        .startswith("captures of the MARL team")
     )
 
 
@@ -154,13 +197,19 @@ def test_the_csv_gives_back_every_number_of_every_metric(tmp_path, plain):
             assert [float(x) for x in row[f"{team}_won"].split(";")] == line[f"{team}_won"]
             assert float(row[f"{team}_won_mean"]) == np.mean(line[f"{team}_won"])
             assert [float(x) for x in row[f"{team}_returns"].split(";")] == line[team]
-    assert {row["marl_team_won"] + row["best_team_won_mean"] for row in read[len(recorded) :]} == {""}
+    assert {row["marl_team_won"] + row["best_team_won_mean"] for row in read[len(recorded) :]} == {
+        ""
+    }
 
 
-def test_tables_with_a_win_rate_have_as_many_cells_in_every_row_and_fit_the_terminal(tmp_path, plain):
+def test_tables_with_a_win_rate_have_as_many_cells_in_every_row_and_fit_the_terminal(
+    tmp_path, plain
+):
     from rich.console import Console
 
-    one = battles(tmp_path / "won", range(5), name="qmix-pymarl2", task="smax/3s5z_vs_3s6z", population=True)
+    one = battles(
+        tmp_path / "won", range(5), name="qmix-pymarl2", task="smax/3s5z_vs_3s6z", population=True
+    )
     rows = table_rows(comparison([one, plain]))
     table = [line for line in markdown_table(rows).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {10}

@@ -249,7 +249,8 @@ def test_another_runs_checkpoint_is_refused_by_the_first_field_that_differs(tmp_
     checkpoints = saved(tmp_path, 1)
     other = {**CONFIG, "algorithm": {**CONFIG["algorithm"], "beta": 0.0}, "seeds": 4}
     with pytest.raises(OtherConfiguration, match=r"^algorithm\.beta: the checkpoint has 0\.1, this run has 0\.0 .*own"):
-        checkpoints.newest({"other": "shapes"}, other)  # the configuration is looked at before the arrays
+        # The configuration is looked at before the arrays
+        checkpoints.newest({"other": "shapes"}, other)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +315,8 @@ print(acknowledged, while_writing)
 
 
 def test_a_writer_killed_at_any_moment_leaves_whole_checkpoints(tmp_path):
-    """The child is forked from a process that has imported everything, so that thirty kills take two seconds."""
+    """The child is forked from a process that has imported everything, so that thirty kills take
+    two seconds."""
     command = [sys.executable, "-c", KILLED, str(tmp_path / "checkpoints"), "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,8 @@ SPEC = EnvSpec(2, 2, 3, 1, discrete=False, horizon=9, obs_from_state=((0, 1), (1
 
 @dataclass(frozen=True)
 class Wander:
-    """Two agents push a point about; an episode ends early, at a time that differs from episode to episode."""
+    """Two agents push a point about; an episode ends early, at a time that differs from episode to
+    episode."""
 
     reward_after: float = 0.0
     """added to the reward from the fourth step on; NaN makes losses NaN"""
@@ -25,7 +26,11 @@ class Wander:
 
     def reset(self, key):
         where_key, length_key = jax.random.split(key)
-        env_state = (jax.random.normal(where_key, (3,)), jax.random.randint(length_key, (), 2, 12), jnp.int32(0))
+        env_state = (
+            jax.random.normal(where_key, (3,)),
+            jax.random.randint(length_key, (), 2, 12),
+            jnp.int32(0),
+        )
         return env_state, self.look(env_state)
 
     def step(self, env_state, action, key):
@@ -34,7 +39,13 @@ class Wander:
         env_state = (state, length, time + 1)
         reward = 1.0 - jnp.square(state).sum() * 0.1 + jnp.where(time >= 3, self.reward_after, 0.0)
         over = time + 1 >= length
-        return env_state, self.look(env_state), reward, over, (time + 1 >= self.spec.horizon) & ~over
+        return (
+            env_state,
+            self.look(env_state),
+            reward,
+            over,
+            (time + 1 >= self.spec.horizon) & ~over,
+        )
 
     def metrics(self, env_state):
         return {}
@@ -42,7 +53,8 @@ class Wander:
 
 @dataclass(frozen=True)
 class Stroll:
-    """Two agents on a line of five, whose ends are walls; an episode ends at a time of its own or is cut."""
+    """Two agents on a line of five, whose ends are walls; an episode ends at a time of its own or
+    is cut."""
 
     spec = EnvSpec(2, 2, 2, 3, discrete=True, horizon=6)
 
@@ -55,7 +67,10 @@ class Stroll:
 
     def reset(self, key):
         place_key, length_key = jax.random.split(key)
-        place, length = jax.random.randint(place_key, (2,), 0, 5), jax.random.randint(length_key, (), 1, 9)
+        place, length = (
+            jax.random.randint(place_key, (2,), 0, 5),
+            jax.random.randint(length_key, (), 1, 9),
+        )
         env_state = (place, length, jnp.int32(0))
         return env_state, self.look(env_state)
 

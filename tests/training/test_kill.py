@@ -1,4 +1,5 @@
-"""A run that is killed, at any moment and also while it writes a checkpoint, ends as if it never had been."""
+"""A run that is killed, at any moment and also while it writes a checkpoint, ends as if it never
+had been."""
 
 import json
 import os
@@ -13,24 +14,48 @@ import numpy as np
 import pytest
 
 COMMAND = (
-    *("train", "race-matd3", "probe/truncated", "--seeds", "2", "--steps", "700", "--evaluate-every", "100"),
+    *(
+        "train",
+        "race-matd3",
+        "probe/truncated",
+        "--seeds",
+        "2",
+        "--steps",
+        "700",
+        "--evaluate-every",
+        "100",
+    ),
     *("--checkpoint-seconds", "0", "--algorithm.warmup-steps", "60", "--algorithm.population", "2"),
     *("--algorithm.hidden", "8", "8", "--algorithm.embedding", "4", "--algorithm.mine-width", "8"),
-    *("--algorithm.replay.capacity", "1000", "--algorithm.replay.batch-size", "8", "--evaluation-episodes", "2"),
+    *(
+        "--algorithm.replay.capacity",
+        "1000",
+        "--algorithm.replay.batch-size",
+        "8",
+        "--evaluation-episodes",
+        "2",
+    ),
 )
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """One cache of compiled programs for all processes: a killed run would else spend its life compiling."""
+    """One cache of compiled programs for all processes: a killed run would else spend its life
+    compiling."""
     cache = tmp_path_factory.mktemp("cache")
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
 
 
 def launch(folder: Path, environment: dict, *more: str) -> subprocess.Popen:
     call = "import sys; from comarl.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", call, *COMMAND, "--folder", str(folder), *more]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(folder: Path, environment: dict) -> str:
@@ -53,7 +78,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def final_state(folder: Path) -> dict[str, bytes]:
     with np.load(newest_checkpoint(folder)) as file:
         return {
-            name: file[name].tobytes() for name in file.files if not name.endswith(".json") and "header" not in name
+            name: file[name].tobytes()
+            for name in file.files
+            if not name.endswith(".json") and "header" not in name
         }
 
 
@@ -69,7 +96,9 @@ def never_killed(environment, tmp_path_factory):
     return folder
 
 
-def test_a_run_killed_again_and_again_ends_bit_for_bit_like_the_one_that_never_was(never_killed, environment, tmp_path):
+def test_a_run_killed_again_and_again_ends_bit_for_bit_like_the_one_that_never_was(
+    never_killed, environment, tmp_path
+):
     chance = random.Random(0)
     writes = lambda: any((tmp_path / "checkpoints").glob("*.partial"))
     killed = 0
@@ -93,7 +122,12 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_like_the_one_that_never_w
 
 def test_ctrl_c_saves_and_says_how_to_go_on(never_killed, environment, tmp_path):
     process = launch(tmp_path, environment, "--checkpoint-seconds", "1e9")
-    wait_for(lambda: (tmp_path / "metrics.jsonl").exists() and (tmp_path / "metrics.jsonl").stat().st_size, process)
+    wait_for(
+        lambda: (
+            (tmp_path / "metrics.jsonl").exists() and (tmp_path / "metrics.jsonl").stat().st_size
+        ),
+        process,
+    )
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
@@ -120,7 +154,9 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_used(never_killed, envi
     assert final_state(tmp_path) == final_state(never_killed)
 
 
-def test_a_checkpoint_of_another_configuration_is_refused_by_its_first_differing_field(never_killed, environment):
+def test_a_checkpoint_of_another_configuration_is_refused_by_its_first_differing_field(
+    never_killed, environment
+):
     process = launch(never_killed, environment, "--algorithm.beta", "0.5")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 1

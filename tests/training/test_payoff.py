@@ -21,11 +21,16 @@ QTRAN = np.array(GAMES["qtran"].payoff)
 
 @pytest.fixture(scope="module", params=["qtran", "two-states"])
 def reported(request, tmp_path_factory):
-    """The report of two runs of one game, seeds 0 and 1 in one and seed 2 in the other, and the game."""
+    """The report of two runs of one game, seeds 0 and 1 in one and seed 2 in the other, and the
+    game."""
     folder, name = tmp_path_factory.mktemp("payoff"), request.param
-    algorithm = Qmix(hidden=4, mixer_width=3, hypernet=3, replay=EpisodeRing(20, 4), parallel_envs=4)
+    algorithm = Qmix(
+        hidden=4, mixer_width=3, hypernet=3, replay=EpisodeRing(20, 4), parallel_envs=4
+    )
     for seeds, first in (2, 0), (1, 2):
-        run = Run(algorithm, GAMES[name], seeds, first, steps=40, evaluate_every=20, evaluation_episodes=2)
+        run = Run(
+            algorithm, GAMES[name], seeds, first, steps=40, evaluate_every=20, evaluation_episodes=2
+        )
         identified = identity(run, "qmix", f"matrix/{name}")
         Session(run, identified, folder / str(first), Options(), Console(quiet=True)).train()
     report([folder / "0", folder / "2"], folder / "out")
@@ -36,20 +41,25 @@ def test_every_seed_and_state_has_a_choice_what_it_earns_and_a_table(reported):
     out, game = reported
     lines = list(csv.DictReader((out / "payoff.csv").read_text().splitlines()))
     states = ["11"] if len(game.payoff) == 1 else ["00", "01", "10", "11"]
-    assert [(x["seed"], x["state"]) for x in lines] == [(str(s), bits) for s in range(3) for bits in states]
+    assert [(x["seed"], x["state"]) for x in lines] == [
+        (str(s), bits) for s in range(3) for bits in states
+    ]
     for line in lines:
         table = game.payoff[sum(map(int, line["state"])) % len(game.payoff)]
         row, column = ("ABC".index(x) for x in line["choice"])
         assert float(line["reward"]) == table[row][column]
         values = {a + b: float(line[a + b]) for a in "ABC" for b in "ABC"}
-        assert values[line["choice"]] == max(values.values()), "QMIX's greedy joint action is the best of its own table"
+        assert values[line["choice"]] == max(values.values()), (
+            "QMIX's greedy joint action is the best of its own table"
+        )
 
 
 def test_the_page_counts_the_seeds_of_the_csv(reported):
     out, game = reported
     lines = list(csv.DictReader((out / "payoff.csv").read_text().splitlines()))
     hits = sum(
-        all(float(x["reward"]) == 8.0 for x in lines if x["seed"] == seed) for seed in {x["seed"] for x in lines}
+        all(float(x["reward"]) == 8.0 for x in lines if x["seed"] == seed)
+        for seed in {x["seed"] for x in lines}
     )
     mean = np.mean([float(x["reward"]) for x in lines])
     page = (out / "payoff.md").read_text()
@@ -61,7 +71,9 @@ def made(**changes):
     """Two seeds, of which the first finds the best joint action."""
     values = np.stack([QTRAN, 2 * QTRAN + 1.0])
     greedy = np.array([[[0, 0]], [[1, 2]]])
-    learnt = Learnt("qtran", "qtran", "matrix/qtran", (4, 5), np.ones((1, 2)), QTRAN, values, greedy)
+    learnt = Learnt(
+        "qtran", "qtran", "matrix/qtran", (4, 5), np.ones((1, 2)), QTRAN, values, greedy
+    )
     return dataclasses.replace(learnt, **changes)
 
 
@@ -80,4 +92,8 @@ def test_medians_stand_beside_the_papers_table():
     median = "12.5 -17.5 -17.5 | -17.5 0.5 0.5 | -17.5 0.5 0.5"
     assert f"| qtran | {median} | 8.0 6.1 6.1 | 2.1 0.2 0.2 |" in page
     assert f"| other | {median} |  |  |" in page
-    assert payoff_csv([made()]).splitlines()[2].startswith("qtran,matrix/qtran,5,11,BC,0,17.000,-23.000")
+    assert (
+        payoff_csv([made()])
+        .splitlines()[2]
+        .startswith("qtran,matrix/qtran,5,11,BC,0,17.000,-23.000")
+    )

@@ -23,9 +23,19 @@ def line_of(display):
 
 
 def test_numbers_and_times_are_short():
-    assert [number_text(x) for x in (12345.6, -1234.0, 12.34, 0.1234)] == ["12,346", "-1,234", "12.3", "0.12"]
+    assert [number_text(x) for x in (12345.6, -1234.0, 12.34, 0.1234)] == [
+        "12,346",
+        "-1,234",
+        "12.3",
+        "0.12",
+    ]
     assert [clock_text(x) for x in (5, 65.9, 3723)] == ["0:05", "1:05", "1:02:03"]
-    assert [percent_text(x) for x in (0.0, 1 / 32, 14 / 32, 1.0)] == ["0 %", "3.1 %", "43.8 %", "100 %"]
+    assert [percent_text(x) for x in (0.0, 1 / 32, 14 / 32, 1.0)] == [
+        "0 %",
+        "3.1 %",
+        "43.8 %",
+        "100 %",
+    ]
 
 
 def test_a_mean_is_of_what_there_is_and_a_win_rate_is_in_percent():
@@ -74,7 +84,9 @@ def test_a_time_budget_ends_the_estimate_where_it_ends_sooner(now):
         ({"marl_team": [2.0, 0.5], "marl_team_won": [1.0, 0.0]}, "won 50 % "),
     ],
 )
-def test_the_line_fits_a_terminal_of_80_columns_and_shows_the_win_rate_where_there_is_one(now, scores, shown):
+def test_the_line_fits_a_terminal_of_80_columns_and_shows_the_win_rate_where_there_is_one(
+    now, scores, shown
+):
     screen = io.StringIO()
     display = Display(Console(file=screen, width=80, force_terminal=True), steps=200_000, seeds=3)
     with display:
@@ -90,7 +102,13 @@ def test_the_line_fits_a_terminal_of_80_columns_and_shows_the_win_rate_where_the
 def test_an_evaluation_is_a_line_with_both_teams_where_there_are_two():
     screen = io.StringIO()
     display = Display(Console(file=screen, width=120), steps=10, seeds=1)
-    line = {"seed": 3, "env_steps": 5000, "updates": 4000, "marl_team": [1.0, 3.0], "wall_time": 61.0}
+    line = {
+        "seed": 3,
+        "env_steps": 5000,
+        "updates": 4000,
+        "marl_team": [1.0, 3.0],
+        "wall_time": 61.0,
+    }
     display.evaluated(line)
     display.evaluated({**line, "best_team": [20.0]})
     first, second = screen.getvalue().splitlines()
@@ -101,7 +119,13 @@ def test_an_evaluation_is_a_line_with_both_teams_where_there_are_two():
 def test_an_evaluation_shows_the_win_rate_of_each_team_in_percent():
     screen = io.StringIO()
     display = Display(Console(file=screen, width=140), steps=10, seeds=1)
-    line = {"seed": 3, "env_steps": 5000, "updates": 4000, "marl_team": [2.0, 1.0], "wall_time": 61.0}
+    line = {
+        "seed": 3,
+        "env_steps": 5000,
+        "updates": 4000,
+        "marl_team": [2.0, 1.0],
+        "wall_time": 61.0,
+    }
     display.evaluated({**line, "marl_team_won": [1.0, 0.0, 0.0]})
     display.evaluated({**line, "marl_team_won": [1.0], "best_team": [0.5], "best_team_won": [0.0]})
     first, second = screen.getvalue().splitlines()

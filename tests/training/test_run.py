@@ -21,25 +21,43 @@ def test_the_advice_after_a_loss_that_is_no_number_names_an_option_that_exists(n
 
 def test_the_advice_is_about_the_optimiser_that_the_loss_has():
     facmac = ALGORITHMS["facmac"].algorithm
-    assert learning_rate_option(facmac, "actor_loss") == "--algorithm.actor-optimiser.learning-rate 8e-04"
-    assert learning_rate_option(facmac, "critic_loss") == "--algorithm.critic-optimiser.learning-rate 2e-04"
+    assert (
+        learning_rate_option(facmac, "actor_loss")
+        == "--algorithm.actor-optimiser.learning-rate 8e-04"
+    )
+    assert (
+        learning_rate_option(facmac, "critic_loss")
+        == "--algorithm.critic-optimiser.learning-rate 2e-04"
+    )
     vm3_ac, si_moa = (ALGORITHMS[name].algorithm for name in ("vm3-ac", "si-moa"))
-    assert learning_rate_option(vm3_ac, "value_loss") == "--algorithm.critic-optimiser.learning-rate 1e-04"
-    assert learning_rate_option(si_moa, "model_error") == "--algorithm.model-optimiser.learning-rate 1e-04"
-    assert learning_rate_option(si_moa, "actor_loss") == "--algorithm.base.actor-optimiser.learning-rate 1e-04"
+    assert (
+        learning_rate_option(vm3_ac, "value_loss")
+        == "--algorithm.critic-optimiser.learning-rate 1e-04"
+    )
+    assert (
+        learning_rate_option(si_moa, "model_error")
+        == "--algorithm.model-optimiser.learning-rate 1e-04"
+    )
+    assert (
+        learning_rate_option(si_moa, "actor_loss")
+        == "--algorithm.base.actor-optimiser.learning-rate 1e-04"
+    )
 
 
 def test_a_pace_that_never_comes_to_an_update_is_refused_with_what_would():
     slow = dataclasses.replace(ALGORITHMS["qmix-pymarl2"].algorithm, parallel_envs=1)
     with pytest.raises(
-        ValueError, match=r"updates_per_episode 0.125: .* more than 4 episodes: set --algorithm.parallel"
+        ValueError,
+        match=r"updates_per_episode 0.125: .* more than 4 episodes: set --algorithm.parallel",
     ):
         Run(slow, task=None)
 
 
 def test_a_round_of_too_few_steps_for_an_update_is_refused():
     short = dataclasses.replace(ALGORITHMS["maddpg"].algorithm, parallel_envs=2)
-    with pytest.raises(ValueError, match=r"updates_per_step 0.01: a round of 2 .* 25 steps .* more than 50 steps"):
+    with pytest.raises(
+        ValueError, match=r"updates_per_step 0.01: a round of 2 .* 25 steps .* more than 50 steps"
+    ):
         Run(short, find_task("navigation/3"))
     Run(dataclasses.replace(short, parallel_envs=3), find_task("navigation/3"))
 

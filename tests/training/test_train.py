@@ -1,4 +1,5 @@
-"""The loop's promises: exact counts, exact repeats, seeds that do not see each other, one compilation."""
+"""The loop's promises: exact counts, exact repeats, seeds that do not see each other, one
+compilation."""
 
 import dataclasses
 
@@ -26,8 +27,12 @@ ALGORITHMS = {
     "race-matd3": RaceMatd3(**SMALL, population=3, embedding=4, mine_width=8, beta=0.1),
 }
 RUNS = {
-    "race-matd3": Run(ALGORITHMS["race-matd3"], Wander(), 3, steps=300, evaluate_every=100, evaluation_episodes=2),
-    "matd3, host": Run(ALGORITHMS["matd3"], HostWander(), 3, steps=150, evaluate_every=50, evaluation_episodes=2),
+    "race-matd3": Run(
+        ALGORITHMS["race-matd3"], Wander(), 3, steps=300, evaluate_every=100, evaluation_episodes=2
+    ),
+    "matd3, host": Run(
+        ALGORITHMS["matd3"], HostWander(), 3, steps=150, evaluate_every=50, evaluation_episodes=2
+    ),
 }
 
 
@@ -41,7 +46,10 @@ def same_bits(one, other):
 
 
 def without_time(folder):
-    return [{name: value for name, value in line.items() if name != "wall_time"} for line in read(folder)]
+    return [
+        {name: value for name, value in line.items() if name != "wall_time"}
+        for line in read(folder)
+    ]
 
 
 @pytest.fixture(scope="module", params=RUNS)
@@ -64,7 +72,9 @@ def test_a_run_in_three_stretches_is_the_run_that_never_stopped(finished, tmp_pa
     assert same_bits(last, state)
     ends = {line["env_steps"] for line in without_time(folder)}
     # Each stretch ends with an evaluation of its own; what both runs evaluated is equal.
-    assert [line for line in without_time(tmp_path) if line["env_steps"] in ends and "training" in line]
+    assert [
+        line for line in without_time(tmp_path) if line["env_steps"] in ends and "training" in line
+    ]
     for line in without_time(tmp_path):
         for other in without_time(folder):
             if (line["seed"], line["env_steps"]) == (other["seed"], other["env_steps"]):
@@ -75,24 +85,32 @@ def test_a_seed_does_not_depend_on_its_neighbours(finished, tmp_path):
     run, _, together = finished
     alone = session(dataclasses.replace(run, seeds=1, first_seed=1), tmp_path).train()
     assert int(alone.clock.env_steps[0]) == int(together.clock.env_steps[1])
-    for a, b in zip(jax.tree.leaves(raw(alone.agent)), jax.tree.leaves(raw(together.agent)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(raw(alone.agent)), jax.tree.leaves(raw(together.agent)), strict=True
+    ):
         np.testing.assert_allclose(a[0], b[1], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_seeds_of_one_device_learn_what_seeds_with_a_device_each_learn(finished, tmp_path, together):
+def test_seeds_of_one_device_learn_what_seeds_with_a_device_each_learn(
+    finished, tmp_path, together
+):
     run, _, apart = finished
-    state = session(run, tmp_path, seeds_together=together).train()
+    state = session(run, tmp_path, vmapped_seeds=together).train()
     assert len(apart.key.devices()) == run.seeds and len(state.key.devices()) == 1
-    for a, b in zip(jax.tree.leaves(raw(state.agent)), jax.tree.leaves(raw(apart.agent)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(raw(state.agent)), jax.tree.leaves(raw(apart.agent)), strict=True
+    ):
         np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
 
 
 def test_a_run_goes_on_with_its_seeds_placed_otherwise(finished, tmp_path):
     run, _, apart = finished
-    session(dataclasses.replace(run, steps=110), tmp_path, seeds_together=False).train()
+    session(dataclasses.replace(run, steps=110), tmp_path, vmapped_seeds=False).train()
     state = session(run, tmp_path).train()
-    for a, b in zip(jax.tree.leaves(raw(state.agent)), jax.tree.leaves(raw(apart.agent)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(raw(state.agent)), jax.tree.leaves(raw(apart.agent)), strict=True
+    ):
         np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
 
 
@@ -106,12 +124,17 @@ def test_each_seed_learns_exactly_once_from_each_step_after_the_warmup(finished)
     run, _, state = finished
     for seed in range(run.seeds):
         warmup = int(state.clock.env_steps[seed]) - int(state.clock.updates[seed])
-        # The warm-up ends with the first episode that reaches its length; no episode is longer than the horizon.
+        # The warm-up ends with the first episode that reaches its length; no episode is longer than
+        # the horizon.
         assert run.algorithm.warmup_steps <= warmup < run.algorithm.warmup_steps + run.spec.horizon
-    assert len(set(np.asarray(state.clock.updates).tolist())) > 1, "seeds of equal length would prove nothing"
+    assert len(set(np.asarray(state.clock.updates).tolist())) > 1, (
+        "seeds of equal length would prove nothing"
+    )
     counts = jax.device_get(state.agent.critic.opt_state)
     (steps,) = {leaf.tobytes() for leaf in jax.tree.leaves(counts) if leaf.dtype == np.int32}
-    assert steps == np.asarray(state.clock.updates).tobytes(), "the optimiser counted other updates than the clock"
+    assert steps == np.asarray(state.clock.updates).tobytes(), (
+        "the optimiser counted other updates than the clock"
+    )
 
 
 def test_the_warmup_plays_random_actions_of_one_team_and_learns_nothing(tmp_path):
@@ -134,7 +157,10 @@ def test_a_seed_that_is_done_waits_unchanged_for_the_others(finished):
 
 def test_one_compilation_serves_all_rounds(tmp_path):
     host = RUNS["matd3, host"]
-    for run, steps in ((dataclasses.replace(RUNS["race-matd3"], evaluate_every=37), 120), (host, 100)):
+    for run, steps in (
+        (dataclasses.replace(RUNS["race-matd3"], evaluate_every=37), 120),
+        (host, 100),
+    ):
         folder = tmp_path / run.algorithm.__class__.__name__
         session(dataclasses.replace(run, steps=steps), folder).train()
         with sessions.compilations() as compiled:
@@ -170,11 +196,18 @@ def test_a_loss_that_is_not_a_number_stops_the_run_at_its_round_and_keeps_the_ch
     session(good, tmp_path).train()
     bad = dataclasses.replace(good, task=Wander(reward_after=float("nan")), steps=300)
     broken = session(bad, tmp_path)
-    broken.config = identity(good, "test", "test")  # the same run, whose task goes wrong from here on
-    with pytest.raises(Diverged, match=r"critic_loss of seed \d became nan in round \d+.*learning rate"):
+    # The same run, whose task goes wrong from here on
+    broken.config = identity(good, "test", "test")
+    with pytest.raises(
+        Diverged, match=r"critic_loss of seed \d became nan in round \d+.*learning rate"
+    ):
         broken.train()
     resumed = session(dataclasses.replace(good, steps=150), tmp_path).train()
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(raw(resumed.agent)) if leaf.dtype == np.float32)
+    assert all(
+        np.isfinite(leaf).all()
+        for leaf in jax.tree.leaves(raw(resumed.agent))
+        if leaf.dtype == np.float32
+    )
 
 
 def test_a_task_that_dies_says_so_and_loses_nothing(tmp_path):

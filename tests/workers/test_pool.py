@@ -45,7 +45,11 @@ def play(pool, rounds=1):
     """All that a pool says in some rounds, and the lines about its workers."""
     told, said = [], []
     pool.on_restart = told.append
-    actions = np.random.default_rng(0).normal(size=(SPEC.horizon, pool.num_copies, 2, 2)).astype(np.float32)
+    actions = (
+        np.random.default_rng(0)
+        .normal(size=(SPEC.horizon, pool.num_copies, 2, 2))
+        .astype(np.float32)
+    )
     try:
         for _ in range(rounds):
             said.append(pool.reset(SEEDS[: pool.num_copies], PLAYING[: pool.num_copies])[:2])
@@ -103,12 +107,17 @@ def test_the_number_of_workers_changes_nothing(number, undisturbed):
         ("hangs", "gave no answer for 1 s in step 3"),
     ],
 )
-def test_a_worker_that_fails_is_named_and_replaced_and_nothing_else_changes(fault, words, undisturbed, tmp_path):
+def test_a_worker_that_fails_is_named_and_replaced_and_nothing_else_changes(
+    fault, words, undisturbed, tmp_path
+):
     make = functools.partial(Drift, fault, str(tmp_path))
     said, told = play(pool_of(make, number=2, timeout=1.0), rounds=2)
     assert_same(said, [*undisturbed, *undisturbed])
     (line,) = told
-    assert line.startswith(("worker 1 of 2 of drift (process ", "worker 2 of 2 of drift (process ")) and words in line
+    assert (
+        line.startswith(("worker 1 of 2 of drift (process ", "worker 2 of 2 of drift (process "))
+        and words in line
+    )
     assert "replaces it and plays the" in line
 
 
@@ -126,7 +135,9 @@ def test_what_fails_again_and_again_ends_the_run_with_its_traceback():
     pool, told = pool_of(functools.partial(Drift, "always"), copies=2, number=1), []
     pool.on_restart = told.append
     pool.reset(SEEDS[:2], PLAYING[:2])
-    with pytest.raises(TaskDied, match=rf"^worker 1 of 1 of drift raised ArithmeticError.* {TRIES} times") as error:
+    with pytest.raises(
+        TaskDied, match=rf"^worker 1 of 1 of drift raised ArithmeticError.* {TRIES} times"
+    ) as error:
         for _ in range(3):
             pool.step(np.zeros((2, 2, 2), np.float32))
     pool.close()
@@ -134,7 +145,9 @@ def test_what_fails_again_and_again_ends_the_run_with_its_traceback():
 
 
 def test_a_team_that_cannot_be_made_in_a_worker_is_told_at_once():
-    with pytest.raises(TaskDied, match=r"worker 1 of 1 of drift raised TypeError: .*'nothing' at its start"):
+    with pytest.raises(
+        TaskDied, match=r"worker 1 of 1 of drift raised TypeError: .*'nothing' at its start"
+    ):
         pool_of(functools.partial(Drift, nothing=1), copies=1)
     assert not workers_of(psutil.Process())
 
@@ -155,7 +168,10 @@ def test_an_action_that_is_no_number_ends_the_run():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"number": 0}, "number=0 of Workers must be 1 or more"), ({"timeout": 0.0}, "timeout=0 of Workers must be more")],
+    [
+        ({"number": 0}, "number=0 of Workers must be 1 or more"),
+        ({"timeout": 0.0}, "timeout=0 of Workers must be more"),
+    ],
 )
 def test_impossible_workers_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
@@ -164,10 +180,22 @@ def test_impossible_workers_are_refused(settings, message):
 
 def test_the_summary_counts_what_was_replaced(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "comarl.report", None)  # no curve is needed
-    line = {"seed": 0, "env_steps": 50, "updates": 7, "marl_team": [2.0], "worker_restarts": 3, "training": {}}
+    line = {
+        "seed": 0,
+        "env_steps": 50,
+        "updates": 7,
+        "marl_team": [2.0],
+        "worker_restarts": 3,
+        "training": {},
+    }
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     state = SimpleNamespace(clock=SimpleNamespace(env_steps=np.array([50])))
-    summarise(SimpleNamespace(steps=50), state, tmp_path, Console(file=(screen := io.StringIO()), width=200))
+    summarise(
+        SimpleNamespace(steps=50),
+        state,
+        tmp_path,
+        Console(file=(screen := io.StringIO()), width=200),
+    )
     assert "3 worker process(es) died and were replaced" in screen.getvalue()
 
 
@@ -196,7 +224,11 @@ pool.step(np.zeros((2, 2, 2), np.float32))
 def test_no_worker_outlives_the_process_that_started_it_even_in_the_middle_of_a_step():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = subprocess.Popen(
-        [sys.executable, "-c", HANGS], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", HANGS],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.3)
@@ -228,7 +260,9 @@ class Interrupted(Session):
 
 def train(folder, screen, run=RUN, kind=Session):
     config = identity(run, "matd3", "multiwalker/3")
-    session = kind(run, config, folder, Options(checkpoint_seconds=0.0), Console(file=screen, width=10_000))
+    session = kind(
+        run, config, folder, Options(checkpoint_seconds=0.0), Console(file=screen, width=10_000)
+    )
     try:
         return session.train()
     finally:
@@ -236,10 +270,15 @@ def train(folder, screen, run=RUN, kind=Session):
 
 
 def kill_some(stop, killed):
-    """Kills workers of this process at random moments, a few in all, but gives a new one the time to load the task."""
+    """Kills workers of this process at random moments, a few in all, but gives a new one the time
+    to load the task."""
     chance = random.Random(0)
     while not stop.wait(chance.uniform(0.3, 2.0)) and len(killed) < 8:
-        old = [worker for worker in workers_of(psutil.Process()) if time.time() - worker.create_time() > 3.0]
+        old = [
+            worker
+            for worker in workers_of(psutil.Process())
+            if time.time() - worker.create_time() > 3.0
+        ]
         if old:
             victim = chance.choice(old)
             with contextlib.suppress(psutil.Error):
@@ -247,14 +286,18 @@ def kill_some(stop, killed):
                 killed.append(victim.pid)
 
 
-def test_a_run_whose_workers_are_killed_at_random_and_that_is_interrupted_is_the_run_that_never_was(tmp_path):
+def test_a_run_whose_workers_are_killed_at_random_and_that_is_interrupted_is_the_run_that_never_was(
+    tmp_path,
+):
     stop, killed, screen, calm = threading.Event(), [], io.StringIO(), io.StringIO()
     killer = threading.Thread(target=kill_some, args=(stop, killed))
     killer.start()
     try:
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "killed", screen, kind=Interrupted)
-        state = train(tmp_path / "killed", screen, replace(RUN, task=replace(RUN.task, workers=Workers(1))))
+        state = train(
+            tmp_path / "killed", screen, replace(RUN, task=replace(RUN.task, workers=Workers(1)))
+        )
     finally:
         stop.set()
         killer.join()
@@ -264,7 +307,11 @@ def test_a_run_whose_workers_are_killed_at_random_and_that_is_interrupted_is_the
     assert "was killed by SIGKILL" in screen.getvalue() and "SIGKILL" not in calm.getvalue()
     assert "Continuing after round 6" in screen.getvalue()
     for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
-        same = jax.random.key_data if jax.dtypes.issubdtype(ours.dtype, jax.dtypes.prng_key) else np.asarray
+        same = (
+            jax.random.key_data
+            if jax.dtypes.issubdtype(ours.dtype, jax.dtypes.prng_key)
+            else np.asarray
+        )
         np.testing.assert_array_equal(same(ours), same(theirs))
     of_chance = ("wall_time", "worker_restarts")
     lines = [

@@ -1,8 +1,9 @@
-"""DOP: off-policy multi-agent decomposed policy gradients (Wang, Han, Wang, Dong, Zhang, ICLR 2021).
+"""DOP: off-policy multi-agent decomposed policy gradients (Wang, Han, Wang, Dong, Zhang, ICLR
+2021).
 
-The critic of the team is a weighted mean of the agents' own values, the weights made from the state. Being linear, it
-gives each agent a policy gradient of its own, and the expectation over joint actions that off-policy learning needs is
-that of one agent at a time.
+The critic of the team is a weighted mean of the agents' own values, the weights made from the
+state. Being linear, it gives each agent a policy gradient of its own, and the expectation over
+joint actions that off-policy learning needs is that of one agent at a time.
 
     Q_tot(s, u) = sum_i k_i(s) Q_i(s, o_i, u_i),  k_i >= 0,  sum_i k_i = 1
     k_i    = |W1(s)|_i . |w2(s)| / (the sum of the same over agents)
@@ -13,8 +14,9 @@ that of one agent at a time.
     L_crit = mean over the steps of both (Q_tot - y)^2
     L_act  = -mean over recent steps and agents k_i (Q_i(u_i) - sum_u pi_i(u) Q_i(u)) log pi_i(u_i)
 
-pi(u) is the product of the agents' chances, kappa is `tree_trace`. y_off is n steps of tree backup: it is right whoever
-played the episode, because what follows an action counts as far as the policies of now would have taken it.
+pi(u) is the product of the agents' chances, kappa is `tree_trace`. y_off is n steps of tree backup:
+it is right whoever played the episode, because what follows an action counts as far as the policies
+of now would have taken it.
 
 The defaults are the authors'; `dop-pymarl2` has the batches and rates of PyMARL2 (Hu et al., 2021).
 Differences from the authors' code:
@@ -36,10 +38,17 @@ from jaxtyping import Array, Bool, Float, Int
 from comarl.nn.mlp import Linear, Torso
 from comarl.nn.recurrent import Memory, RecurrentNet
 from comarl.ops.distributions import log_probability
-from comarl.ops.exploration import epsilon_softmax, explore_or_greedy, linear, pick, policy_with_epsilon
+from comarl.ops.exploration import (
+    Epsilon,
+    epsilon_softmax,
+    greedy,
+    pick,
+    policy_with_epsilon,
+)
 from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
-from comarl.replay.episodes import RecentAndOld
+from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep, tree_where
 from comarl.validation import check_layers, check_range
 
@@ -69,7 +78,9 @@ class Critic(eqx.Module):
     ) -> Float[Array, "*batch agents actions"]:
         """Q_i(s, o_i, .): a value and, for each action, what is added to it."""
         wide = lambda x: jnp.broadcast_to(x, (*obs.shape[:-1], x.shape[-1]))
-        features = self.torso(jnp.concatenate([wide(state[..., None, :]), obs, wide(jnp.eye(self.num_agents))], -1))
+        features = self.torso(
+            jnp.concatenate([wide(state[..., None, :]), obs, wide(jnp.eye(self.num_agents))], -1)
+        )
         return self.value(features) + self.advantage(features)
 
     def weights(self, state: Float[Array, "*batch state"]) -> Float[Array, "*batch agents"]:
@@ -123,16 +134,17 @@ def tree_backup(
     next_value: Float[Array, " time"],
     chance: Float[Array, " time"],
     gamma: float,
-    trace: float,
+    td_lambda: float,
     steps: int,
 ) -> Float[Array, " time"]:
     """y_off of one episode: `steps` steps of tree backup, fewer where its end is nearer.
 
-    `taken` is Q_tot of what was done, `next_value` V of what it led to, `chance` the policies' of what was done.
+    `taken` is Q_tot of what was done, `next_value` V of what it led to, `chance` the policies' of
+    what was done.
     """
     discount = gamma * jnp.where(episode.terminated, 0.0, 1.0)
     surprise = episode.reward + discount * next_value - taken
-    weight = jnp.where(goes_on(episode.mask), trace * discount * jnp.roll(chance, -1), 0.0)
+    weight = jnp.where(goes_on(episode.mask), td_lambda * discount * jnp.roll(chance, -1), 0.0)
     longer = lambda _, tail: surprise + weight * jnp.roll(tail, -1)
     return taken + jax.lax.fori_loop(0, steps, longer, jnp.zeros_like(taken))
 
@@ -141,7 +153,6 @@ def tree_backup(
 class Dop:
     """Hyperparameters of DOP. The defaults are the authors'."""
 
-    learns_from: ClassVar = "episodes"
     actions: ClassVar = frozenset({"discrete"})
 
     hidden: int = 64
@@ -152,36 +163,32 @@ class Dop:
     """entries of w2(s)"""
     gamma: float = 0.99
     """discount"""
-    trace: float = 0.8
+    td_lambda: float = 0.8
     """lambda of the TD(lambda) target of recent episodes; 0 looks one step ahead"""
     tree_trace: float = 0.93
     """kappa: what is left, beside discount and chance, of each further step of the tree backup"""
     tree_steps: int = 5
     """steps of the tree backup"""
-    epsilon: tuple[float, float] = (0.5, 0.05)
+    epsilon: Epsilon = Epsilon(0.5, 0.05, 500_000)
     """share of random actions while exploring, at first and in the end"""
-    epsilon_steps: int = 500_000
-    """environment steps from the first to the last epsilon"""
     step_by_step: bool = True
-    """the critic takes one gradient step for each time step, the first one first; off, one for all of them"""
+    """the critic takes one gradient step for each time step, the first one first; off, one for all
+    of them"""
     target_period: int = 10
     """updates between copies of the critic to its target"""
     actor_optimiser: Optimiser = RmsProp(5e-4)
     """optimiser of the actor"""
     critic_optimiser: Optimiser = RmsProp(1e-4)
     """optimiser of the agents' values and their weights together"""
-    replay: RecentAndOld = RecentAndOld(5_000, 32, recent=32, recent_batch=16)
+    replay: EpisodeRing = EpisodeRing(5_000, 32, recent=32, recent_batch=16)
     """episodes kept, drawn from all of them, and drawn from the recent ones"""
-    parallel_envs: int = 4
-    """episodes played side by side in a round"""
-    updates_per_episode: float = 0.25
-    """updates per episode played: one per round"""
+    pace: EpisodePace = EpisodePace(4, 0.25)
+    """episodes played side by side, and gradient steps for each"""
 
     def __post_init__(self):
         check_layers(self, "critic_hidden")
-        check_range(self, 1, None, "hidden", "mixer_width", "tree_steps", "target_period", "parallel_envs")
-        check_range(self, 0, 1, "epsilon", "gamma", "trace", "tree_trace")
-        check_range(self, 0, None, "epsilon_steps", "updates_per_episode")
+        check_range(self, 1, None, "hidden", "mixer_width", "tree_steps", "target_period")
+        check_range(self, 0, 1, "gamma", "td_lambda", "tree_trace")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         actor_key, critic_key = jax.random.split(key)
@@ -197,18 +204,40 @@ class Dop:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(
-        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: Memory,
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
         """Drawn from the policies with a share of random actions while exploring, else greedy."""
         del team
         hidden, logits = state.actor.value.step(memory, timestep.obs)
-        action = explore_or_greedy(epsilon_softmax, self, logits, timestep.available, clock, key, explore=explore)
+        action = (
+            self.explore(logits, timestep.available, clock, key)
+            if explore
+            else greedy(logits, timestep.available)
+        )
         return Memory(hidden, action), action
+
+    def explore(
+        self,
+        logits: Float[Array, "agents actions"],
+        available: Bool[Array, "agents actions"] | None,
+        clock: Clock,
+        key: Key,
+    ) -> Int[Array, " agents"]:
+        """Drawn from the policies, with a share epsilon of random actions."""
+        return epsilon_softmax(logits, available, self.epsilon.at(clock), key)
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
         """The critic, then the actor by the critic as it is now; the target is copied when due."""
         del key
-        epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
+        epsilon = self.epsilon.at(clock)
         recent, _ = self.split(batch)
         critic, metrics = self.fit_critic(state, batch, epsilon)
         actor, actor_metrics = self.fit_actor(state, critic.value, recent, epsilon)
@@ -224,9 +253,13 @@ class Dop:
         self, actor: RecurrentNet, batch: Episode, epsilon: Float[Array, ""]
     ) -> Float[Array, "batch steps agents actions"]:
         """How the team would act while exploring."""
-        return policy_with_epsilon(jax.vmap(actor.unroll)(batch), batch.timesteps.available, epsilon)
+        return policy_with_epsilon(
+            jax.vmap(actor.unroll)(batch), batch.timesteps.available, epsilon
+        )
 
-    def targets(self, state: State, batch: Episode, epsilon: Float[Array, ""]) -> Float[Array, "batch time"]:
+    def targets(
+        self, state: State, batch: Episode, epsilon: Float[Array, ""]
+    ) -> Float[Array, "batch time"]:
         """y_on of the recent episodes, y_off of the others."""
         steps, critic = batch.timesteps, state.target_critic
         policy = self.policies(state.actor.value, batch, epsilon)
@@ -236,24 +269,32 @@ class Dop:
         chance = pick(policy[:, :-1], batch.action).prod(-1)
         next_taken = jnp.where(goes_on(batch.mask), jnp.roll(taken, -1, axis=1), next_value)
         recent, old = self.split((batch, taken, next_value, chance, next_taken))
-        on_policy = episode_targets(recent[0], recent[-1], self.gamma, self.trace)
-        settings: dict[str, Any] = dict(gamma=self.gamma, trace=self.tree_trace, steps=self.tree_steps)
+        on_policy = episode_targets(recent[0], recent[-1], self.gamma, self.td_lambda)
+        settings: dict[str, Any] = dict(
+            gamma=self.gamma, td_lambda=self.tree_trace, steps=self.tree_steps
+        )
         backup = lambda *x: tree_backup(*x, **settings)
         return jnp.concatenate([on_policy, jax.lax.stop_gradient(jax.vmap(backup)(*old[:-1]))])
 
-    def fit_critic(self, state: State, batch: Episode, epsilon: Float[Array, ""]) -> tuple[Learner[Critic], Metrics]:
+    def fit_critic(
+        self, state: State, batch: Episode, epsilon: Float[Array, ""]
+    ) -> tuple[Learner[Critic], Metrics]:
         """To both targets, on recent and old episodes alike."""
         target = self.targets(state, batch, epsilon)
         state_now, obs_now = batch.timesteps.state[:, :-1], batch.timesteps.obs[:, :-1]
         steps = Steps(state_now, obs_now, batch.action, target, batch.mask)
 
         def fit(critic: Learner[Critic], steps: Steps) -> tuple[Learner[Critic], Float[Array, ""]]:
-            error = lambda c: jnp.square(c.taken(steps.state, steps.obs, steps.action) - steps.target)
+            error = lambda c: jnp.square(
+                c.taken(steps.state, steps.obs, steps.action) - steps.target
+            )
             after, loss = critic.descend(lambda c: masked_mean(error(c), steps.mask))
             return tree_where(steps.mask.any(), after, critic), loss
 
         if self.step_by_step:
-            critic, losses = jax.lax.scan(fit, state.critic, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), steps))
+            critic, losses = jax.lax.scan(
+                fit, state.critic, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), steps)
+            )
             loss = masked_mean(losses, batch.mask.any(0))
         else:
             critic, loss = fit(state.critic, steps)
@@ -270,7 +311,9 @@ class Dop:
         def loss(actor: RecurrentNet) -> Float[Array, ""]:
             policy = self.policies(actor, recent, epsilon)[:, :-1]
             advantage = pick(utilities, recent.action) - (policy * utilities).sum(-1)
-            gain = k * jax.lax.stop_gradient(advantage) * log_probability(pick(policy, recent.action))
+            gain = (
+                k * jax.lax.stop_gradient(advantage) * log_probability(pick(policy, recent.action))
+            )
             return -masked_mean(gain, every_agent)
 
         actor, actor_loss = state.actor.descend(loss)
@@ -279,13 +322,6 @@ class Dop:
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
         """Q_tot of what the team did at each step of one episode."""
         del key
-        return state.critic.value.taken(episode.timesteps.state[:-1], episode.timesteps.obs[:-1], episode.action)
-
-
-DOP_PYMARL2 = Dop(
-    actor_optimiser=RmsProp(5e-4, 20.0, epsilon=1e-8),
-    critic_optimiser=RmsProp(5e-4, 20.0, epsilon=1e-8),
-    replay=RecentAndOld(5_000, 64, recent=64, recent_batch=32),
-    parallel_envs=8,
-    updates_per_episode=0.125,
-)
+        return state.critic.value.taken(
+            episode.timesteps.state[:-1], episode.timesteps.obs[:-1], episode.action
+        )

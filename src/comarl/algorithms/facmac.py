@@ -1,20 +1,22 @@
 """FACMAC: factored multi-agent centralised policy gradients (Peng et al., NeurIPS 2021).
 
-One critic for the team, factored into the agents' utilities as QMIX's is; the actors climb it all at once, by the
-gradient through the joint action.
+One critic for the team, factored into the agents' utilities as QMIX's is; the actors climb it all
+at once, by the gradient through the joint action.
 
     Q_tot(s, u) = g_s(Q_1(o_1, u_1) .. Q_N(o_N, u_N))                                                          (Eq 5)
     y_t    = r_t + gamma ((1 - lambda) Q_tot'(s_{t+1}, mu'(tau_{t+1})) + lambda y_{t+1})            (Eq 6: lambda is 0)
     L_crit = mean over steps (Q_tot(s_t, u_t) - y_t)^2                                                         (Eq 6)
     L_act  = -mean over steps Q_tot(s_t, mu_1(tau_1) .. mu_N(tau_N))                                           (Eq 7)
 
-All agents' actions are those of the policies now, not only one agent's: the centralised policy gradient of Sec 4.2.
-With discrete actions mu is a categorical policy: greedy in targets, a straight-through Gumbel-softmax draw in Eq 7, and
-a softmax with a share of random actions when it explores.
+All agents' actions are those of the policies now, not only one agent's: the centralised policy
+gradient of Sec 4.2. With discrete actions mu is a categorical policy: greedy in targets, a
+straight-through Gumbel-softmax draw in Eq 7, and a softmax with a share of random actions when it
+explores.
 
-`mixing` "any" is the non-monotonic critic of Sec 4.1, "sum" FACMAC with VDN's mixer. `Facmac` is for discrete actions:
-recurrent actors, learning from episodes. `FacmacContinuous` is for continuous ones: feed-forward actors, learning from
-transitions, lambda 0. Sources of the settings: the authors' code for StarCraft and for Multi-Agent MuJoCo.
+`mixing` "any" is the non-monotonic critic of Sec 4.1, "sum" FACMAC with VDN's mixer. `Facmac` is
+for discrete actions: recurrent actors, learning from episodes. `FacmacContinuous` is for continuous
+ones: feed-forward actors, learning from transitions, lambda 0. Sources of the settings: the
+authors' code for StarCraft and for Multi-Agent MuJoCo.
 
 Differences from the authors' code:
 1. An episode that was cut by time ends in its own value wherever it ends within a batch; theirs relies on the longest.
@@ -35,13 +37,14 @@ from comarl.nn.mixers import Mixing
 from comarl.nn.policies import SharedActor, explore_with_noise
 from comarl.nn.recurrent import Memory, RecurrentNet
 from comarl.ops.distributions import straight_through_steps
-from comarl.ops.exploration import epsilon_softmax, greedy, linear
+from comarl.ops.exploration import Epsilon, epsilon_softmax, greedy
 from comarl.ops.learner import Adam, Learner, copy_every, polyak
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace, StepPace
 from comarl.replay.transitions import Ring
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep, Transition
-from comarl.validation import check_choices, check_range
+from comarl.validation import check_fields, check_range
 
 
 class State(eqx.Module):
@@ -64,14 +67,15 @@ class ContinuousState(eqx.Module):
 
 @dataclass(frozen=True)
 class Facmac:
-    """Hyperparameters of FACMAC for discrete actions. The defaults are the authors' for StarCraft."""
+    """Hyperparameters of FACMAC for discrete actions. The defaults are the authors' for
+    StarCraft."""
 
-    learns_from: ClassVar = "episodes"
     packs: ClassVar = True
     actions: ClassVar = frozenset({"discrete"})
 
     mixing: Mixing = "monotonic"
-    """how utilities are joined: QMIX's mixer, the same without its sign constraint (Sec 4.1), or VDN's sum"""
+    """how utilities are joined: QMIX's mixer, the same without its sign constraint (Sec 4.1), or
+    VDN's sum"""
     hidden: int = 64
     """units of the recurrent actor and of the two hidden layers of the utility"""
     mixer_width: int = 32
@@ -80,12 +84,10 @@ class Facmac:
     """units of the hidden layer that makes the mixer's weights; 0 makes them linear in the state"""
     gamma: float = 0.99
     """discount"""
-    trace: float = 0.8
+    td_lambda: float = 0.8
     """lambda of the TD(lambda) target; 0 looks one step ahead"""
-    epsilon: tuple[float, float] = (0.5, 0.05)
+    epsilon: Epsilon = Epsilon(0.5, 0.05, 50_000)
     """share of random actions while exploring, at first and in the end"""
-    epsilon_steps: int = 50_000
-    """environment steps from the first to the last epsilon"""
     target_period: int = 200
     """updates between copies of actor and critic to their targets"""
     actor_optimiser: Adam = Adam(2.5e-3, epsilon=1e-7)
@@ -94,22 +96,22 @@ class Facmac:
     """optimiser of utilities and mixer together"""
     replay: EpisodeRing = EpisodeRing(5_000, 32)
     """episodes kept and drawn"""
-    parallel_envs: int = 1
-    """episodes played side by side in a round"""
-    updates_per_episode: float = 1.0
-    """gradient steps per episode played"""
+    pace: EpisodePace = EpisodePace()
+    """episodes played side by side, and gradient steps for each"""
 
     def __post_init__(self):
-        check_choices(self)
-        check_range(self, 1, None, "hidden", "mixer_width", "target_period", "parallel_envs")
-        check_range(self, 0, 1, "epsilon", "gamma", "trace")
-        check_range(self, 0, None, "hypernet", "epsilon_steps", "updates_per_episode")
+        check_fields(self)
+        check_range(self, 1, None, "hidden", "mixer_width", "target_period")
+        check_range(self, 0, 1, "gamma", "td_lambda")
+        check_range(self, 0, None, "hypernet")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         actor_key, critic_key = jax.random.split(key)
         actor = RecurrentNet(spec, self.hidden, key=actor_key)
         size: dict[str, Any] = dict(width=self.mixer_width, hypernet=self.hypernet)
-        critic = FactoredCritic(spec, (self.hidden, self.hidden), self.mixing, **size, key=critic_key)
+        critic = FactoredCritic(
+            spec, (self.hidden, self.hidden), self.mixing, **size, key=critic_key
+        )
         return State(
             actor=Learner.create(actor, self.actor_optimiser),
             critic=Learner.create(critic, self.critic_optimiser),
@@ -121,11 +123,19 @@ class Facmac:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(
-        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: Memory,
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
         """Drawn from the policies with a share of random actions while exploring, else greedy."""
         del team
-        epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
+        epsilon = self.epsilon.at(clock)
         return self.perform(state.actor.value, memory, timestep, key, epsilon, explore=explore)
 
     def policy(self, state: State) -> RecurrentNet:
@@ -145,7 +155,11 @@ class Facmac:
         """How any team acts; an evolving one adds no random actions to those that it draws."""
         hidden, logits = policy.step(memory, timestep.obs)
         available = timestep.available
-        action = epsilon_softmax(logits, available, epsilon, key) if explore else greedy(logits, available)
+        action = (
+            epsilon_softmax(logits, available, epsilon, key)
+            if explore
+            else greedy(logits, available)
+        )
         return Memory(hidden, action), action
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
@@ -153,9 +167,9 @@ class Facmac:
         critic, metrics = self.fit_critic(state, batch)
         actor, actor_metrics = self.fit_actor(state, critic.value, batch, key)
         online, target = (actor.value, critic.value), (state.target_actor, state.target_critic)
-        return State(actor, critic, *copy_every(self.target_period, clock.updates, target, online)), (
-            metrics | actor_metrics
-        )
+        return State(
+            actor, critic, *copy_every(self.target_period, clock.updates, target, online)
+        ), (metrics | actor_metrics)
 
     def fit_critic(self, state: State, batch: Episode) -> tuple[Learner[FactoredCritic], Metrics]:
         """TD(lambda) with the target actors' greedy actions (Eq 6)."""
@@ -163,7 +177,7 @@ class Facmac:
         next_action = jax.nn.one_hot(greedy(logits, batch.timesteps.available), logits.shape[-1])
         steps = batch.timesteps
         next_q = state.target_critic(steps.obs[:, 1:], next_action[:, 1:], steps.state[:, 1:])
-        target = episode_targets(batch, next_q, self.gamma, self.trace)
+        target = episode_targets(batch, next_q, self.gamma, self.td_lambda)
         action = jax.nn.one_hot(batch.action, logits.shape[-1])
 
         def loss(critic: FactoredCritic) -> Float[Array, ""]:
@@ -198,13 +212,14 @@ class Facmac:
 
 @dataclass(frozen=True)
 class FacmacContinuous:
-    """Hyperparameters of FACMAC for continuous actions. The defaults are the authors' for Multi-Agent MuJoCo."""
+    """Hyperparameters of FACMAC for continuous actions. The defaults are the authors' for
+    Multi-Agent MuJoCo."""
 
-    learns_from: ClassVar = "transitions"
     actions: ClassVar = frozenset({"continuous"})
 
     mixing: Mixing = "monotonic"
-    """how utilities are joined: QMIX's mixer, the same without its sign constraint (Sec 4.1), or VDN's sum"""
+    """how utilities are joined: QMIX's mixer, the same without its sign constraint (Sec 4.1), or
+    VDN's sum"""
     hidden: tuple[int, ...] = (400, 400)
     """units of the hidden layers of actors and utilities (ReLU)"""
     mixer_width: int = 64
@@ -225,23 +240,23 @@ class FacmacContinuous:
     """optimiser of utilities and mixer together"""
     replay: Ring = Ring(1_000_000, 100)
     """transitions kept and drawn"""
-    warmup_steps: int = 10_000
-    """steps of random actions before learning starts"""
-    updates_per_step: float = 1.0
-    """gradient steps per environment step"""
+    pace: StepPace = StepPace()
+    """random steps before learning starts, and gradient steps for each step after"""
 
     def __post_init__(self):
-        check_choices(self)
+        check_fields(self)
         check_range(self, 1, None, "hidden", "mixer_width")
         check_range(self, 0, 1, "gamma", "tau")
-        nonnegative = ("hypernet", "exploration_noise", "action_penalty", "warmup_steps", "updates_per_step")
+        nonnegative = ("hypernet", "exploration_noise", "action_penalty")
         check_range(self, 0, None, *nonnegative)
 
     def init(self, spec: EnvSpec, key: Key) -> ContinuousState:
         actor_key, critic_key = jax.random.split(key)
         actor = SharedActor(spec, self.hidden, key=actor_key)
         size: dict[str, Any] = dict(width=self.mixer_width, hypernet=self.hypernet)
-        critic = FactoredCritic(spec, self.hidden, self.mixing, **size, with_identity=True, key=critic_key)
+        critic = FactoredCritic(
+            spec, self.hidden, self.mixing, **size, with_identity=True, key=critic_key
+        )
         return ContinuousState(
             actor=Learner.create(actor, self.actor_optimiser),
             critic=Learner.create(critic, self.critic_optimiser),
@@ -266,7 +281,9 @@ class FacmacContinuous:
         del team, clock
         actor = state.actor.value
         action = actor(timestep.obs)
-        return memory, explore_with_noise(action, self.exploration_noise, actor.spec, key) if explore else action
+        return memory, explore_with_noise(
+            action, self.exploration_noise, actor.spec, key
+        ) if explore else action
 
     def update(
         self, state: ContinuousState, batch: Transition, clock: Clock, key: Key
@@ -276,12 +293,18 @@ class FacmacContinuous:
         critic, metrics = self.fit_critic(state, batch)
         actor, actor_metrics = self.fit_actor(state, critic.value, batch)
         online, target = (actor.value, critic.value), (state.target_actor, state.target_critic)
-        return ContinuousState(actor, critic, *polyak(target, online, self.tau)), metrics | actor_metrics
+        return ContinuousState(
+            actor, critic, *polyak(target, online, self.tau)
+        ), metrics | actor_metrics
 
-    def fit_critic(self, state: ContinuousState, batch: Transition) -> tuple[Learner[FactoredCritic], Metrics]:
+    def fit_critic(
+        self, state: ContinuousState, batch: Transition
+    ) -> tuple[Learner[FactoredCritic], Metrics]:
         """One step ahead, with the target actors' actions (Eq 6)."""
         actor = state.target_actor
-        next_q = state.target_critic(actor.with_identity(batch.next.obs), actor(batch.next.obs), batch.next.state)
+        next_q = state.target_critic(
+            actor.with_identity(batch.next.obs), actor(batch.next.obs), batch.next.state
+        )
         target = batch.reward + self.gamma * jnp.where(batch.terminated, 0.0, next_q)
 
         def loss(critic: FactoredCritic) -> Float[Array, ""]:
@@ -303,6 +326,3 @@ class FacmacContinuous:
 
         actor, actor_loss = state.actor.descend(loss)
         return actor, {"actor_loss": actor_loss}
-
-
-FACMAC_NONMONOTONIC = Facmac(mixing="any")

@@ -1,7 +1,9 @@
-"""FOP: factorising the optimal joint policy of maximum-entropy MARL (Zhang, Li, Wang, Xie, Lu, ICML 2021).
+"""FOP: factorising the optimal joint policy of maximum-entropy MARL (Zhang, Li, Wang, Xie, Lu, ICML
+2021).
 
-Soft actor-critic for a team. The joint value duels as QPLEX's does, but by soft values; the best soft joint policy is
-then the product of the agents' own, pi_i ~ exp(Q_i / alpha), so that each agent climbs its own utility, unmixed.
+Soft actor-critic for a team. The joint value duels as QPLEX's does, but by soft values; the best
+soft joint policy is then the product of the agents' own, pi_i ~ exp(Q_i / alpha), so that each
+agent climbs its own utility, unmixed.
 
     V_i    = alpha log sum_u exp(Q_i(o_i, u) / alpha)                                             soft value of an agent
     Q_tot  = V(s) + sum_i Q_i + sum_i (lambda_i(s, u) - 1) (Q_i - V_i)       the last bracket passes no gradient
@@ -12,8 +14,9 @@ then the product of the agents' own, pi_i ~ exp(Q_i / alpha), so that each agent
     L_crit = mean over steps (Q_tot^k(s_t, u_t) - y_t)^2, for each of the two critics k
     alpha  = 0.5 to 0.05, linearly over environment steps
 
-These are the equations that the authors' code computes, under the paper's names. As mean_i says, the temperature of the
-joint policy is alpha / N. Utilities see an agent's observation and number, neither the state nor the past.
+These are the equations that the authors' code computes, under the paper's names. As mean_i says,
+the temperature of the joint policy is alpha / N. Utilities see an agent's observation and number,
+neither the state nor the past.
 
 The defaults are those of the authors' code. Differences from it:
 1. The entropy is part of the value that the return goes on in: discounted, and 0 after a termination. Theirs adds
@@ -38,10 +41,18 @@ from comarl.nn.duplex import Importance, dueling
 from comarl.nn.mlp import MLP
 from comarl.nn.recurrent import Memory, RecurrentNet
 from comarl.ops.distributions import draw_steps
-from comarl.ops.exploration import epsilon_softmax, explore_or_greedy, linear, only_available, pick
-from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, copy_every
+from comarl.ops.exploration import (
+    Epsilon,
+    epsilon_softmax,
+    greedy,
+    linear,
+    only_available,
+    pick,
+)
+from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
 from comarl.validation import check_range
 
@@ -65,7 +76,9 @@ class SoftCritic(eqx.Module):
         self.value = MLP((spec.state_size, width, 1), activation=relu, key=keys[1])
         self.importance = Importance(spec, kernels, (), key=keys[2])
 
-    def utilities(self, obs: Float[Array, "*batch agents obs"]) -> Float[Array, "*batch agents actions"]:
+    def utilities(
+        self, obs: Float[Array, "*batch agents obs"]
+    ) -> Float[Array, "*batch agents actions"]:
         """Q_i(o_i, .), by one network that is told the agent's number."""
         identity = jnp.broadcast_to(jnp.eye(obs.shape[-2]), (*obs.shape[:-1], obs.shape[-2]))
         return self.utility(jnp.concatenate([obs, identity], axis=-1))
@@ -78,10 +91,14 @@ class SoftCritic(eqx.Module):
         available: Available,
         gain: Gain = 0.0,
     ) -> Float[Array, "*batch"]:
-        """Q_tot of an action; soft values are over what is available, of Q_i and what else an action gains."""
+        """Q_tot of an action; soft values are over what is available, of Q_i and what else an
+        action gains."""
         q = self.utilities(steps.obs)
         soft = soft_value(q + gain, temperature, available)
-        return dueling(pick(q, action), soft, self.importance(steps.state, action)) + self.value(steps.state)[..., 0]
+        return (
+            dueling(pick(q, action), soft, self.importance(steps.state, action))
+            + self.value(steps.state)[..., 0]
+        )
 
 
 Critics = tuple[SoftCritic, SoftCritic]
@@ -98,14 +115,19 @@ class State(eqx.Module):
 
 
 def soft_value(
-    q: Float[Array, "*batch actions"], temperature: Scalar, available: Bool[Array, "*batch actions"] | None
+    q: Float[Array, "*batch actions"],
+    temperature: Scalar,
+    available: Bool[Array, "*batch actions"] | None,
 ) -> Float[Array, "*batch"]:
-    """alpha log sum_u exp(q(u) / alpha): what the best policy at this temperature is worth, its entropy included."""
+    """alpha log sum_u exp(q(u) / alpha): what the best policy at this temperature is worth, its
+    entropy included."""
     return temperature * jax.nn.logsumexp(only_available(q, available) / temperature, axis=-1)
 
 
 def log_policies(
-    logits: Float[Array, "*batch actions"], available: Bool[Array, "*batch actions"] | None, epsilon: Scalar | None
+    logits: Float[Array, "*batch actions"],
+    available: Bool[Array, "*batch actions"] | None,
+    epsilon: Scalar | None,
 ) -> Float[Array, "*batch actions"]:
     """log pi_i(u); given epsilon, of the policies with that share of random actions mixed in."""
     log_pi = jax.nn.log_softmax(only_available(logits, available))
@@ -121,7 +143,8 @@ def actor_loss(
     temperature: Scalar,
     mask: Bool[Array, "batch time"],
 ) -> Scalar:
-    """sum_u pi_i(u) (alpha log pi_i(u) - q_i(u)), the mean over steps and agents; exact, so that nothing is drawn."""
+    """sum_u pi_i(u) (alpha log pi_i(u) - q_i(u)), the mean over steps and agents; exact, so that
+    nothing is drawn."""
     return masked_mean((jnp.exp(log_pi) * (temperature * log_pi - q)).sum(-1).mean(-1), mask)
 
 
@@ -130,17 +153,19 @@ def soft_targets(
     next_value: Float[Array, "batch time"],
     bonus: Float[Array, "batch time"],
     gamma: float,
-    trace: float,
+    td_lambda: float,
     *,
     in_return: bool,
 ) -> Float[Array, "batch time"]:
-    """TD(lambda) targets, given what each step led to: its value, and a bonus such as the entropy there.
+    """TD(lambda) targets, given what each step led to: its value, and a bonus such as the entropy
+    there.
 
-    The bonus is part of that value; with `in_return` off it is added to the return of every step, as it stands.
+    The bonus is part of that value; with `in_return` off it is added to the return of every step,
+    as it stands.
     """
     if in_return:
-        return episode_targets(batch, next_value + bonus, gamma, trace)
-    return episode_targets(batch, next_value, gamma, trace) + jax.lax.stop_gradient(bonus)
+        return episode_targets(batch, next_value + bonus, gamma, td_lambda)
+    return episode_targets(batch, next_value, gamma, td_lambda) + jax.lax.stop_gradient(bonus)
 
 
 def lower_utilities(critics: CriticLearners, obs: Float[Array, "*batch agents obs"]) -> Array:
@@ -157,7 +182,6 @@ def values(critics: CriticLearners) -> Critics:
 class Fop:
     """Hyperparameters of FOP. The defaults are the authors'."""
 
-    learns_from: ClassVar = "episodes"
     actions: ClassVar = frozenset({"discrete"})
 
     hidden: int = 64
@@ -171,19 +195,18 @@ class Fop:
     temperature_steps: int = 90_000
     """environment steps from the first to the last alpha"""
     entropy_in_return: bool = True
-    """entropy is part of the values in the return; off, that of the next step is added to every finished return"""
+    """entropy is part of the values in the return; off, that of the next step is added to every
+    finished return"""
     value_of_unavailable: bool = False
     """soft values count actions that are not available, too"""
     epsilon_in_policy: bool = False
     """losses and targets take the policies with the share of random actions that explores"""
     gamma: float = 0.99
     """discount"""
-    trace: float = 0.8
+    td_lambda: float = 0.8
     """lambda of the TD(lambda) target; 0 looks one step ahead"""
-    epsilon: tuple[float, float] = (1.0, 0.05)
+    epsilon: Epsilon = Epsilon(1.0, 0.05, 50_000)
     """share of random actions while exploring, at first and in the end"""
-    epsilon_steps: int = 50_000
-    """environment steps from the first to the last epsilon"""
     target_period: int = 200
     """updates between copies of the critics to their targets"""
     actor_optimiser: Optimiser = RmsProp(5e-4)
@@ -192,17 +215,17 @@ class Fop:
     """optimiser of each critic"""
     replay: EpisodeRing = EpisodeRing(5_000, 32)
     """episodes kept and drawn"""
-    parallel_envs: int = 1
-    """episodes played side by side in a round"""
-    updates_per_episode: float = 1.0
-    """gradient steps per episode played"""
+    pace: EpisodePace = EpisodePace()
+    """episodes played side by side, and gradient steps for each"""
 
     def __post_init__(self):
-        check_range(self, 1, None, "hidden", "mixer_width", "kernels", "target_period", "parallel_envs")
-        check_range(self, 0, 1, "epsilon", "gamma", "trace")
-        check_range(self, 0, None, "temperature_steps", "epsilon_steps", "updates_per_episode")
+        check_range(self, 1, None, "hidden", "mixer_width", "kernels", "target_period")
+        check_range(self, 0, 1, "gamma", "td_lambda")
+        check_range(self, 0, None, "temperature_steps")
         if min(self.temperature) <= 0:
-            raise ValueError(f"temperature={self.temperature} of Fop must be above 0: soft values divide by it")
+            raise ValueError(
+                f"temperature={self.temperature} of Fop must be above 0: soft values divide by it"
+            )
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         actor_key, *critic_keys = jax.random.split(key, 3)
@@ -214,13 +237,35 @@ class Fop:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(
-        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: Memory,
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
         """Drawn from the policies with a share of random actions while exploring, else greedy."""
         del team
         hidden, logits = state.actor.value.step(memory, timestep.obs)
-        action = explore_or_greedy(epsilon_softmax, self, logits, timestep.available, clock, key, explore=explore)
+        action = (
+            self.explore(logits, timestep.available, clock, key)
+            if explore
+            else greedy(logits, timestep.available)
+        )
         return Memory(hidden, action), action
+
+    def explore(
+        self,
+        logits: Float[Array, "agents actions"],
+        available: Bool[Array, "agents actions"] | None,
+        clock: Clock,
+        key: Key,
+    ) -> Int[Array, " agents"]:
+        """Drawn from the policies, with a share epsilon of random actions."""
+        return epsilon_softmax(logits, available, self.epsilon.at(clock), key)
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
         """The actor, then the critics by the actor as it is now; targets are copied when due."""
@@ -230,12 +275,20 @@ class Fop:
             return log_policies(jax.vmap(actor.unroll)(batch), batch.timesteps.available, epsilon)
 
         q = lower_utilities(state.critics, batch.timesteps.obs[:, :-1])
-        actor, loss = state.actor.descend(lambda actor: actor_loss(policies(actor)[:, :-1], q, alpha, batch.mask))
+        actor, loss = state.actor.descend(
+            lambda actor: actor_loss(policies(actor)[:, :-1], q, alpha, batch.mask)
+        )
         log_pi = policies(actor.value)
         action = draw_steps(log_pi, key)[:, 1:]
         entropy = -pick(log_pi[:, 1:], action).mean(axis=-1)
-        critics, metrics = self.fit_critics(state.critics, state.targets, batch, action, alpha * entropy, alpha)
-        metrics |= {"actor_loss": loss, "entropy": masked_mean(entropy, batch.mask), "temperature": alpha}
+        critics, metrics = self.fit_critics(
+            state.critics, state.targets, batch, action, alpha * entropy, alpha
+        )
+        metrics |= {
+            "actor_loss": loss,
+            "entropy": masked_mean(entropy, batch.mask),
+            "temperature": alpha,
+        }
         targets = copy_every(self.target_period, clock.updates, state.targets, values(critics))
         return State(actor, critics, targets, alpha), metrics
 
@@ -255,9 +308,8 @@ class Fop:
 
     def schedules(self, clock: Clock) -> tuple[Scalar, Scalar | None]:
         """alpha, and the epsilon that is in policies, if any."""
-        at = lambda ends, steps: linear(ends[0], ends[1], steps, clock.env_steps)
-        alpha = at(self.temperature, self.temperature_steps)
-        return alpha, at(self.epsilon, self.epsilon_steps) if self.epsilon_in_policy else None
+        alpha = linear(*self.temperature, self.temperature_steps, clock.env_steps)
+        return alpha, self.epsilon.at(clock) if self.epsilon_in_policy else None
 
     def fit_critics(
         self,
@@ -271,23 +323,32 @@ class Fop:
     ) -> tuple[CriticLearners, Metrics]:
         """TD(lambda), for both critics the same.
 
-        `action` is drawn from the policies for what each step led to, and `bonus` is what it is worth there beside
-        Q_tot. `gain` is what soft values count beside Q_i: at each step, and at what it led to.
+        `action` is drawn from the policies for what each step led to, and `bonus` is what it is
+        worth there beside Q_tot. `gain` is what soft values count beside Q_i: at each step, and at
+        what it led to.
         """
         steps = batch.timesteps
-        now, later = jax.tree.map(lambda x: x[:, :-1], steps), jax.tree.map(lambda x: x[:, 1:], steps)
+        now, later = (
+            jax.tree.map(lambda x: x[:, :-1], steps),
+            jax.tree.map(lambda x: x[:, 1:], steps),
+        )
         next_value = self.lower_team(targets, later, action, temperature, gain[1])
         in_return = self.entropy_in_return
-        target = soft_targets(batch, next_value, bonus, self.gamma, self.trace, in_return=in_return)
+        target = soft_targets(
+            batch, next_value, bonus, self.gamma, self.td_lambda, in_return=in_return
+        )
 
         def loss(critic: SoftCritic) -> Scalar:
-            q = critic.team(now, batch.action, temperature, self.counted(now), gain[0])
+            q = critic.team(now, batch.action, temperature, self.extra_metrics(now), gain[0])
             return masked_mean(jnp.square(q - target), batch.mask)
 
         (one, first), (two, second) = (critic.descend(loss) for critic in critics)
-        return (one, two), {"critic_loss": (first + second) / 2, "target_value": masked_mean(target, batch.mask)}
+        return (one, two), {
+            "critic_loss": (first + second) / 2,
+            "target_value": masked_mean(target, batch.mask),
+        }
 
-    def counted(self, steps: Timestep) -> Available:
+    def extra_metrics(self, steps: Timestep) -> Available:
         """The actions that soft values are over."""
         return None if self.value_of_unavailable else steps.available
 
@@ -300,18 +361,6 @@ class Fop:
         gain: Gain = 0.0,
     ) -> Float[Array, "*batch"]:
         """Q_tot by the critic that values it less."""
-        counted = self.counted(steps)
+        counted = self.extra_metrics(steps)
         one, two = (critic.team(steps, action, temperature, counted, gain) for critic in critics)
         return jnp.minimum(one, two)
-
-
-FOP_PYMARL2 = Fop(
-    actor_optimiser=Adam(1e-3),
-    critic_optimiser=Adam(1e-3),
-    trace=0.6,
-    epsilon_steps=100_000,
-    target_period=25,
-    replay=EpisodeRing(5_000, 128),
-    parallel_envs=8,
-    updates_per_episode=0.125,
-)

@@ -1,8 +1,8 @@
 """LICA: learning implicit credit assignment (Zhou, Liu, Sui, Li, Chung, NeurIPS 2020).
 
-One critic for the team sees the state and the agents' whole policies, not only what they did. Its weights are made from
-the state, so the gradient that reaches an agent's policy is about the state and about the others: credit needs no
-formula of its own.
+One critic for the team sees the state and the agents' whole policies, not only what they did. Its
+weights are made from the state, so the gradient that reaches an agent's policy is about the state
+and about the others: credit needs no formula of its own.
 
     Q(s, x) = w2(s) . relu(W1(s) x + b1(s)) + b2(s),   x the agents' actions, one-hot, or their policies, side by side
     y_t    = r_t + gamma ((1 - lambda) Q'(s_t+1, u_t+1) + lambda y_t+1)                      u_t+1 is what was done next
@@ -10,8 +10,8 @@ formula of its own.
     L_act  = -mean over steps Q(s_t, pi_1(. | tau_1) .. pi_N(. | tau_N)) - xi H / stop(H)
     H      = mean over steps and agents of the entropy of pi_i
 
-No sign is constrained. Dividing by the entropy itself makes its gradient grow as policies become sure: a sustained
-level of exploration, which the authors call adaptive entropy regularisation.
+No sign is constrained. Dividing by the entropy itself makes its gradient grow as policies become
+sure: a sustained level of exploration, which the authors call adaptive entropy regularisation.
 
 The defaults are the authors'; `lica-pymarl2` has the settings of PyMARL2 (Hu et al., 2021).
 Differences from the authors' code:
@@ -34,12 +34,14 @@ from comarl.ops.exploration import epsilon_softmax, greedy, only_available
 from comarl.ops.learner import Adam, Learner, Optimiser, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
 from comarl.validation import check_range
 
 
 class Critic(eqx.Module):
-    """Q(s, x): a network of one hidden layer over the agents' policies, whose weights are made from the state."""
+    """Q(s, x): a network of one hidden layer over the agents' policies, whose weights are made from
+    the state."""
 
     first_weights: MLP
     first_bias: Linear
@@ -50,7 +52,9 @@ class Critic(eqx.Module):
     def __init__(self, spec: EnvSpec, width: int, hypernet: int | None, *, key: Key):
         keys = jax.random.split(key, 4)
         weights = spec.num_agents * spec.action_size * width
-        make = lambda hidden, outputs, k: MLP((spec.state_size, hidden, outputs), activation=jax.nn.relu, key=k)
+        make = lambda hidden, outputs, k: MLP(
+            (spec.state_size, hidden, outputs), activation=jax.nn.relu, key=k
+        )
         self.first_weights = make(hypernet or weights, weights, keys[0])
         self.first_bias = Linear(spec.state_size, width, key=keys[1])
         self.second_weights = make(width, width, keys[2])
@@ -79,7 +83,6 @@ class State(eqx.Module):
 class Lica:
     """Hyperparameters of LICA. The defaults are the authors'."""
 
-    learns_from: ClassVar = "episodes"
     actions: ClassVar = frozenset({"discrete"})
 
     hidden: int = 64
@@ -90,7 +93,7 @@ class Lica:
     """units of the hidden layer that makes W1; None: as many as W1 has entries, which is many"""
     gamma: float = 0.99
     """discount"""
-    trace: float = 0.8
+    td_lambda: float = 0.8
     """lambda of the TD(lambda) target; 0 looks one step ahead"""
     entropy_weight: float = 0.06
     """xi: weight of the adaptive entropy bonus"""
@@ -101,16 +104,15 @@ class Lica:
     critic_optimiser: Optimiser = Adam(5e-4)
     """optimiser of the critic"""
     replay: EpisodeRing = EpisodeRing(32, 32)
-    """episodes kept and drawn: by default exactly those of a round, so that learning is on-policy"""
-    parallel_envs: int = 32
-    """episodes played side by side in a round"""
-    updates_per_episode: float = 1 / 32
-    """gradient steps per episode played: one per round"""
+    """episodes kept and drawn: by default exactly those of a round, so that learning is
+    on-policy"""
+    pace: EpisodePace = EpisodePace(32, 1 / 32)
+    """episodes played side by side, and gradient steps for each"""
 
     def __post_init__(self):
-        check_range(self, 1, None, "hidden", "critic_width", "target_period", "parallel_envs")
-        check_range(self, 0, 1, "gamma", "trace")
-        check_range(self, 0, None, "entropy_weight", "updates_per_episode")
+        check_range(self, 1, None, "hidden", "critic_width", "target_period")
+        check_range(self, 0, 1, "gamma", "td_lambda")
+        check_range(self, 0, None, "entropy_weight")
         if self.hypernet is not None:
             check_range(self, 1, None, "hypernet")
 
@@ -128,13 +130,23 @@ class Lica:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(
-        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: Memory,
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
         """Drawn from the policies while exploring, else greedy."""
         del team, clock
         hidden, logits = state.actor.value.step(memory, timestep.obs)
         available = timestep.available
-        action = epsilon_softmax(logits, available, 0.0, key) if explore else greedy(logits, available)
+        action = (
+            epsilon_softmax(logits, available, 0.0, key) if explore else greedy(logits, available)
+        )
         return Memory(hidden, action), action
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
@@ -149,20 +161,30 @@ class Lica:
         states, actor = batch.timesteps.state, state.actor.value
         action = jax.nn.one_hot(batch.action, actor.spec.action_size)
         next_action = jax.nn.one_hot(self.next_actions(actor, batch, key), actor.spec.action_size)
-        target = episode_targets(batch, state.target_critic(states[:, 1:], next_action), self.gamma, self.trace)
-        loss = lambda critic: masked_mean(jnp.square(critic(states[:, :-1], action) - target), batch.mask)
+        target = episode_targets(
+            batch, state.target_critic(states[:, 1:], next_action), self.gamma, self.td_lambda
+        )
+        loss = lambda critic: masked_mean(
+            jnp.square(critic(states[:, :-1], action) - target), batch.mask
+        )
         critic, critic_loss = state.critic.descend(loss)
         return critic, {"critic_loss": critic_loss, "target_value": masked_mean(target, batch.mask)}
 
-    def next_actions(self, actor: RecurrentNet, batch: Episode, key: Key) -> Int[Array, "batch time agents"]:
-        """What the team did after each step; after the last one, where it did nothing, a draw from its policies."""
+    def next_actions(
+        self, actor: RecurrentNet, batch: Episode, key: Key
+    ) -> Int[Array, "batch time agents"]:
+        """What the team did after each step; after the last one, where it did nothing, a draw from
+        its policies."""
         logits = only_available(jax.vmap(actor.unroll)(batch), batch.timesteps.available)
         drawn = draw_steps(logits, key)[:, 1:]
         follows = jnp.pad(batch.mask[:, 1:], ((0, 0), (0, 1)))
         return jnp.where(follows[..., None], jnp.roll(batch.action, -1, axis=1), drawn)
 
-    def fit_actor(self, state: State, critic: Critic, batch: Episode) -> tuple[Learner[RecurrentNet], Metrics]:
-        """All agents at once climb the critic through their policies, which stay away from certainty."""
+    def fit_actor(
+        self, state: State, critic: Critic, batch: Episode
+    ) -> tuple[Learner[RecurrentNet], Metrics]:
+        """All agents at once climb the critic through their policies, which stay away from
+        certainty."""
         steps, available = batch.timesteps, batch.timesteps.available
         assert available is not None  # discrete tasks say what is legal
         every_agent = jnp.broadcast_to(batch.mask[..., None], batch.action.shape)
@@ -184,6 +206,3 @@ class Lica:
         del key
         action = jax.nn.one_hot(episode.action, state.actor.value.spec.action_size)
         return state.critic.value(episode.timesteps.state[:-1], action)
-
-
-LICA_PYMARL2 = Lica(hypernet=64, trace=0.6, replay=EpisodeRing(128, 32), parallel_envs=8, updates_per_episode=0.125)

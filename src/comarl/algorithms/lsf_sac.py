@@ -1,7 +1,9 @@
-"""LSF-SAC: value factorisation with latent state information sharing (Zhou, Lan, Aggarwal, arXiv 2201.01247, 2022).
+"""LSF-SAC: value factorisation with latent state information sharing (Zhou, Lan, Aggarwal, arXiv
+2201.01247, 2022).
 
-A soft actor-critic whose critic is factored as QMIX's is, and in which each agent's utility also hears messages from
-all agents. Only the critic hears them: actors act alone, on their own histories, and messages end with training.
+A soft actor-critic whose critic is factored as QMIX's is, and in which each agent's utility also
+hears messages from all agents. Only the critic hears them: actors act alone, on their own
+histories, and messages end with training.
 
     M_ji ~ N(f_m(x_j)_i, I),  m_i = (M_1i .. M_Ni)                                                        (Sec V-A, V-B)
     Q_tot(s, u) = g_s(q_1(tau_1, m_1, u_1) .. q_N(tau_N, m_N, u_N))                                               (Eq 1)
@@ -33,28 +35,30 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from comarl.nn.messages import InformedNet, Messages, Messenger, with_told
+from comarl.nn.messages import MessageConditionedNet, Messages, Messenger, concat_messages
 from comarl.nn.mixers import Mixer
 from comarl.nn.recurrent import Memory, RecurrentNet, agent_inputs, last_actions
 from comarl.ops.distributions import noise_of_steps
-from comarl.ops.exploration import epsilon_greedy, explore_or_greedy, greedy, only_available, pick
+from comarl.ops.exploration import Epsilon, epsilon_greedy, greedy, only_available, pick
 from comarl.ops.learner import Adam, Learner, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.validation import check_choices, check_interval, check_range
+from comarl.validation import check_fields, check_interval, check_range
 
 
 class Critic(eqx.Module):
     """Q_tot."""
 
     messenger: Messenger | None
-    utility: InformedNet  # q_i, shared by agents
+    utility: MessageConditionedNet  # q_i, shared by agents
     mixer: Mixer
 
 
 class State(eqx.Module):
-    """What changes while LSF-SAC learns. Leaves of critics lead with `towers`: one critic, or twins."""
+    """What changes while LSF-SAC learns. Leaves of critics lead with `towers`: one critic, or
+    twins."""
 
     actor: Learner[RecurrentNet]  # pi_i, shared by agents
     critic: Learner[Critic]
@@ -88,18 +92,19 @@ def first(critics: Critic) -> Critic:
 
 @dataclass(frozen=True)
 class LsfSac:
-    """Hyperparameters of LSF-SAC. The defaults are those of the released code but where the page says otherwise."""
+    """Hyperparameters of LSF-SAC. The defaults are those of the released code but where the page
+    says otherwise."""
 
-    learns_from: ClassVar = "episodes"
     actions: ClassVar = frozenset({"discrete"})
 
     messages: Literal["pairwise", "broadcast", "none", "noise"] = "pairwise"
-    """what utilities hear: a message from each agent to each, the same to all, nothing (MASAC), or N(0, 1)"""
+    """what utilities hear: a message from each agent to each, the same to all, nothing (MASAC), or
+    N(0, 1)"""
     encoder: Literal["mlp", "gru"] = "mlp"
     """whether a message tells of what its sender sees now, or of its history"""
     message_size: int = 3
     """numbers in a message"""
-    message_spread: float = 1.0
+    message_std: float = 1.0
     """standard deviation of the noise on messages"""
     message_width: int = 64
     """units of the hidden layers of the messages' encoder"""
@@ -108,21 +113,27 @@ class LsfSac:
     kl_weight: float = 1e-3
     """beta, the price of what a message says, within the messages' loss"""
     message_entropy_weight: float = 1e-6
-    """weight of -log N(M; 0, I), which the code has within the messages' loss and the paper has not"""
+    """weight of -log N(M; 0, I), which the code has within the messages' loss and the paper has
+    not"""
     stop_td_into_encoder: bool = False
     """let messages learn from their own loss alone"""
     behaviour: Literal["epsilon-greedy", "sample"] = "epsilon-greedy"
-    """how agents explore: greedily with a chance of any action (code), or by drawing from their policies (paper)"""
+    """how agents explore: greedily with a chance of any action (code), or by drawing from their
+    policies (paper)"""
     policy_sign: Literal["paper", "code"] = "paper"
-    """what the actors climb: g(q - alpha log pi), or -g(alpha log pi - q), which weighs agents otherwise"""
+    """what the actors climb: g(q - alpha log pi), or -g(alpha log pi - q), which weighs agents
+    otherwise"""
     logit_clamp: tuple[float, float] | None = (-5.0, 2.0)
     """bounds of the policies' logits; None leaves them free"""
     soft_target: bool = False
-    """value E_pi[q - alpha log pi] in targets, as soft actor-critics do, in place of the greedy action"""
+    """value E_pi[q - alpha log pi] in targets, as soft actor-critics do, in place of the greedy
+    action"""
     twin_critic: bool = False
-    """two critics with targets of their own, of which the smaller Q_tot counts; the actors climb the first (Fig 6)"""
+    """two critics with targets of their own, of which the smaller Q_tot counts; the actors climb
+    the first (Fig 6)"""
     temperature: Literal["schedule", "fixed", "sac-discrete"] = "schedule"
-    """alpha: falling with the updates as in the code, constant (Fig 6), or tuned to an entropy in reach (Eq 15)"""
+    """alpha: falling with the updates as in the code, constant (Fig 6), or tuned to an entropy in
+    reach (Eq 15)"""
     alpha: float = 1.0
     """the temperature if it is fixed"""
     log_alpha: float = -0.07
@@ -134,7 +145,8 @@ class LsfSac:
     alpha_floor_after: int = 3_000_000
     """environment steps from which on that floor holds"""
     entropy_share: float = 0.2
-    """the entropy that "sac-discrete" keeps, in parts of that of an agent's uniform policy over what is available"""
+    """the entropy that "sac-discrete" keeps, in parts of that of an agent's uniform policy over
+    what is available"""
     hidden: int = 64
     """units of the recurrent layers of actor and utility"""
     mixer_width: int = 32
@@ -143,12 +155,10 @@ class LsfSac:
     """units of the hidden layer that makes the mixer's weights; 0 makes them linear in the state"""
     gamma: float = 0.99
     """discount"""
-    trace: float = 0.6
+    td_lambda: float = 0.6
     """lambda of the TD(lambda) target; 0 looks one step ahead (paper)"""
-    epsilon: tuple[float, float] = (0.995, 0.05)
+    epsilon: Epsilon = Epsilon(0.995, 0.05, 100_000)
     """chance of a random action, at first and in the end"""
-    epsilon_steps: int = 100_000
-    """environment steps from the first to the last epsilon"""
     target_period: int = 25
     """updates between copies of the critic to its target"""
     actor_optimiser: Adam = Adam(1e-3, max_grad_norm=0.0)
@@ -159,18 +169,18 @@ class LsfSac:
     """optimiser of log alpha for "sac-discrete" """
     replay: EpisodeRing = EpisodeRing(5_000, 128)
     """episodes kept and drawn"""
-    parallel_envs: int = 8
-    """episodes played side by side in a round"""
-    updates_per_episode: float = 0.125
-    """gradient steps per episode played"""
+    pace: EpisodePace = EpisodePace(8, 0.125)
+    """episodes played side by side, and gradient steps for each"""
 
     def __post_init__(self):
-        check_choices(self)
-        check_range(self, 1, None, "hidden", "mixer_width", "target_period", "parallel_envs")
+        check_fields(self)
+        check_range(self, 1, None, "hidden", "mixer_width", "target_period")
         check_range(self, 1, None, "message_size", "message_width")
-        check_range(self, 0, 1, "epsilon", "gamma", "trace", "entropy_share")
-        check_range(self, 0, None, "hypernet", "epsilon_steps", "updates_per_episode", "alpha_floor_after")
-        check_range(self, 0, None, "message_spread", "message_weight", "kl_weight", "message_entropy_weight")
+        check_range(self, 0, 1, "gamma", "td_lambda", "entropy_share")
+        check_range(self, 0, None, "hypernet", "alpha_floor_after")
+        check_range(
+            self, 0, None, "message_std", "message_weight", "kl_weight", "message_entropy_weight"
+        )
         check_range(self, 0, None, "alpha", "log_alpha_fall", "alpha_floor")
         check_interval(self, "logit_clamp")
         if self.alpha != 1.0 and self.temperature != "fixed":
@@ -181,7 +191,9 @@ class LsfSac:
     def init(self, spec: EnvSpec, key: Key) -> State:
         actor_key, critic_key = jax.random.split(key)
         actor = RecurrentNet(spec, self.hidden, key=actor_key)
-        critics = jax.vmap(lambda k: self.make_critic(spec, k))(jax.random.split(critic_key, 1 + self.twin_critic))
+        critics = jax.vmap(lambda k: self.make_critic(spec, k))(
+            jax.random.split(critic_key, 1 + self.twin_critic)
+        )
         log_alpha = Learner.create(jnp.float32(self.log_alpha), self.temperature_optimiser)
         return State(
             actor=Learner.create(actor, self.actor_optimiser),
@@ -196,34 +208,65 @@ class LsfSac:
         if self.messages == "pairwise" or self.messages == "broadcast":
             size: dict[str, Any] = dict(size=self.message_size, hidden=self.message_width)
             recurrent = self.encoder == "gru"
-            messenger = Messenger(spec, self.messages, **size, recurrent=recurrent, key=messenger_key)
+            messenger = Messenger(
+                spec, self.messages, **size, recurrent=recurrent, key=messenger_key
+            )
         told = 0 if self.messages == "none" else agents * self.message_size
-        utility = InformedNet(spec, self.hidden, told, key=utility_key)
-        mixer = Mixer(agents, spec.state_size, width=self.mixer_width, hypernet=self.hypernet, key=mixer_key)
+        utility = MessageConditionedNet(spec, self.hidden, told, key=utility_key)
+        mixer = Mixer(
+            agents, spec.state_size, width=self.mixer_width, hypernet=self.hypernet, key=mixer_key
+        )
         return Critic(messenger, utility, mixer)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(
-        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: Memory,
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
         """Each agent by its own policy: no messages are needed."""
         del team
         hidden, logits = state.actor.value.step(memory, timestep.obs)
         logits, available = self.clamp(logits), timestep.available
         if explore and self.behaviour == "sample":
-            action = jax.random.categorical(key, only_available(logits, available)).astype(jnp.int32)
+            action = jax.random.categorical(key, only_available(logits, available)).astype(
+                jnp.int32
+            )
         else:
-            action = explore_or_greedy(epsilon_greedy, self, logits, available, clock, key, explore=explore)
+            action = (
+                self.explore(logits, available, clock, key)
+                if explore
+                else greedy(logits, available)
+            )
         return Memory(hidden, action), action
+
+    def explore(
+        self,
+        scores: Float[Array, "agents actions"],
+        available: Bool[Array, "agents actions"] | None,
+        clock: Clock,
+        key: Key,
+    ) -> Int[Array, " agents"]:
+        """Each agent on its own: any available action with chance epsilon, else the best."""
+        return epsilon_greedy(scores, available, self.epsilon.at(clock), key)
 
     def clamp(self, logits: Float[Array, "*batch actions"]) -> Float[Array, "*batch actions"]:
         return logits if self.logit_clamp is None else jnp.clip(logits, *self.logit_clamp)
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
-        """Every loss is that of the networks as they were; then each takes a step. The target is copied when due."""
-        x = agent_inputs(state.actor.value.spec, batch.timesteps.obs, jax.vmap(last_actions)(batch.action))
+        """Every loss is that of the networks as they were; then each takes a step. The target is
+        copied when due."""
+        x = agent_inputs(
+            state.actor.value.spec, batch.timesteps.obs, jax.vmap(last_actions)(batch.action)
+        )
         # The policies' logits serve three losses; only the actor's is differentiated through them.
         unroll = lambda actor: self.clamp(actor.head(jax.vmap(actor.encoder.unroll)(x)))
         logits, pull_back = jax.vjp(unroll, state.actor.value)
@@ -248,11 +291,13 @@ class LsfSac:
         """q_i of one episode, and what was said."""
         messages = told = None
         if critic.messenger is not None:
-            messages = critic.messenger(x, key, self.message_spread)
-            told = jax.lax.stop_gradient(messages.told) if self.stop_td_into_encoder else messages.told
+            messages = critic.messenger(x, key, self.message_std)
+            told = (
+                jax.lax.stop_gradient(messages.told) if self.stop_td_into_encoder else messages.told
+            )
         elif self.messages == "noise":
             told = noise_of_steps(key, (*x.shape[:-1], x.shape[-2] * self.message_size))
-        return critic.utility.unroll(with_told(x, told)), messages
+        return critic.utility.unroll(concat_messages(x, told)), messages
 
     def targets(
         self,
@@ -274,7 +319,7 @@ class LsfSac:
             return critic.mixer(values[1:], steps.state[1:])
 
         next_value = each(one, critics, key, batch.timesteps, x, logits).min(axis=0)
-        return episode_targets(batch, next_value, self.gamma, self.trace)
+        return episode_targets(batch, next_value, self.gamma, self.td_lambda)
 
     def critic_loss(
         self,
@@ -319,7 +364,10 @@ class LsfSac:
         state, available = batch.timesteps.state[:, :-1], batch.timesteps.available
         assert available is not None  # discrete tasks say what is legal
         value = soft_value(utilities, logits[:, :-1], available[:, :-1], alpha)
-        return masked_mean(-mixer(value, state) if self.policy_sign == "paper" else mixer(-value, state), batch.mask)
+        return masked_mean(
+            -mixer(value, state) if self.policy_sign == "paper" else mixer(-value, state),
+            batch.mask,
+        )
 
     def alpha_at(self, state: State, clock: Clock) -> Float[Array, ""]:
         """The temperature of an update."""
@@ -328,17 +376,24 @@ class LsfSac:
         if state.temperature is not None:
             return jnp.exp(state.temperature.value)
         alpha = jnp.exp(self.log_alpha - self.log_alpha_fall * clock.updates.astype(jnp.float32))
-        return jnp.where(clock.env_steps > self.alpha_floor_after, jnp.maximum(alpha, self.alpha_floor), alpha)
+        return jnp.where(
+            clock.env_steps > self.alpha_floor_after, jnp.maximum(alpha, self.alpha_floor), alpha
+        )
 
     def fit_temperature(
         self, state: State, batch: Episode, logits: Float[Array, "batch steps agents actions"]
     ) -> tuple[Learner[Array] | None, Float[Array, ""]]:
-        """Eq 15: alpha falls while the policies' entropy is above its target. Also the entropy, a mean over agents."""
+        """Eq 15: alpha falls while the policies' entropy is above its target. Also the entropy, a
+        mean over agents."""
         available = batch.timesteps.available
         assert available is not None
         available = available[:, :-1]
-        entropy = soft_value(jnp.zeros_like(logits[:, :-1]), logits[:, :-1], available, jnp.float32(1.0)).mean(-1)
-        wanted = self.entropy_share * jnp.log(jnp.maximum(available.sum(-1), 1).astype(jnp.float32)).mean(-1)
+        entropy = soft_value(
+            jnp.zeros_like(logits[:, :-1]), logits[:, :-1], available, jnp.float32(1.0)
+        ).mean(-1)
+        wanted = self.entropy_share * jnp.log(
+            jnp.maximum(available.sum(-1), 1).astype(jnp.float32)
+        ).mean(-1)
         temperature = state.temperature
         if temperature is not None:
             temperature, _ = temperature.descend(
@@ -348,12 +403,9 @@ class LsfSac:
 
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
         """Q_tot of what the team did at each step of one episode, by one draw of the messages."""
-        x = agent_inputs(state.actor.value.spec, episode.timesteps.obs, last_actions(episode.action))
+        x = agent_inputs(
+            state.actor.value.spec, episode.timesteps.obs, last_actions(episode.action)
+        )
         critic = first(state.critic.value)
         utilities, _ = self.utilities(critic, x[:-1], key)
         return critic.mixer(pick(utilities, episode.action), episode.timesteps.state[:-1])
-
-
-MASAC = LsfSac(messages="none")
-LSF_SAC_FIXED_TEMPERATURE = LsfSac(temperature="fixed")
-MASAC_DOUBLE_Q = LsfSac(messages="none", twin_critic=True)

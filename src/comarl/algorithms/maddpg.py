@@ -1,7 +1,7 @@
 """MADDPG: multi-agent deep deterministic policy gradients (Lowe et al., NeurIPS 2017).
 
-Each agent has a policy of what it sees, and a critic of what all see and do, which serves in training only. x are all
-observations, u the actions in the replay.
+Each agent has a policy of what it sees, and a critic of what all see and do, which serves in
+training only. x are all observations, u the actions in the replay.
 
     u_i     = mu_i(o_i) + N(0, exploration_noise^2), in [-1, 1]              while exploring
     y_i     = r_i + gamma (1 - terminated) Q'_i(x', mu'_1(o'_1) .. mu'_N(o'_N))                                     (6)
@@ -10,10 +10,12 @@ observations, u the actions in the replay.
               + output_penalty mean |mu_i before tanh|^2
     Q', mu' <- tau Q, mu + (1 - tau) Q', mu'
 
-Tasks here have one reward for the team, which then is every r_i; a batch may bring each agent's own.
+Tasks here have one reward for the team, which then is every r_i; a batch may bring each agent's
+own.
 
-The defaults are those of the paper, and of the authors' code where that is silent, as is the penalty. They are for
-small particle worlds; preset `maddpg-vm3` has the settings of `vm3-ac`, to be compared with it like for like.
+The defaults are those of the paper, and of the authors' code where that is silent, as is the
+penalty. They are for small particle worlds; preset `maddpg-vm3` has the settings of `vm3-ac`, to be
+compared with it like for like.
 
 Differences from the authors' code:
 1. Actions are tanh of a network's output, to which exploring adds noise, as the paper writes. The code draws them from
@@ -37,6 +39,7 @@ from comarl.nn.policies import explore_with_noise
 from comarl.nn.stochastic import Stack
 from comarl.nn.values import AgentValues, make_values, obs_mask, see, see_actions
 from comarl.ops.learner import Adam, Learner, polyak
+from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
 from comarl.validation import check_range
@@ -68,7 +71,6 @@ class State(eqx.Module):
 class Maddpg:
     """Hyperparameters of MADDPG. The defaults are those of the paper and its code."""
 
-    learns_from: ClassVar = "transitions"
     actions: ClassVar = frozenset({"continuous"})
 
     hidden: tuple[int, ...] = (64, 64)
@@ -78,54 +80,74 @@ class Maddpg:
     tau: float = 0.01
     """step of the target networks"""
     exploration_noise: float = 0.1
-    """standard deviation of the noise on actions in training; neither paper nor code has one to follow"""
+    """standard deviation of the noise on actions in training; neither paper nor code has one to
+    follow"""
     output_penalty: float = 1e-3
-    """weight of the square of what actors put out before tanh, which keeps them from its flat ends"""
+    """weight of the square of what actors put out before tanh, which keeps them from its flat
+    ends"""
     actor_optimiser: Adam = Adam(1e-2, max_grad_norm=0.5)
     """optimiser of the actors"""
     critic_optimiser: Adam = Adam(1e-2, max_grad_norm=0.5)
     """optimiser of the critics"""
     replay: Ring = Ring(1_000_000, 1024)
     """transitions kept and drawn"""
-    warmup_steps: int = 25_600
-    """steps of random actions before learning starts: 25 for each transition of a batch"""
-    parallel_envs: int = 4
-    """episodes played side by side in a round: 4 of 25 steps are the 100 steps between two updates"""
-    updates_per_step: float = 0.01
-    """gradient steps per environment step"""
+    pace: StepPace = StepPace(warmup_steps=25_600, updates_per_step=0.01, parallel_envs=4)
+    """25 random steps for each transition of a batch; then 4 episodes of 25 steps, which are the
+    100 steps between two updates"""
 
     def __post_init__(self):
-        check_range(self, 1, None, "hidden", "parallel_envs")
+        check_range(self, 1, None, "hidden")
         check_range(self, 0, 1, "gamma", "tau")
-        check_range(self, 0, None, "exploration_noise", "output_penalty", "warmup_steps", "updates_per_step")
+        check_range(self, 0, None, "exploration_noise", "output_penalty")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         actor_key, critic_key = jax.random.split(key)
         sizes = (spec.obs_size, *self.hidden, spec.action_size)
         actors = Actors(Stack(spec.num_agents, sizes, key=actor_key), spec)
         critic = make_values("mlp", spec, self.hidden, acts=True, key=critic_key)
-        learners = Learner.create(actors, self.actor_optimiser), Learner.create(critic, self.critic_optimiser)
+        learners = (
+            Learner.create(actors, self.actor_optimiser),
+            Learner.create(critic, self.critic_optimiser),
+        )
         return State(*learners, target_actors=actors, target_critic=critic)
 
     def initial_memory(self, state: PyTree, timestep: Timestep, key: Key) -> tuple[()]:
         return ()
 
     def act(
-        self, state: State, team: Index, memory: tuple[()], timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: tuple[()],
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[tuple[()], Float[Array, "agents action"]]:
         del team, clock
         actors = state.actors.value
         action = actors(jnp.where(obs_mask(actors.spec), timestep.obs, 0.0)[:, None])[0][:, 0]
-        return memory, explore_with_noise(action, self.exploration_noise, actors.spec, key) if explore else action
+        return memory, explore_with_noise(
+            action, self.exploration_noise, actors.spec, key
+        ) if explore else action
 
-    def update(self, state: State, batch: Transition, clock: Clock, key: Key) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, batch: Transition, clock: Clock, key: Key
+    ) -> tuple[State, Metrics]:
         """Critics, then policies, which climb what the critics have become, then targets."""
         del clock, key
         spec = state.actors.value.spec
-        now, after, replayed = see(batch.now, spec), see(batch.next, spec), see_actions(batch.action, spec)
+        now, after, replayed = (
+            see(batch.now, spec),
+            see(batch.next, spec),
+            see_actions(batch.action, spec),
+        )
         next_value = state.target_critic(after, state.target_actors(after.obs)[0])
         target = batch.reward.T + self.gamma * jnp.where(batch.terminated, 0.0, next_value)
-        critic, critic_loss = state.critic.descend(lambda q: jnp.square(q(now, replayed) - target).mean(axis=-1).sum())
+        critic, critic_loss = state.critic.descend(
+            lambda q: jnp.square(q(now, replayed) - target).mean(axis=-1).sum()
+        )
 
         def loss(actors: Actors) -> Float[Array, ""]:
             own, raw = actors(now.obs)
@@ -135,18 +157,9 @@ class Maddpg:
 
         actors, actor_loss = state.actors.descend(loss)
         targets = (state.target_actors, actors.value), (state.target_critic, critic.value)
-        metrics = {"critic_loss": critic_loss, "actor_loss": actor_loss, "target_value": target.mean()}
+        metrics = {
+            "critic_loss": critic_loss,
+            "actor_loss": actor_loss,
+            "target_value": target.mean(),
+        }
         return State(actors, critic, *(polyak(*pair, self.tau) for pair in targets)), metrics
-
-
-MADDPG_VM3 = Maddpg(
-    hidden=(128, 128),
-    gamma=0.99,
-    tau=0.005,
-    actor_optimiser=Adam(3e-4, max_grad_norm=0.0),
-    critic_optimiser=Adam(3e-4, max_grad_norm=0.0),
-    replay=Ring(500_000, 128),
-    warmup_steps=10_000,
-    parallel_envs=1,
-    updates_per_step=0.25,
-)

@@ -1,6 +1,8 @@
-"""MATD3: twin delayed policy gradients for a team (Ackermann et al., 2019; TD3: Fujimoto et al., ICML 2018).
+"""MATD3: twin delayed policy gradients for a team (Ackermann et al., 2019; TD3: Fujimoto et al.,
+ICML 2018).
 
-Each agent acts on its own observation; one twin critic, used in training only, values the joint action in the state.
+Each agent acts on its own observation; one twin critic, used in training only, values the joint
+action in the state.
 
     u'      = clip(mu_phi'(o') + clip(N(0, sigma^2), -c, c), -1, 1)             target policy smoothing (TD3, Eq. 14)
     y       = r + gamma (1 - terminated) min_k Q_psi'_k(s', u')                 clipped double Q (TD3, Eq. 10)
@@ -8,7 +10,8 @@ Each agent acts on its own observation; one twin critic, used in training only, 
     L_phi   = -mean Q_psi_1(s, mu_phi(o))                                       all agents' actions replaced at once
     phi', psi' <- tau phi, psi + (1 - tau) phi', psi'                           every `policy_delay` updates
 
-With one Q-function, no delay and no smoothing it is DDPG for a team; MADDPG, with a critic for each agent, is `maddpg`.
+With one Q-function, no delay and no smoothing it is DDPG for a team; MADDPG, with a critic for each
+agent, is `maddpg`.
 
 Differences from the authors' code:
 1. One critic for the team and a joint policy gradient, as RACE's MATD3 has it; Ackermann's has a critic per agent.
@@ -26,8 +29,16 @@ from jaxtyping import Array, Float, PyTree
 
 from comarl.nn.critics import Critic
 from comarl.nn.mlp import Linear, Torso
-from comarl.nn.policies import choose, encode, explore_with_noise, make_encoders, make_heads, smooth_target
+from comarl.nn.policies import (
+    choose,
+    encode,
+    explore_with_noise,
+    make_encoders,
+    make_heads,
+    smooth_target,
+)
 from comarl.ops.learner import Adam, Learner, polyak
+from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
 from comarl.validation import check_layers, check_range
@@ -40,7 +51,9 @@ class Actors(eqx.Module):
     heads: Linear
     spec: EnvSpec = eqx.field(static=True)
 
-    def __call__(self, obs: Float[Array, "*batch agents obs"]) -> Float[Array, "*batch agents action"]:
+    def __call__(
+        self, obs: Float[Array, "*batch agents obs"]
+    ) -> Float[Array, "*batch agents action"]:
         return choose(self.heads, encode(self.encoders, obs), self.spec)
 
 
@@ -55,9 +68,9 @@ class State(eqx.Module):
 
 @dataclass(frozen=True)
 class Matd3:
-    """Hyperparameters of MATD3. The defaults are those of RACE's comparison (its code base ERL-Re2)."""
+    """Hyperparameters of MATD3. The defaults are those of RACE's comparison (its code base
+    ERL-Re2)."""
 
-    learns_from: ClassVar = "transitions"
     actions: ClassVar = frozenset({"continuous"})
 
     hidden: tuple[int, ...] = (400, 300)
@@ -84,22 +97,22 @@ class Matd3:
     """optimiser of the critics"""
     replay: Ring = Ring(1_000_000, 128)
     """transitions kept and drawn"""
-    warmup_steps: int = 10_000
-    """steps of random actions before learning starts"""
-    updates_per_step: float = 1.0
-    """gradient steps per environment step"""
+    pace: StepPace = StepPace()
+    """random steps before learning starts, and gradient steps for each step after"""
 
     def __post_init__(self):
         check_layers(self, "hidden")
         check_range(self, 1, None, "critics", "policy_delay")
         check_range(self, 0, 1, "gamma", "tau")
-        check_range(self, 0, None, "exploration_noise", "target_noise", "warmup_steps", "updates_per_step")
+        check_range(self, 0, None, "exploration_noise", "target_noise")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         encoder_key, head_key, critic_key = jax.random.split(key, 3)
         encoders = make_encoders(spec, self.hidden, self.layer_norm, encoder_key)
         actors = Actors(encoders, make_heads(spec, self.hidden[-1], head_key, scale=0.1), spec)
-        critic = Critic(spec, self.hidden, critics=self.critics, layer_norm=self.layer_norm, key=critic_key)
+        critic = Critic(
+            spec, self.hidden, critics=self.critics, layer_norm=self.layer_norm, key=critic_key
+        )
         return State(
             actors=Learner.create(actors, self.actor_optimiser),
             critic=Learner.create(critic, self.critic_optimiser),
@@ -111,12 +124,22 @@ class Matd3:
         return ()
 
     def act(
-        self, state: State, team: Index, memory: tuple[()], timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: tuple[()],
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[tuple[()], Float[Array, "agents action"]]:
         del team, clock
         actors = state.actors.value
         action = actors(timestep.obs)
-        return memory, explore_with_noise(action, self.exploration_noise, actors.spec, key) if explore else action
+        return memory, explore_with_noise(
+            action, self.exploration_noise, actors.spec, key
+        ) if explore else action
 
     def policy(self, state: State) -> Actors:
         """The team that learns, as data that evolution may copy."""
@@ -129,19 +152,30 @@ class Matd3:
         del key, explore
         return memory, policy(timestep.obs)
 
-    def update(self, state: State, batch: Transition, clock: Clock, key: Key) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, batch: Transition, clock: Clock, key: Key
+    ) -> tuple[State, Metrics]:
         critic, metrics = self.fit_critic(state, batch, key)
         state = eqx.tree_at(lambda s: s.critic, state, critic)
         state = jax.lax.cond(
-            clock.update_in_round % self.policy_delay == 0, lambda s: self.fit_actors(s, batch), lambda s: s, state
+            clock.update_in_round % self.policy_delay == 0,
+            lambda s: self.fit_actors(s, batch),
+            lambda s: s,
+            state,
         )
         return state, metrics
 
-    def fit_critic(self, state: State, batch: Transition, key: Key) -> tuple[Learner[Critic], Metrics]:
+    def fit_critic(
+        self, state: State, batch: Transition, key: Key
+    ) -> tuple[Learner[Critic], Metrics]:
         """Clipped double Q-learning with smoothed target actions (TD3, Eqs. 10 and 14)."""
         spec = state.target_actors.spec
         next_action = smooth_target(
-            state.target_actors(batch.next.obs), self.target_noise, self.target_noise_clip, spec, key
+            state.target_actors(batch.next.obs),
+            self.target_noise,
+            self.target_noise_clip,
+            spec,
+            key,
         )
         next_q = state.target_critic(batch.next.state, next_action).min(axis=0)
         target = batch.reward + self.gamma * jnp.where(batch.terminated, 0.0, next_q)

@@ -1,8 +1,9 @@
 """MAVEN: multi-agent variational exploration (Mahajan et al., NeurIPS 2019).
 
-Before an episode the team draws a mode z, and keeps it to the end. Every agent's utility depends on it, so a team
-explores by committing to one of several ways of acting rather than by chance at every step. A discriminator makes
-modes differ: it guesses z from what the team does, and the utilities are trained to help it.
+Before an episode the team draws a mode z, and keeps it to the end. Every agent's utility depends on
+it, so a team explores by committing to one of several ways of acting rather than by chance at every
+step. A discriminator makes modes differ: it guesses z from what the team does, and the utilities
+are trained to help it.
 
     z     one-hot, uniform; or ~ pi(. | s_0), which is learnt (`latent_policy`)                             (Sec 4)
     Q_i(tau_i, . ; z) = W_i(z) h_i          W_i is linear in z and the agent's number, both one-hot
@@ -14,8 +15,8 @@ modes differ: it guesses z from what the team does, and the utilities are traine
     L     = L_QL + mi_weight L_MI                                  utilities, mixer and discriminator learn together
     L_pi  = -mean over episodes ((R - mean R) log pi(z | s_0) + latent_entropy H(pi(. | s_0)))   REINFORCE; R: return
 
-With `intrinsic` above 0 mutual information is a reward instead: r_t + intrinsic (log q(z | ..) + log |z|), and L_MI
-teaches the discriminator alone.
+With `intrinsic` above 0 mutual information is a reward instead: r_t + intrinsic (log q(z | ..) +
+log |z|), and L_MI teaches the discriminator alone.
 
 The defaults are the authors' for StarCraft; `maven-pymarl2` has the settings of PyMARL2.
 Differences from the authors' code:
@@ -34,18 +35,18 @@ from typing import Any, ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from comarl.algorithms.qmix import PYMARL2
 from comarl.nn.mixers import Mixer
 from comarl.nn.mlp import MLP, Linear
 from comarl.nn.recurrent import RecurrentEncoder, agent_inputs, input_size, unroll_episode
-from comarl.ops.exploration import epsilon_greedy, explore_or_greedy, greedy, only_available, pick
+from comarl.ops.exploration import Epsilon, epsilon_greedy, greedy, only_available, pick
 from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import lambda_returns, masked_mean
 from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.validation import check_choices, check_range
+from comarl.validation import check_fields, check_range
 
 
 class Memory(eqx.Module):
@@ -53,11 +54,14 @@ class Memory(eqx.Module):
 
     hidden: Float[Array, "*batch agents hidden"]
     last_action: Int[Array, "*batch agents"]
-    latent: Float[Array, "*batch latents"]  # z, one-hot: the same for all agents and steps of an episode
+    latent: Float[
+        Array, "*batch latents"
+    ]  # z, one-hot: the same for all agents and steps of an episode
 
 
 class Utilities(eqx.Module):
-    """Q_i(tau_i, . ; z): a recurrent encoder, and a head without bias whose weights are made from z and i."""
+    """Q_i(tau_i, . ; z): a recurrent encoder, and a head without bias whose weights are made from z
+    and i."""
 
     encoder: RecurrentEncoder
     head: Linear
@@ -107,13 +111,13 @@ class State(eqx.Module):
 class Maven:
     """Hyperparameters of MAVEN. The defaults are the authors' for StarCraft."""
 
-    learns_from: ClassVar = "episodes"
     actions: ClassVar = frozenset({"discrete"})
 
     latents: int = 2
     """modes that z may be"""
     latent_policy: Literal["uniform", "learned"] = "uniform"
-    """how z is drawn, also in evaluation: any as likely, or by a policy of the first state, learnt by REINFORCE"""
+    """how z is drawn, also in evaluation: any as likely, or by a policy of the first state, learnt
+    by REINFORCE"""
     latent_hidden: int = 128
     """units of the hidden layer of the policy that draws z"""
     latent_entropy: float = 0.001
@@ -121,7 +125,8 @@ class Maven:
     mi_weight: float = 1.0
     """weight of the discriminator's loss, and so of mutual information in what utilities learn"""
     intrinsic: float = 0.0
-    """weight of mutual information as a reward; above 0 its gradient no longer reaches the utilities"""
+    """weight of mutual information as a reward; above 0 its gradient no longer reaches the
+    utilities"""
     discriminator: tuple[int, ...] = (64, 64, 64)
     """units of the hidden layers of the discriminator (ReLU)"""
     hidden: int = 64
@@ -132,12 +137,10 @@ class Maven:
     """units of the hidden layer that makes the mixer's weights; 0 makes them linear in the state"""
     gamma: float = 0.99
     """discount"""
-    trace: float = 0.0
+    td_lambda: float = 0.0
     """lambda of the TD(lambda) target; 0 looks one step ahead"""
-    epsilon: tuple[float, float] = (1.0, 0.05)
+    epsilon: Epsilon = Epsilon(1.0, 0.05, 50_000)
     """chance of a random action, at first and in the end"""
-    epsilon_steps: int = 50_000
-    """environment steps from the first to the last epsilon"""
     target_period: int = 25
     """updates between copies of the network to the target"""
     optimiser: Optimiser = RmsProp(5e-4)
@@ -146,19 +149,21 @@ class Maven:
     """optimiser of the policy that draws z"""
     replay: EpisodeRing = EpisodeRing(5_000, 32)
     """episodes kept and drawn; its `latent` is set to `latents`"""
-    parallel_envs: int = 8
-    """episodes played side by side in a round"""
-    updates_per_episode: float = 0.125
-    """gradient steps per episode played"""
+    pace: EpisodePace = EpisodePace(8, 0.125)
+    """episodes played side by side, and gradient steps for each"""
 
     def __post_init__(self):
-        check_choices(self)
-        check_range(self, 1, None, "latents", "latent_hidden", "hidden", "mixer_width", "target_period")
-        check_range(self, 1, None, "discriminator", "parallel_envs")
-        check_range(self, 0, 1, "epsilon", "gamma", "trace")
-        nonnegative = ("latent_entropy", "mi_weight", "intrinsic", "hypernet", "epsilon_steps", "updates_per_episode")
+        check_fields(self)
+        check_range(
+            self, 1, None, "latents", "latent_hidden", "hidden", "mixer_width", "target_period"
+        )
+        check_range(self, 1, None, "discriminator")
+        check_range(self, 0, 1, "gamma", "td_lambda")
+        nonnegative = ("latent_entropy", "mi_weight", "intrinsic", "hypernet")
         check_range(self, 0, None, *nonnegative)
-        object.__setattr__(self, "replay", replace(self.replay, latent=self.latents))  # one number, said once
+        object.__setattr__(
+            self, "replay", replace(self.replay, latent=self.latents)
+        )  # one number, said once
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         keys = jax.random.split(key, 4)
@@ -172,7 +177,9 @@ class Maven:
         policy = None
         if self.latent_policy == "learned":
             sizes = (spec.state_size, self.latent_hidden, self.latents)
-            policy = Learner.create(MLP(sizes, activation=jax.nn.relu, key=keys[3]), self.latent_optimiser)
+            policy = Learner.create(
+                MLP(sizes, activation=jax.nn.relu, key=keys[3]), self.latent_optimiser
+            )
         return State(Learner.create(network, self.optimiser), network, policy)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
@@ -180,24 +187,53 @@ class Maven:
         policy, num_agents = state.latent_policy, timestep.obs.shape[0]
         logits = jnp.zeros(self.latents) if policy is None else policy.value(timestep.state)
         latent = jax.nn.one_hot(jax.random.categorical(key, logits), self.latents)
-        return Memory(jnp.zeros((num_agents, self.hidden)), jnp.full(num_agents, -1, jnp.int32), latent)
+        return Memory(
+            jnp.zeros((num_agents, self.hidden)), jnp.full(num_agents, -1, jnp.int32), latent
+        )
 
     def act(
-        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: Memory,
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
         del team
         hidden, utilities = state.learner.value.utilities.step(memory, timestep.obs)
-        action = explore_or_greedy(epsilon_greedy, self, utilities, timestep.available, clock, key, explore=explore)
+        action = (
+            self.explore(utilities, timestep.available, clock, key)
+            if explore
+            else greedy(utilities, timestep.available)
+        )
         return Memory(hidden, action, memory.latent), action
+
+    def explore(
+        self,
+        scores: Float[Array, "agents actions"],
+        available: Bool[Array, "agents actions"] | None,
+        clock: Clock,
+        key: Key,
+    ) -> Int[Array, " agents"]:
+        """Each agent on its own: any available action with chance epsilon, else the best."""
+        return epsilon_greedy(scores, available, self.epsilon.at(clock), key)
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
         del key
 
         def loss(network: Network) -> tuple[Float[Array, ""], Metrics]:
-            q, target, log_guess = jax.vmap(lambda episode: self.values(network, state.target, episode))(batch)
+            q, target, log_guess = jax.vmap(
+                lambda episode: self.values(network, state.target, episode)
+            )(batch)
             error = masked_mean(jnp.square(q - jax.lax.stop_gradient(target)), batch.mask)
             guess = masked_mean(log_guess, batch.mask)
-            metrics = {"value": masked_mean(q, batch.mask), "target_value": masked_mean(target, batch.mask)}
+            metrics = {
+                "value": masked_mean(q, batch.mask),
+                "target_value": masked_mean(target, batch.mask),
+            }
             return error - self.mi_weight * guess, metrics | {"loss": error, "log_guess": guess}
 
         gradient, metrics = jax.grad(loss, has_aux=True)(state.learner.value)
@@ -207,7 +243,9 @@ class Maven:
             policy, policy_metrics = self.fit_latent_policy(policy, batch)
             metrics = metrics | policy_metrics
         return State(
-            learner, copy_every(self.target_period, clock.updates, state.target, learner.value), policy
+            learner,
+            copy_every(self.target_period, clock.updates, state.target, learner.value),
+            policy,
         ), metrics
 
     def values(
@@ -231,9 +269,15 @@ class Maven:
 
         reward = episode.reward + self.intrinsic * (log_guess + math.log(self.latents))
         discount = self.gamma * jnp.where(episode.terminated, 0.0, 1.0)
-        return q, lambda_returns(reward, discount, next_value, episode.mask, self.trace), log_guess
+        return (
+            q,
+            lambda_returns(reward, discount, next_value, episode.mask, self.td_lambda),
+            log_guess,
+        )
 
-    def fit_latent_policy(self, policy: Learner[MLP], batch: Episode) -> tuple[Learner[MLP], Metrics]:
+    def fit_latent_policy(
+        self, policy: Learner[MLP], batch: Episode
+    ) -> tuple[Learner[MLP], Metrics]:
         """REINFORCE with the batch's mean return as a baseline."""
         returns = batch.returns()
 
@@ -247,7 +291,8 @@ class Maven:
         return policy.apply(gradient), {"latent_entropy": entropy}
 
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
-        """Q_tot of what the team did at each step of one episode, in the mode in which it played."""
+        """Q_tot of what the team did at each step of one episode, in the mode in which it
+        played."""
         del key
         return self.values(state.learner.value, state.target, episode)[0]
 
@@ -256,7 +301,6 @@ def beside(
     x: Float[Array, "*batch features"], latent: Float[Array, " latents"]
 ) -> Float[Array, "*batch features_and_latents"]:
     """Each vector with z behind it."""
-    return jnp.concatenate([x, jnp.broadcast_to(latent, (*x.shape[:-1], latent.shape[-1]))], axis=-1)
-
-
-MAVEN_PYMARL2 = Maven(hypernet=64, **PYMARL2)  # type: ignore[arg-type]
+    return jnp.concatenate(
+        [x, jnp.broadcast_to(latent, (*x.shape[:-1], latent.shape[-1]))], axis=-1
+    )

@@ -1,16 +1,18 @@
 """MAVEN (Mahajan et al., NeurIPS 2019) on the actor-critics of VM3-AC, for continuous actions.
 
-Before an episode the team draws a mode z and keeps it to the end. Policies and values see it, so that a team explores
-by committing to one of several ways of acting. A discriminator guesses z from what the team does in what situation, and
-being guessed right is rewarded: that is a lower bound of the mutual information of z and behaviour.
+Before an episode the team draws a mode z and keeps it to the end. Policies and values see it, so
+that a team explores by committing to one of several ways of acting. A discriminator guesses z from
+what the team does in what situation, and being guessed right is rewarded: that is a lower bound of
+the mutual information of z and behaviour.
 
     z        uniform over |z| modes, one-hot: for an episode, and the same for all agents
     a_i      ~ pi_i(. | o_i, z),  V_i(x, z),  Q_i(x, u, z)                 MA-AC (`ma-ac`) where all see z
     r~       = r + intrinsic (log v(z | x, u) + log |z|)              computed anew when a transition is drawn
     L_v      = -mean log v(z | x, u)                                  v: the discriminator; u: actions in the replay
 
-The paper of VM3-AC compares with MAVEN on its MA-AC, and gives no details; all settings here are choices. MAVEN itself,
-for discrete actions, is `maven`. Other settings of `base` make it any soft actor-critic of `vm3-ac`.
+The paper of VM3-AC compares with MAVEN on its MA-AC, and gives no details; all settings here are
+choices. MAVEN itself, for discrete actions, is `maven`. Other settings of `base` make it any soft
+actor-critic of `vm3-ac`.
 
 Differences from MAVEN:
 1. Mutual information is a reward alone: the discriminator sees the actions of the replay, so that no gradient reaches
@@ -34,6 +36,7 @@ from comarl.algorithms.vm3_ac import MA_AC, Vm3Ac
 from comarl.nn.mlp import MLP
 from comarl.nn.values import obs_mask, see_actions, with_actions
 from comarl.ops.learner import Adam, Learner
+from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
 from comarl.validation import check_range
@@ -42,7 +45,9 @@ from comarl.validation import check_range
 class Memory(eqx.Module):
     """What a team carries from step to step, and replay keeps."""
 
-    latent: Float[Array, "*batch latents"]  # z, one-hot: the same for all agents and steps of an episode
+    latent: Float[
+        Array, "*batch latents"
+    ]  # z, one-hot: the same for all agents and steps of an episode
 
 
 class Discriminator(eqx.Module):
@@ -51,7 +56,9 @@ class Discriminator(eqx.Module):
     network: MLP
     spec: EnvSpec = eqx.field(static=True)  # of the task, which does not know of z
 
-    def __call__(self, known: Float[Array, "batch known"], action: Float[Array, "agents batch action"]) -> Array:
+    def __call__(
+        self, known: Float[Array, "batch known"], action: Float[Array, "agents batch action"]
+    ) -> Array:
         return self.network(with_actions(known, action, self.spec))
 
 
@@ -78,14 +85,17 @@ class MavenAc:
     """optimiser of the discriminator"""
 
     # What the loop asks of any algorithm is as the base has it, but that replay keeps z.
-    learns_from: ClassVar = "transitions"
     actions: ClassVar = frozenset({"continuous"})
-    warmup_steps: ClassVar = property(lambda self: self.base.warmup_steps)
-    updates_per_step: ClassVar = property(lambda self: self.base.updates_per_step)
 
     @property
     def replay(self) -> Ring:
+        """The base's, which keeps z, too."""
         return replace(self.base.replay, latent=self.latents)
+
+    @property
+    def pace(self) -> StepPace:
+        """As the base has it."""
+        return self.base.pace
 
     def __post_init__(self):
         check_range(self, 1, None, "latents", "discriminator")
@@ -104,12 +114,22 @@ class MavenAc:
         return Memory(jax.nn.one_hot(jax.random.randint(key, (), 0, self.latents), self.latents))
 
     def act(
-        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: Memory,
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[Memory, Float[Array, "agents action"]]:
         seen = with_mode(timestep, memory.latent)
         return memory, self.base.act(state.base, team, (), seen, clock, key, explore=explore)[1]
 
-    def update(self, state: State, batch: Transition, clock: Clock, key: Key) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, batch: Transition, clock: Clock, key: Key
+    ) -> tuple[State, Metrics]:
         """The reward by the discriminator as it was, then a step of everything."""
         spec, latent = state.discriminator.value.spec, batch.latent
         assert latent is not None
@@ -128,7 +148,13 @@ def seeing_mode(spec: EnvSpec, latents: int) -> EnvSpec:
     """The sizes of a task in which z comes first in what each agent sees, and in the state."""
     sizes = tuple(size + latents for size in spec.obs_sizes or (spec.obs_size,) * spec.num_agents)
     obs_size, state_size = spec.obs_size + latents, spec.state_size + latents
-    more = dict(obs_size=obs_size, state_size=state_size, obs_sizes=sizes, obs_from_state=None, obs_range=None)
+    more = dict(
+        obs_size=obs_size,
+        state_size=state_size,
+        obs_sizes=sizes,
+        obs_from_state=None,
+        obs_range=None,
+    )
     return replace(spec, **more)  # type: ignore[arg-type]
 
 

@@ -1,7 +1,8 @@
 """mSAC: decomposed soft actor-critic (Pu et al., 2021).
 
-Soft actor-critic for teams. The critic is factored by a mixer that is linear in the utilities, so the expectation of
-the team's value over independent policies is the mix of the agents' own expectations: nothing has to be sampled.
+Soft actor-critic for teams. The critic is factored by a mixer that is linear in the utilities, so
+the expectation of the team's value over independent policies is the mix of the agents' own
+expectations: nothing has to be sampled.
 
     pi_i     = softmax of clipped logits, among what is available
     Q^j_tot  = sum_i |w^j_i(s)| Q^j_i(tau_i, u_i) + b^j(s)                                   j = 1, 2: twin critics
@@ -37,6 +38,7 @@ from comarl.ops.exploration import greedy, only_available, pick
 from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, polyak
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
 from comarl.validation import check_interval, check_range
 
@@ -75,7 +77,10 @@ class Critic(eqx.Module):
         return self.mixer(pick(utilities, episode.action), episode.timesteps.state[:-1])
 
     def soft_values(
-        self, episode: Episode, log_pi: Float[Array, "steps agents actions"], alpha: Float[Array, ""]
+        self,
+        episode: Episode,
+        log_pi: Float[Array, "steps agents actions"],
+        alpha: Float[Array, ""],
     ) -> Float[Array, " steps"]:
         """V of every step of one episode, the one after its end included."""
         each = jnp.exp(log_pi) * (self.utilities.unroll(episode) - alpha * log_pi)
@@ -95,7 +100,6 @@ class State(eqx.Module):
 class Msac:
     """Hyperparameters of mSAC. The defaults are the authors'."""
 
-    learns_from: ClassVar = "episodes"
     actions: ClassVar = frozenset({"discrete"})
 
     critics: int = 2
@@ -106,14 +110,16 @@ class Msac:
     """bounds to which the actor's logits are clipped; beyond them they have no gradient"""
     gamma: float = 0.99
     """discount"""
-    trace: float = 0.0
+    td_lambda: float = 0.0
     """lambda of the TD(lambda) target; 0 looks one step ahead"""
     reward_scale: float = 10.0
-    """standard deviation that the rewards of each batch are given, with mean 0; 0 leaves them as they are"""
+    """standard deviation that the rewards of each batch are given, with mean 0; 0 leaves them as
+    they are"""
     alpha: float = 1.0
     """temperature at first: the weight of entropy"""
     entropy_share: float | None = None
-    """H* as a share of the entropy of a uniform choice among what is available; none: minus the number of actions"""
+    """H* as a share of the entropy of a uniform choice among what is available; none: minus the
+    number of actions"""
     tau: float = 0.005
     """step of the target critics"""
     actor_optimiser: Optimiser = RmsProp(5e-4)
@@ -124,25 +130,27 @@ class Msac:
     """optimiser of log alpha; with learning rate 0 the temperature is fixed"""
     replay: EpisodeRing = EpisodeRing(5_000, 32)
     """episodes kept and drawn"""
-    parallel_envs: int = 1
-    """episodes played side by side in a round"""
-    updates_per_episode: float = 1.0
-    """gradient steps per episode played"""
+    pace: EpisodePace = EpisodePace()
+    """episodes played side by side, and gradient steps for each"""
 
     def __post_init__(self):
-        check_range(self, 1, None, "critics", "hidden", "parallel_envs")
-        check_range(self, 0, 1, "gamma", "trace", "tau")
-        check_range(self, 0, None, "reward_scale", "updates_per_episode")
+        check_range(self, 1, None, "critics", "hidden")
+        check_range(self, 0, 1, "gamma", "td_lambda", "tau")
+        check_range(self, 0, None, "reward_scale")
         check_interval(self, "logit_range")
         if self.entropy_share is not None:
             check_range(self, 0, 1, "entropy_share")
         if self.alpha <= 0:
-            raise ValueError(f"alpha={self.alpha} of Msac must be above 0: a small one, such as 1e-6, is almost none")
+            raise ValueError(
+                f"alpha={self.alpha} of Msac must be above 0: a small one, such as 1e-6, is almost none"
+            )
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         actor_key, critic_key = jax.random.split(key)
         actor = RecurrentNet(spec, self.hidden, key=actor_key)
-        critic = jax.vmap(lambda k: Critic(spec, self.hidden, key=k))(jax.random.split(critic_key, self.critics))
+        critic = jax.vmap(lambda k: Critic(spec, self.hidden, key=k))(
+            jax.random.split(critic_key, self.critics)
+        )
         return State(
             actor=Learner.create(actor, self.actor_optimiser),
             critic=Learner.create(critic, self.critic_optimiser),
@@ -154,29 +162,46 @@ class Msac:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(
-        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: Memory,
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
         """Drawn from the policies while exploring, else their most likely actions."""
         del team, clock
         hidden, logits = state.actor.value.step(memory, timestep.obs)
         logits = only_available(jnp.clip(logits, *self.logit_range), timestep.available)
-        action = jax.random.categorical(key, logits).astype(jnp.int32) if explore else greedy(logits, None)
+        action = (
+            jax.random.categorical(key, logits).astype(jnp.int32)
+            if explore
+            else greedy(logits, None)
+        )
         return Memory(hidden, action), action
 
-    def log_policy(self, actor: RecurrentNet, episode: Episode) -> Float[Array, "steps agents actions"]:
+    def log_policy(
+        self, actor: RecurrentNet, episode: Episode
+    ) -> Float[Array, "steps agents actions"]:
         """log pi of every step of one episode, the one after its end included."""
         logits = jnp.clip(actor.unroll(episode), *self.logit_range)
         return jax.nn.log_softmax(only_available(logits, episode.timesteps.available))
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
-        """The critics, then the actor by the first of them as it is now, then the temperature; targets follow."""
+        """The critics, then the actor by the first of them as it is now, then the temperature;
+        targets follow."""
         del clock, key
         log_pi = jax.vmap(lambda episode: self.log_policy(state.actor.value, episode))(batch)
         critic, critic_metrics = self.fit_critic(state, batch, log_pi)
         actor, actor_metrics = self.fit_actor(state, critic.value, batch)
         log_alpha, alpha_metrics = self.fit_alpha(state.log_alpha, batch, log_pi)
         target = polyak(state.target_critic, critic.value, self.tau)
-        return State(actor, critic, target, log_alpha), critic_metrics | actor_metrics | alpha_metrics
+        return State(
+            actor, critic, target, log_alpha
+        ), critic_metrics | actor_metrics | alpha_metrics
 
     def fit_critic(
         self, state: State, batch: Episode, log_pi: Float[Array, "batch steps agents actions"]
@@ -185,7 +210,7 @@ class Msac:
         soft = lambda critic: jax.vmap(lambda e, p: critic.soft_values(e, p, alpha))(batch, log_pi)
         next_value = jax.vmap(soft)(state.target_critic).min(axis=0)[:, 1:]
         rewarded = replace(batch, reward=self.standardised(batch.reward, batch.mask))
-        target = episode_targets(rewarded, next_value, self.gamma, self.trace)
+        target = episode_targets(rewarded, next_value, self.gamma, self.td_lambda)
 
         def loss(critics: Critic) -> Float[Array, ""]:
             q = jax.vmap(lambda critic: jax.vmap(critic.values)(batch))(critics)
@@ -204,19 +229,26 @@ class Msac:
         deviation = jnp.sqrt(masked_mean(jnp.square(centred), mask))
         return self.reward_scale * centred / (deviation + 1e-5)
 
-    def fit_actor(self, state: State, critics: Critic, batch: Episode) -> tuple[Learner[RecurrentNet], Metrics]:
+    def fit_actor(
+        self, state: State, critics: Critic, batch: Episode
+    ) -> tuple[Learner[RecurrentNet], Metrics]:
         """All agents at once climb the soft value of the first critic."""
         alpha, critic = jnp.exp(state.log_alpha.value), jax.tree.map(lambda leaf: leaf[0], critics)
 
         def loss(actor: RecurrentNet) -> Float[Array, ""]:
-            value = jax.vmap(lambda e: critic.soft_values(e, self.log_policy(actor, e), alpha))(batch)
+            value = jax.vmap(lambda e: critic.soft_values(e, self.log_policy(actor, e), alpha))(
+                batch
+            )
             return -masked_mean(value[:, :-1], batch.mask)
 
         actor, actor_loss = state.actor.descend(loss)
         return actor, {"actor_loss": actor_loss}
 
     def fit_alpha(
-        self, log_alpha: Learner[Array], batch: Episode, log_pi: Float[Array, "batch steps agents actions"]
+        self,
+        log_alpha: Learner[Array],
+        batch: Episode,
+        log_pi: Float[Array, "batch steps agents actions"],
     ) -> tuple[Learner[Array], Metrics]:
         available = batch.timesteps.available
         assert available is not None  # discrete tasks say what is legal
@@ -224,7 +256,10 @@ class Msac:
         if self.entropy_share is None:
             wanted = jnp.full_like(entropy, -available.shape[-1])
         else:
-            wanted = self.entropy_share * jnp.log(jnp.maximum(available.sum(-1), 1).astype(jnp.float32))[:, :-1]
+            wanted = (
+                self.entropy_share
+                * jnp.log(jnp.maximum(available.sum(-1), 1).astype(jnp.float32))[:, :-1]
+            )
         excess = masked_mean((entropy - wanted).mean(axis=-1), batch.mask)
         log_alpha, _ = log_alpha.descend(lambda value: value * excess)
         mean_entropy = masked_mean(entropy.mean(axis=-1), batch.mask)
@@ -234,15 +269,3 @@ class Msac:
         """The least Q_tot of what the team did at each step of one episode."""
         del key
         return jax.vmap(lambda critic: critic.values(episode))(state.critic.value).min(axis=0)
-
-
-MSAC_SINGLE = Msac(critics=1)
-MSAC_PYMARL2 = Msac(
-    trace=0.6,
-    tau=0.04,  # as slow, in updates, as copying after 25
-    actor_optimiser=Adam(1e-3),
-    critic_optimiser=Adam(1e-3),
-    replay=EpisodeRing(5_000, 128),
-    parallel_envs=8,
-    updates_per_episode=0.125,
-)

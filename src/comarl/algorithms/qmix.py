@@ -1,7 +1,9 @@
-"""QMIX: monotonic value function factorisation (Rashid et al., ICML 2018), and VDN (Sunehag et al., AAMAS 2018).
+"""QMIX: monotonic value function factorisation (Rashid et al., ICML 2018), and VDN (Sunehag et al.,
+AAMAS 2018).
 
-Every agent values its own actions from its own history; a mixer, whose weights are made from the state and are never
-negative, joins the values of the chosen actions. The best joint action is then every agent's own best action.
+Every agent values its own actions from its own history; a mixer, whose weights are made from the
+state and are never negative, joins the values of the chosen actions. The best joint action is then
+every agent's own best action.
 
     Q_i(tau_i, u_i)         recurrent utilities, shared by agents that see their number                          (Sec 4)
     Q_tot = g_s(Q_1 .. Q_N),  dQ_tot / dQ_i >= 0                                                               (Eq 4, 5)
@@ -10,7 +12,8 @@ negative, joins the values of the chosen actions. The best joint action is then 
     y_t   = r_t + gamma ((1 - lambda) V_{t+1} + lambda y_{t+1})                                      (lambda 0 is Eq 6)
     L     = mean over steps (Q_tot(s_t, u_t) - y_t)^2                                                            (Eq 6)
 
-VDN is the preset whose mixer is a sum; IQL has no mixer: every agent learns the team's reward for itself.
+VDN is the preset whose mixer is a sum; IQL has no mixer: every agent learns the team's reward for
+itself.
 
 The defaults are PyMARL's, the authors' code; `qmix-pymarl2` and its kin have the settings of PyMARL2 (Hu et al., 2021).
 Differences from the authors' code:
@@ -24,16 +27,17 @@ from typing import ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from comarl.nn.mixers import Mixer, Sum, make_mixer
 from comarl.nn.recurrent import Memory, RecurrentNet
-from comarl.ops.exploration import epsilon_greedy, explore_or_greedy, greedy, pick
-from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, copy_every
+from comarl.ops.exploration import Epsilon, epsilon_greedy, greedy, pick
+from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import lambda_returns, masked_mean
 from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.validation import check_choices, check_range
+from comarl.validation import check_fields, check_range
 
 
 class Network(eqx.Module):
@@ -54,12 +58,12 @@ class State(eqx.Module):
 class Qmix:
     """Hyperparameters of QMIX. The defaults are PyMARL's."""
 
-    learns_from: ClassVar = "episodes"
     packs: ClassVar = True
     actions: ClassVar = frozenset({"discrete"})
 
     mixing: Literal["monotonic", "any", "sum", "none"] = "monotonic"
-    """how utilities are joined: QMIX's mixer, the same without its sign constraint, VDN's sum, or not at all (IQL)"""
+    """how utilities are joined: QMIX's mixer, the same without its sign constraint, VDN's sum, or
+    not at all (IQL)"""
     hidden: int = 64
     """units of the recurrent layer"""
     mixer_width: int = 32
@@ -68,30 +72,27 @@ class Qmix:
     """units of the hidden layer that makes the mixer's weights; 0 makes them linear in the state"""
     gamma: float = 0.99
     """discount"""
-    trace: float = 0.0
+    td_lambda: float = 0.0
     """lambda of the TD(lambda) target; 0 looks one step ahead"""
     double: bool = True
-    """choose the target's action by the live network, value it by the target network; off, the target does both"""
-    epsilon: tuple[float, float] = (1.0, 0.05)
+    """choose the target's action by the live network, value it by the target network; off, the
+    target does both"""
+    epsilon: Epsilon = Epsilon(1.0, 0.05, 50_000)
     """chance of a random action, at first and in the end"""
-    epsilon_steps: int = 50_000
-    """environment steps from the first to the last epsilon"""
     target_period: int = 200
     """updates between copies of the network to the target"""
     optimiser: Optimiser = RmsProp(5e-4)
     """optimiser of utilities and mixer together"""
     replay: EpisodeRing = EpisodeRing(5_000, 32)
     """episodes kept and drawn"""
-    parallel_envs: int = 1
-    """episodes played side by side in a round"""
-    updates_per_episode: float = 1.0
-    """gradient steps per episode played"""
+    pace: EpisodePace = EpisodePace()
+    """episodes played side by side, and gradient steps for each"""
 
     def __post_init__(self):
-        check_choices(self)
-        check_range(self, 1, None, "hidden", "mixer_width", "target_period", "parallel_envs")
-        check_range(self, 0, 1, "epsilon", "gamma", "trace")
-        check_range(self, 0, None, "hypernet", "epsilon_steps", "updates_per_episode")
+        check_fields(self)
+        check_range(self, 1, None, "hidden", "mixer_width", "target_period")
+        check_range(self, 0, 1, "gamma", "td_lambda")
+        check_range(self, 0, None, "hypernet")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         utilities_key, mixer_key = jax.random.split(key)
@@ -106,23 +107,53 @@ class Qmix:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(
-        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: Memory,
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
         del team
         hidden, utilities = state.learner.value.utilities.step(memory, timestep.obs)
-        action = explore_or_greedy(epsilon_greedy, self, utilities, timestep.available, clock, key, explore=explore)
+        action = (
+            self.explore(utilities, timestep.available, clock, key)
+            if explore
+            else greedy(utilities, timestep.available)
+        )
         return Memory(hidden, action), action
+
+    def explore(
+        self,
+        scores: Float[Array, "agents actions"],
+        available: Bool[Array, "agents actions"] | None,
+        clock: Clock,
+        key: Key,
+    ) -> Int[Array, " agents"]:
+        """Each agent on its own: any available action with chance epsilon, else the best."""
+        return epsilon_greedy(scores, available, self.epsilon.at(clock), key)
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
         def loss(network: Network) -> tuple[Float[Array, ""], Metrics]:
             q, target = jax.vmap(lambda episode: self.values(network, state.target, episode))(batch)
-            mask = jnp.broadcast_to(batch.mask.reshape(*batch.mask.shape, *[1] * (q.ndim - 2)), q.shape)
+            mask = jnp.broadcast_to(
+                batch.mask.reshape(*batch.mask.shape, *[1] * (q.ndim - 2)), q.shape
+            )
             error = masked_mean(jnp.square(q - jax.lax.stop_gradient(target)), mask)
-            return error, {"loss": error, "value": masked_mean(q, mask), "target_value": masked_mean(target, mask)}
+            return error, {
+                "loss": error,
+                "value": masked_mean(q, mask),
+                "target_value": masked_mean(target, mask),
+            }
 
         gradient, metrics = jax.grad(loss, has_aux=True)(state.learner.value)
         learner = state.learner.apply(gradient)
-        return State(learner, copy_every(self.target_period, clock.updates, state.target, learner.value)), metrics
+        return State(
+            learner, copy_every(self.target_period, clock.updates, state.target, learner.value)
+        ), metrics
 
     def values(
         self, network: Network, target: Network, episode: Episode
@@ -134,31 +165,22 @@ class Qmix:
         q = self.mix(network, chosen, episode.timesteps.state[:-1])
         next_value = self.mix(target, pick(later, best)[1:], episode.timesteps.state[1:])
         discount = self.gamma * jnp.where(episode.terminated, 0.0, 1.0)
-        returns = lambda v: lambda_returns(episode.reward, discount, v, episode.mask, self.trace)
+        returns = lambda v: lambda_returns(
+            episode.reward, discount, v, episode.mask, self.td_lambda
+        )
         return q, returns(next_value) if q.ndim == 1 else jax.vmap(returns, 1, 1)(next_value)
 
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
-        """Q_tot of what the team did at each step of one episode; for IQL the mean over its agents."""
+        """Q_tot of what the team did at each step of one episode; for IQL the mean over its
+        agents."""
         del key
         q, _ = self.values(state.learner.value, state.target, episode)
         return q if q.ndim == 1 else q.mean(axis=-1)
 
     def mix(
-        self, network: Network, utilities: Float[Array, "time agents"], state: Float[Array, "time state"]
+        self,
+        network: Network,
+        utilities: Float[Array, "time agents"],
+        state: Float[Array, "time state"],
     ) -> Float[Array, "time *agents"]:
         return utilities if network.mixer is None else network.mixer(utilities, state)
-
-
-VDN = Qmix(mixing="sum")
-IQL = Qmix(mixing="none")
-PYMARL2 = dict(
-    optimiser=Adam(1e-3),
-    trace=0.6,
-    epsilon_steps=100_000,
-    target_period=25,
-    replay=EpisodeRing(5_000, 128),
-    parallel_envs=8,
-    updates_per_episode=0.125,
-)
-QMIX_PYMARL2 = Qmix(**PYMARL2)  # type: ignore[arg-type]
-VDN_PYMARL2 = Qmix(mixing="sum", **PYMARL2)  # type: ignore[arg-type]

@@ -1,8 +1,9 @@
 """QPLEX: duplex dueling multi-agent Q-learning (Wang et al., ICLR 2021).
 
-The team's value is dueling twice over: each agent's utility splits into its value and an advantage, which is never
-above 0; the team's advantage is a sum of theirs with weights that may depend on the whole joint action. Whatever the
-weights, the best joint action is every agent's own best: all advantages are 0 there, and nowhere is one positive.
+The team's value is dueling twice over: each agent's utility splits into its value and an advantage,
+which is never above 0; the team's advantage is a sum of theirs with weights that may depend on the
+whole joint action. Whatever the weights, the best joint action is every agent's own best: all
+advantages are 0 there, and nowhere is one positive.
 
     V_i    = max_u Q_i(tau_i, u), among what is available                                        (Sec 3.2, dueling)
     Q~_i   = w_i(s) Q_i + b_i(s),  V~_i = w_i(s) V_i + b_i(s),  w_i > 0                  (Sec 3.2, transformation)
@@ -14,8 +15,8 @@ weights, the best joint action is every agent's own best: all advantages are 0 t
     y_t    = r_t + gamma ((1 - lambda) V_{t+1} + lambda y_{t+1})                             (lambda 0 is the paper's)
     L      = mean over steps (Q_tot(s_t, u_t) - y_t)^2
 
-`mixing` "attention" is what the authors ran on StarCraft: w_i from attention between the state and each agent (Qatten,
-Yang et al., 2020), and a price on its logits l.
+`mixing` "attention" is what the authors ran on StarCraft: w_i from attention between the state and
+each agent (Qatten, Yang et al., 2020), and a price on its logits l.
 
     w_i = sum_h c_h(s) softmax_i(l_hi / sqrt(width)),  b_i = V(s) / N                      `comarl.nn.duplex.Attention`
     L  += logit_penalty mean over steps sum_h mean_i l_hi^2
@@ -35,17 +36,17 @@ from typing import ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from comarl.algorithms.qmix import PYMARL2
 from comarl.nn.duplex import Attention, Importance, Positive, dueling
 from comarl.nn.recurrent import Memory, RecurrentNet
-from comarl.ops.exploration import epsilon_greedy, explore_or_greedy, greedy, only_available, pick
+from comarl.ops.exploration import Epsilon, epsilon_greedy, greedy, only_available, pick
 from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.validation import check_choices, check_range
+from comarl.validation import check_fields, check_range
 
 
 class DuplexMixer(eqx.Module):
@@ -74,7 +75,10 @@ class Network(eqx.Module):
     mixer: DuplexMixer
 
     def team(
-        self, utilities: Float[Array, "*batch agents actions"], action: Int[Array, "*batch agents"], steps: Timestep
+        self,
+        utilities: Float[Array, "*batch agents actions"],
+        action: Int[Array, "*batch agents"],
+        steps: Timestep,
     ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
         """Q_tot of an action, and the squared logits."""
         best = only_available(utilities, steps.available).max(axis=-1)
@@ -90,14 +94,15 @@ class State(eqx.Module):
 
 @dataclass(frozen=True)
 class Qplex:
-    """Hyperparameters of QPLEX. The defaults are the authors' for StarCraft, with their plain mixer."""
+    """Hyperparameters of QPLEX. The defaults are the authors' for StarCraft, with their plain
+    mixer."""
 
-    learns_from: ClassVar = "episodes"
     packs: ClassVar = True
     actions: ClassVar = frozenset({"discrete"})
 
     mixing: Literal["duplex", "attention"] = "duplex"
-    """where w_i and b_i come from: two networks of the state, or attention between the state and each agent"""
+    """where w_i and b_i come from: two networks of the state, or attention between the state and
+    each agent"""
     kernels: int = 4
     """terms of the sum that makes lambda"""
     importance_hidden: tuple[int, ...] = ()
@@ -111,40 +116,39 @@ class Qplex:
     weighted_heads: bool = False
     """the state also weighs the heads of attention; the authors do so on MMM2 and 3s5z_vs_3s6z"""
     nonlinear: bool = False
-    """attention also sees each agent's utility, so that an agent's best action may no longer be the team's; on MMM2"""
+    """attention also sees each agent's utility, so that an agent's best action may no longer be the
+    team's; on MMM2"""
     unit_size: int = 0
-    """what attention knows of an agent: so many entries of the state, agent by agent from its first; 0: what it sees"""
+    """what attention knows of an agent: so many entries of the state, agent by agent from its
+    first; 0: what it sees"""
     logit_penalty: float = 1e-3
     """price on the squared logits of attention"""
     hidden: int = 64
     """units of the recurrent layer"""
     gamma: float = 0.99
     """discount"""
-    trace: float = 0.0
+    td_lambda: float = 0.0
     """lambda of the TD(lambda) target; 0 looks one step ahead"""
     double: bool = True
-    """choose the target's action by the live network, value it by the target network; off, the target does both"""
-    epsilon: tuple[float, float] = (1.0, 0.05)
+    """choose the target's action by the live network, value it by the target network; off, the
+    target does both"""
+    epsilon: Epsilon = Epsilon(1.0, 0.05, 50_000)
     """chance of a random action, at first and in the end"""
-    epsilon_steps: int = 50_000
-    """environment steps from the first to the last epsilon"""
     target_period: int = 200
     """updates between copies of the network to the target"""
     optimiser: Optimiser = RmsProp(5e-4)
     """optimiser of utilities and mixer together"""
     replay: EpisodeRing = EpisodeRing(5_000, 32)
     """episodes kept and drawn"""
-    parallel_envs: int = 1
-    """episodes played side by side in a round"""
-    updates_per_episode: float = 1.0
-    """gradient steps per episode played"""
+    pace: EpisodePace = EpisodePace()
+    """episodes played side by side, and gradient steps for each"""
 
     def __post_init__(self):
-        check_choices(self)
-        sizes = ("kernels", "hypernet", "mixer_width", "attention_heads", "hidden", "target_period", "parallel_envs")
+        check_fields(self)
+        sizes = ("kernels", "hypernet", "mixer_width", "attention_heads", "hidden", "target_period")
         check_range(self, 1, None, "importance_hidden", *sizes)
-        check_range(self, 0, 1, "epsilon", "gamma", "trace")
-        check_range(self, 0, None, "unit_size", "logit_penalty", "epsilon_steps", "updates_per_episode")
+        check_range(self, 0, 1, "gamma", "td_lambda")
+        check_range(self, 0, None, "unit_size", "logit_penalty")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         utilities_key, transform_key, importance_key = jax.random.split(key, 3)
@@ -163,39 +167,68 @@ class Qplex:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(
-        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: Memory,
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
         del team
         hidden, utilities = state.learner.value.utilities.step(memory, timestep.obs)
-        action = explore_or_greedy(epsilon_greedy, self, utilities, timestep.available, clock, key, explore=explore)
+        action = (
+            self.explore(utilities, timestep.available, clock, key)
+            if explore
+            else greedy(utilities, timestep.available)
+        )
         return Memory(hidden, action), action
+
+    def explore(
+        self,
+        scores: Float[Array, "agents actions"],
+        available: Bool[Array, "agents actions"] | None,
+        clock: Clock,
+        key: Key,
+    ) -> Int[Array, " agents"]:
+        """Each agent on its own: any available action with chance epsilon, else the best."""
+        return epsilon_greedy(scores, available, self.epsilon.at(clock), key)
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
         del key
         mean = lambda x: masked_mean(x, batch.mask)
         steps = batch.timesteps
-        now, later = jax.tree.map(lambda x: x[:, :-1], steps), jax.tree.map(lambda x: x[:, 1:], steps)
+        now, later = (
+            jax.tree.map(lambda x: x[:, :-1], steps),
+            jax.tree.map(lambda x: x[:, 1:], steps),
+        )
         target_utilities = jax.vmap(state.target.utilities.unroll)(batch)
 
         def loss(network: Network) -> tuple[Float[Array, ""], Metrics]:
             utilities = jax.vmap(network.utilities.unroll)(batch)
             best = greedy(utilities if self.double else target_utilities, steps.available)
             next_value, _ = state.target.team(target_utilities[:, 1:], best[:, 1:], later)
-            target = episode_targets(batch, next_value, self.gamma, self.trace)
+            target = episode_targets(batch, next_value, self.gamma, self.td_lambda)
             q, logits = network.team(utilities[:, :-1], batch.action, now)
             error, penalty = mean(jnp.square(q - target)), self.logit_penalty * mean(logits)
-            metrics = {"loss": error, "value": mean(q), "target_value": mean(target), "logit_penalty": penalty}
+            metrics = {
+                "loss": error,
+                "value": mean(q),
+                "target_value": mean(target),
+                "logit_penalty": penalty,
+            }
             return error + penalty, metrics
 
         gradient, metrics = jax.grad(loss, has_aux=True)(state.learner.value)
         learner = state.learner.apply(gradient)
-        return State(learner, copy_every(self.target_period, clock.updates, state.target, learner.value)), metrics
+        return State(
+            learner, copy_every(self.target_period, clock.updates, state.target, learner.value)
+        ), metrics
 
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
         """Q_tot of what the team did at each step of one episode."""
         del key
         network, now = state.learner.value, jax.tree.map(lambda x: x[:-1], episode.timesteps)
         return network.team(network.utilities.unroll(episode)[:-1], episode.action, now)[0]
-
-
-QPLEX_PYMARL2 = Qplex(importance_hidden=(64,), **PYMARL2)  # type: ignore[arg-type]

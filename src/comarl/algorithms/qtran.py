@@ -1,8 +1,8 @@
 """QTRAN-base: learning to factorise by transformation (Son et al., ICML 2019).
 
-A network of its own values the joint action, and nothing restricts it. The agents' utilities need not add up to that
-value: it is enough that their sum, shifted by a value of the state, meets it at the agents' best actions and is nowhere
-below. Then the agents' own best actions are the team's.
+A network of its own values the joint action, and nothing restricts it. The agents' utilities need
+not add up to that value: it is enough that their sum, shifted by a value of the state, meets it at
+the agents' best actions and is nowhere below. Then the agents' own best actions are the team's.
 
     u*_i  = argmax_u Q_i(h_i, u), among what is available
     sum_i Q_i(h_i, u_i) - Q_jt(s, h, u) + V(s) = 0 if u = u*, else >= 0                             (Theorem 1: 4a, 4b)
@@ -12,8 +12,8 @@ below. Then the agents' own best actions are the team's.
     L_nopt  = mean over steps min(0, sum_i Q_i(h_i, u_i) - Q_jt(s_t, h_t, u_t) + V(s_t))^2
     L       = L_td + w_opt L_opt + w_nopt L_nopt
 
-In L_opt and L_nopt Q_jt is a number: utilities and V bend to it, never the reverse. The histories h_i are those of the
-utilities, and Q_jt trains them, too.
+In L_opt and L_nopt Q_jt is a number: utilities and V bend to it, never the reverse. The histories
+h_i are those of the utilities, and Q_jt trains them, too.
 
 The defaults are those of PyMARL's QTRAN; `qtran-pymarl2` has the settings that are common to PyMARL2 (Hu et al., 2021).
 Differences from PyMARL's code:
@@ -28,21 +28,22 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from comarl.algorithms.qmix import PYMARL2
 from comarl.nn.mlp import MLP
 from comarl.nn.recurrent import Memory, RecurrentNet, unroll_episode
-from comarl.ops.exploration import epsilon_greedy, explore_or_greedy, greedy
+from comarl.ops.exploration import Epsilon, epsilon_greedy, greedy
 from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
 from comarl.validation import check_range
 
 
 class JointValue(eqx.Module):
-    """Q_jt(s, h, u): a network embeds each agent's history and action, and another values their sum in a state."""
+    """Q_jt(s, h, u): a network embeds each agent's history and action, and another values their sum
+    in a state."""
 
     embedder: MLP
     network: MLP
@@ -51,7 +52,9 @@ class JointValue(eqx.Module):
         embed_key, network_key = jax.random.split(key)
         size = history + spec.action_size
         self.embedder = MLP((size, size, size), activation=jax.nn.relu, key=embed_key)
-        self.network = MLP((spec.state_size + size, *hidden, 1), activation=jax.nn.relu, key=network_key)
+        self.network = MLP(
+            (spec.state_size + size, *hidden, 1), activation=jax.nn.relu, key=network_key
+        )
 
     def __call__(
         self,
@@ -98,7 +101,6 @@ class State(eqx.Module):
 class Qtran:
     """Hyperparameters of QTRAN-base. The defaults are PyMARL's."""
 
-    learns_from: ClassVar = "episodes"
     packs: ClassVar = True
     actions: ClassVar = frozenset({"discrete"})
 
@@ -112,34 +114,32 @@ class Qtran:
     """units of the hidden layers of Q_jt and of V; PyMARL's larger network has one layer more"""
     gamma: float = 0.99
     """discount"""
-    trace: float = 0.0
+    td_lambda: float = 0.0
     """lambda of the TD(lambda) target; 0 looks one step ahead"""
-    epsilon: tuple[float, float] = (1.0, 0.05)
+    epsilon: Epsilon = Epsilon(1.0, 0.05, 50_000)
     """chance of a random action, at first and in the end"""
-    epsilon_steps: int = 50_000
-    """environment steps from the first to the last epsilon"""
     target_period: int = 200
     """updates between copies of the network to the target"""
     optimiser: Optimiser = RmsProp(5e-4)
     """optimiser of utilities, Q_jt and V together"""
     replay: EpisodeRing = EpisodeRing(5_000, 32)
     """episodes kept and drawn"""
-    parallel_envs: int = 1
-    """episodes played side by side in a round"""
-    updates_per_episode: float = 1.0
-    """gradient steps per episode played"""
+    pace: EpisodePace = EpisodePace()
+    """episodes played side by side, and gradient steps for each"""
 
     def __post_init__(self):
-        check_range(self, 1, None, "hidden", "joint_hidden", "target_period", "parallel_envs")
-        check_range(self, 0, 1, "epsilon", "gamma", "trace")
-        check_range(self, 0, None, "opt_weight", "nopt_weight", "epsilon_steps", "updates_per_episode")
+        check_range(self, 1, None, "hidden", "joint_hidden", "target_period")
+        check_range(self, 0, 1, "gamma", "td_lambda")
+        check_range(self, 0, None, "opt_weight", "nopt_weight")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         utilities_key, joint_key, value_key = jax.random.split(key, 3)
         network = Network(
             utilities=RecurrentNet(spec, self.hidden, key=utilities_key),
             joint=JointValue(spec, self.hidden, self.joint_hidden, key=joint_key),
-            value=MLP((spec.state_size, *self.joint_hidden, 1), activation=jax.nn.relu, key=value_key),
+            value=MLP(
+                (spec.state_size, *self.joint_hidden, 1), activation=jax.nn.relu, key=value_key
+            ),
         )
         return State(Learner.create(network, self.optimiser), network)
 
@@ -147,27 +147,56 @@ class Qtran:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(
-        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: Memory,
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
         del team
         hidden, utilities = state.learner.value.utilities.step(memory, timestep.obs)
-        action = explore_or_greedy(epsilon_greedy, self, utilities, timestep.available, clock, key, explore=explore)
+        action = (
+            self.explore(utilities, timestep.available, clock, key)
+            if explore
+            else greedy(utilities, timestep.available)
+        )
         return Memory(hidden, action), action
+
+    def explore(
+        self,
+        scores: Float[Array, "agents actions"],
+        available: Bool[Array, "agents actions"] | None,
+        clock: Clock,
+        key: Key,
+    ) -> Int[Array, " agents"]:
+        """Each agent on its own: any available action with chance epsilon, else the best."""
+        return epsilon_greedy(scores, available, self.epsilon.at(clock), key)
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
         """One step down L; the target is copied when due."""
         del key
-        gradient, metrics = jax.grad(self.loss, has_aux=True)(state.learner.value, state.target, batch)
+        gradient, metrics = jax.grad(self.loss, has_aux=True)(
+            state.learner.value, state.target, batch
+        )
         learner = state.learner.apply(gradient)
-        return State(learner, copy_every(self.target_period, clock.updates, state.target, learner.value)), metrics
+        return State(
+            learner, copy_every(self.target_period, clock.updates, state.target, learner.value)
+        ), metrics
 
-    def loss(self, network: Network, target: Network, batch: Episode) -> tuple[Float[Array, ""], Metrics]:
-        """L. The target network values, with histories of its own, what the live utilities like best."""
+    def loss(
+        self, network: Network, target: Network, batch: Episode
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """L. The target network values, with histories of its own, what the live utilities like
+        best."""
         history, later = jax.vmap(network.unroll)(batch), jax.vmap(target.unroll)(batch)
         best = greedy(network.utilities.head(history), batch.timesteps.available)
         state = batch.timesteps.state
         next_value, _ = target.values(later[:, 1:], best[:, 1:], state[:, 1:])
-        y = episode_targets(batch, next_value, self.gamma, self.trace)
+        y = episode_targets(batch, next_value, self.gamma, self.td_lambda)
 
         q, factored = network.values(history[:, :-1], batch.action, state[:, :-1])
         best_q, best_factored = network.values(history[:, :-1], best[:, :-1], state[:, :-1])
@@ -185,13 +214,15 @@ class Qtran:
         return self.taken_values(state, episode)[0]
 
     def factored_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
-        """The sum of the utilities and V for the same: Q_jt where the team acted greedily, else no less."""
+        """The sum of the utilities and V for the same: Q_jt where the team acted greedily, else no
+        less."""
         del key
         return self.taken_values(state, episode)[1]
 
-    def taken_values(self, state: State, episode: Episode) -> tuple[Float[Array, " time"], Float[Array, " time"]]:
+    def taken_values(
+        self, state: State, episode: Episode
+    ) -> tuple[Float[Array, " time"], Float[Array, " time"]]:
         network = state.learner.value
-        return network.values(network.unroll(episode)[:-1], episode.action, episode.timesteps.state[:-1])
-
-
-QTRAN_PYMARL2 = Qtran(**PYMARL2)  # type: ignore[arg-type]
+        return network.values(
+            network.unroll(episode)[:-1], episode.action, episode.timesteps.state[:-1]
+        )

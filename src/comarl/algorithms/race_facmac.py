@@ -1,7 +1,8 @@
-"""RACE on FACMAC: the same as on MATD3, for recurrent teams with discrete actions (Li et al., ICML 2023).
+"""RACE on FACMAC: the same as on MATD3, for recurrent teams with discrete actions (Li et al., ICML
+2023).
 
-All agents of all teams share one recurrent encoder; a team is a linear policy per agent on top of it. One team learns
-by FACMAC, a population of teams evolves, and the encoder serves them all.
+All agents of all teams share one recurrent encoder; a team is a linear policy per agent on top of
+it. One team learns by FACMAC, a population of teams evolves, and the encoder serves them all.
 
     z_t,i   = Z_phi(tau_t,i)                           a GRU over what agent i saw and did                   (Sec 3.1)
     pi_j    = softmax(W_j^i z_i)                       one linear policy per team and agent                  (Sec 3.1)
@@ -15,10 +16,11 @@ by FACMAC, a population of teams evolves, and the encoder serves them all.
     L_phi   = -mean Q_psi(s, pi_marl) - mean Q_theta(s, pi_j, W_j) + beta L_VMM                             (Eqs 2, 6)
     L_marl  = -mean Q_psi(s, pi_marl)                  for W_marl alone                                        (Eq 7)
 
-pi in the last two lines is a straight-through Gumbel-softmax draw. A round: every team plays one episode (evolving
-teams draw from their policies, the MARL team explores as FACMAC does); the population evolves by its returns, as on
-MATD3; everything learns, one update per episode played; W_marl takes the worst team's place. Before `population_after`
-steps the MARL team plays and learns alone.
+pi in the last two lines is a straight-through Gumbel-softmax draw. A round: every team plays one
+episode (evolving teams draw from their policies, the MARL team explores as FACMAC does); the
+population evolves by its returns, as on MATD3; everything learns, one update per episode played;
+W_marl takes the worst team's place. Before `population_after` steps the MARL team plays and learns
+alone.
 
 Ablations are fields, as on MATD3 (Figs. 4-8). The released code is for StarCraft and differs from the paper; a field
 brings back what changes results:
@@ -42,8 +44,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from comarl.evolution import operators as evolution
-from comarl.evolution.operators import Crossover, Mutation
+from comarl.evolution.population import HeadBreeding, Population
 from comarl.nn.critics import FactoredCritic, TeamFactoredCritic
 from comarl.nn.mine import Mine
 from comarl.nn.mixers import Mixing
@@ -51,23 +52,27 @@ from comarl.nn.mlp import MLP, Linear
 from comarl.nn.policies import make_heads
 from comarl.nn.recurrent import Memory, RecurrentEncoder, agent_inputs, input_size, unroll_episode
 from comarl.ops.distributions import straight_through_steps
-from comarl.ops.exploration import epsilon_softmax, greedy, linear
+from comarl.ops.exploration import Epsilon, epsilon_softmax, greedy
 from comarl.ops.information import team_gaps, value_weights
 from comarl.ops.learner import Adam, Learner, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.validation import check_choices, check_range
+from comarl.validation import check_fields, check_range
 
-Histories = Float[Array, "batch steps agents hidden"]  # z of every step, and of the one after the end
+Histories = Float[
+    Array, "batch steps agents hidden"
+]  # z of every step, and of the one after the end
 
 
 class State(eqx.Module):
-    """What changes while RACE learns. Teams' policies lead with `agents`; the population's with `teams` before."""
+    """What changes while RACE learns. Teams' policies lead with `agents`; the population's with
+    `teams` before."""
 
     encoder: Learner[RecurrentEncoder]  # Z_phi
     head: Learner[Linear]  # W_marl
-    population: Linear  # W_1 .. W_n
+    population: Population  # of teams of linear policies, W_1 .. W_n
     critic: Learner[FactoredCritic]  # Q_psi(s, u)
     team_critic: Learner[TeamFactoredCritic]  # Q_theta(s, u, W)
     value: Learner[MLP]  # V_zeta(s)
@@ -76,9 +81,6 @@ class State(eqx.Module):
     target_head: Linear
     target_critic: FactoredCritic
     target_team_critic: TeamFactoredCritic
-    fitness: Float[Array, " teams"]  # returns of the latest round
-    elite: Int[Array, ""]  # the slot that won it
-    injected: Int[Array, ""]  # the slot that W_marl took at the end of the last round; -1 before
     spec: EnvSpec = eqx.field(static=True)
 
 
@@ -86,39 +88,29 @@ class State(eqx.Module):
 class RaceFacmac:
     """Hyperparameters of RACE on FACMAC. Where they are not RACE's own they are FACMAC's."""
 
-    learns_from: ClassVar = "episodes"
     actions: ClassVar = frozenset({"discrete"})
 
-    population: int = 5
-    """teams that evolve; one more is trained by FACMAC"""
     population_after: int = 10_000
     """environment steps that the MARL team plays and learns alone at first"""
-    mutated_fraction: float = 0.05
-    """alpha: the share of each policy's weights that a mutation changes, tuned per map (Table 4, Fig. 7)"""
+    breeding: HeadBreeding = HeadBreeding(mutated_fraction=0.05)
+    """how many teams evolve beside the one that FACMAC trains, and how (Figs. 6, 7)"""
     beta: float = 0.001
-    """weight of value-aware mutual information, tuned per map (Table 4, Fig. 8); 0 is "VFM only" (Fig. 5a)"""
+    """weight of value-aware mutual information, tuned per map (Table 4, Fig. 8); 0 is "VFM only"
+    (Fig. 5a)"""
     evolution: bool = True
-    """off leaves FACMAC with a policy per agent, whose encoder may still learn mutual information"""
+    """off leaves FACMAC with a policy per agent, whose encoder may still learn mutual
+    information"""
     encoder_learns_from: Literal["both", "marl", "teams", "neither"] = "both"
-    """whose values shape the encoder: "neither" is VMM only, "marl" without EA, "teams" without MARL (Figs. 5b-5d)"""
+    """whose values shape the encoder: "neither" is VMM only, "marl" without EA, "teams" without
+    MARL (Figs. 5b-5d)"""
     value_weights: bool = True
     """off gives every state weight 1 in the mutual information: plain MI"""
     vmm_reduce: Literal["sum", "mean"] = "sum"
-    """whether L_VMM adds up an episode's steps, for which the paper's beta was tuned, or is a mean over all steps"""
-    crossover: Crossover = "agent"
-    """swap whole agents; "copy" them one way (the released code), or single rows of weights as ERL does (Fig. 6a)"""
-    mutation: Mutation = "agent"
-    """perturb one agent's policy, or single weights of the whole team as ERL does (Fig. 6b)"""
-    mutation_probability: float = 0.9
-    """chance that a mutation happens: per agent, of each team but the elite"""
-    mutation_count: Literal["bernoulli", "floor"] = "bernoulli"
-    """alpha as a probability per weight, or as floor(alpha * hidden) weights per action (the released code)"""
+    """whether L_VMM adds up an episode's steps, for which the paper's beta was tuned, or is a mean
+    over all steps"""
     heads_shared_by_agents: bool = False
-    """every agent of a team acts by the policy of agent 0, as in the released code; the others only drift"""
-    injection: bool = True
-    """whether the MARL team takes the worst team's place after each round"""
-    tournament_size: int = 3
-    """teams that compete for each parent's place"""
+    """every agent of a team acts by the policy of agent 0, as in the released code; the others only
+    drift"""
     embedding: int = 64
     """units of the three layers that embed a team's policies for its critic"""
     mine_width: int = 128
@@ -135,12 +127,10 @@ class RaceFacmac:
     """units of the hidden layer that makes the mixers' weights; 0 makes them linear in the state"""
     gamma: float = 0.99
     """discount"""
-    trace: float = 0.8
+    td_lambda: float = 0.8
     """lambda of the TD(lambda) targets"""
-    epsilon: tuple[float, float] = (0.5, 0.05)
+    epsilon: Epsilon = Epsilon(0.5, 0.05, 50_000)
     """share of random actions while the MARL team explores, at first and in the end"""
-    epsilon_steps: int = 50_000
-    """environment steps, of all teams, from the first to the last epsilon"""
     target_period: int = 200
     """updates between copies of everything that has a target"""
     actor_optimiser: Adam = Adam(2.5e-3, epsilon=1e-7)
@@ -151,21 +141,18 @@ class RaceFacmac:
     """optimiser of the estimator of mutual information"""
     replay: EpisodeRing = EpisodeRing(5_000, 32)
     """episodes kept and drawn"""
-    parallel_envs: int = 1
-    """episodes that each team plays side by side in a round; its fitness is their mean"""
-    updates_per_episode: float = 1.0
-    """gradient steps per episode played, of any team"""
+    pace: EpisodePace = EpisodePace()
+    """episodes played side by side, and gradient steps for each"""
 
     def __post_init__(self):
-        check_choices(self)
-        check_range(self, 2, None, "population")
-        check_range(self, 1, None, "hidden", "mixer_width", "target_period", "parallel_envs", "tournament_size")
-        check_range(self, 0, 1, "epsilon", "gamma", "trace", "mutated_fraction", "mutation_probability")
-        check_range(self, 0, None, "beta", "hypernet", "epsilon_steps", "updates_per_episode", "population_after")
+        check_fields(self)
+        check_range(self, 1, None, "hidden", "mixer_width", "target_period")
+        check_range(self, 0, 1, "gamma", "td_lambda")
+        check_range(self, 0, None, "beta", "hypernet", "population_after")
 
     @property
     def num_teams(self) -> int:
-        return self.population + 1 if self.evolution else 1
+        return self.breeding.population + 1 if self.evolution else 1
 
     @property
     def learns_from_teams(self) -> bool:
@@ -183,13 +170,19 @@ class RaceFacmac:
         size: dict[str, Any] = dict(width=self.mixer_width, hypernet=self.hypernet)
         layers = (self.hidden, self.hidden)
         critic = FactoredCritic(spec, layers, self.mixing, **size, key=keys[3])
-        team_critic = TeamFactoredCritic(spec, self.hidden, layers, self.embedding, self.mixing, **size, key=keys[4])
-        value = MLP((spec.state_size, self.value_hidden, self.value_hidden, 1), activation=jax.nn.relu, key=keys[5])
+        team_critic = TeamFactoredCritic(
+            spec, self.hidden, layers, self.embedding, self.mixing, **size, key=keys[4]
+        )
+        value = MLP(
+            (spec.state_size, self.value_hidden, self.value_hidden, 1),
+            activation=jax.nn.relu,
+            key=keys[5],
+        )
         mine = Mine(spec.state_size, self.hidden, self.mine_width, key=keys[6])
         return State(
             encoder=Learner.create(encoder, self.actor_optimiser),
             head=Learner.create(head, self.actor_optimiser),
-            population=jax.vmap(make_team)(jax.random.split(keys[2], self.population)),
+            population=Population.create(make_team, self.breeding.population, keys[2]),
             critic=Learner.create(critic, self.critic_optimiser),
             team_critic=Learner.create(team_critic, self.critic_optimiser),
             value=Learner.create(value, self.critic_optimiser),
@@ -198,9 +191,6 @@ class RaceFacmac:
             target_head=head,
             target_critic=critic,
             target_team_critic=team_critic,
-            fitness=jnp.zeros(self.population),
-            elite=jnp.int32(0),
-            injected=jnp.int32(-1),
             spec=spec,
         )
 
@@ -211,24 +201,33 @@ class RaceFacmac:
         """W_j; the last team is the MARL team."""
         if not self.evolution:
             return state.head.value
-        marl = index == self.population
-        return jax.tree.map(lambda all_, own: jnp.where(marl, own, all_[index]), state.population, state.head.value)
+        return state.population.team(index, state.head.value)
 
-    def logits(self, heads: Linear, z: Float[Array, "*batch agents hidden"]) -> Float[Array, "*batch agents actions"]:
+    def logits(
+        self, heads: Linear, z: Float[Array, "*batch agents hidden"]
+    ) -> Float[Array, "*batch agents actions"]:
         """W_i z_i for every agent."""
         if self.heads_shared_by_agents:
             return z @ heads.weight[0] + heads.bias[0]
         return jnp.einsum("...nh,nha->...na", z, heads.weight) + heads.bias
 
     def act(
-        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: Memory,
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
         """Evolved teams draw from their policies; the MARL team mixes in random actions."""
         inputs = agent_inputs(state.spec, timestep.obs, memory.last_action)
         hidden = state.encoder.value(memory.hidden, inputs)
         logits = self.logits(self.team(state, team), hidden)
         if explore:
-            epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps)
+            epsilon = self.epsilon.at(clock)
             epsilon = jnp.where(team == self.num_teams - 1, epsilon, 0.0)
             action = epsilon_softmax(logits, timestep.available, epsilon, key)
         else:
@@ -236,10 +235,14 @@ class RaceFacmac:
         return Memory(hidden, action), action
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
-        """Critics and value, then encoder, W_marl and T by the critics as they are now; targets when due."""
+        """Critics and value, then encoder, W_marl and T by the critics as they are now; targets
+        when due."""
         team_key, *actor_keys = jax.random.split(key, 4)
-        # Unrolled once: targets, both actor terms and the information all start from the same histories.
-        unroll = lambda encoder: jax.vmap(lambda episode: unroll_episode(encoder, state.spec, episode))(batch)
+        # Unrolled once: targets, both actor terms and the information all start from the same
+        # histories.
+        unroll = lambda encoder: jax.vmap(
+            lambda episode: unroll_episode(encoder, state.spec, episode)
+        )(batch)
         z, to_encoder = jax.vjp(unroll, state.encoder.value)
         critic, best_target, metrics = self.fit_critic(state, batch)
         team_critic, value = state.team_critic, state.value
@@ -250,7 +253,9 @@ class RaceFacmac:
             value, value_loss = self.fit_value(state, batch, best_target)
             metrics = metrics | {"value_loss": value_loss}
         state = replace(state, critic=critic, team_critic=team_critic, value=value)
-        loss = lambda trained: self.encoder_loss(trained[0], trained[1], trained[2], state, batch, actor_keys)
+        loss = lambda trained: self.encoder_loss(
+            trained[0], trained[1], trained[2], state, batch, actor_keys
+        )
         trained = (z, state.head.value, state.mine.value)
         (by_z, head, mine), more = jax.grad(loss, has_aux=True)(trained)
         state = replace(
@@ -262,8 +267,18 @@ class RaceFacmac:
         return self.copy_targets(state, clock), metrics | more
 
     def copy_targets(self, state: State, clock: Clock) -> State:
-        targets = (state.target_encoder, state.target_head, state.target_critic, state.target_team_critic)
-        online = (state.encoder.value, state.head.value, state.critic.value, state.team_critic.value)
+        targets = (
+            state.target_encoder,
+            state.target_head,
+            state.target_critic,
+            state.target_team_critic,
+        )
+        online = (
+            state.encoder.value,
+            state.head.value,
+            state.critic.value,
+            state.team_critic.value,
+        )
         copied = copy_every(self.target_period, clock.updates, targets, online)
         names = ("target_encoder", "target_head", "target_critic", "target_team_critic")
         return replace(state, **dict(zip(names, copied, strict=True)))
@@ -277,10 +292,12 @@ class RaceFacmac:
     ) -> tuple[Learner[FactoredCritic], Float[Array, "batch time"], Metrics]:
         """TD(lambda) with the target MARL team's greedy actions; also returns y_psi (Eq 1)."""
         steps = batch.timesteps
-        z = jax.vmap(lambda episode: unroll_episode(state.target_encoder, state.spec, episode))(batch)
+        z = jax.vmap(lambda episode: unroll_episode(state.target_encoder, state.spec, episode))(
+            batch
+        )
         next_action = self.one_hot(self.logits(state.target_head, z), batch)[:, 1:]
         next_q = state.target_critic(steps.obs[:, 1:], next_action, steps.state[:, 1:])
-        target = episode_targets(batch, next_q, self.gamma, self.trace)
+        target = episode_targets(batch, next_q, self.gamma, self.td_lambda)
         action = jax.nn.one_hot(batch.action, state.spec.action_size)
 
         def loss(critic: FactoredCritic) -> Float[Array, ""]:
@@ -288,7 +305,11 @@ class RaceFacmac:
             return masked_mean(jnp.square(q - target), batch.mask)
 
         critic, critic_loss = state.critic.descend(loss)
-        return critic, target, {"critic_loss": critic_loss, "target_value": masked_mean(target, batch.mask)}
+        return (
+            critic,
+            target,
+            {"critic_loss": critic_loss, "target_value": masked_mean(target, batch.mask)},
+        )
 
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
         """Q_psi of what the team did at each step of one episode."""
@@ -300,11 +321,15 @@ class RaceFacmac:
         self, state: State, batch: Episode, z: Histories, key: Key
     ) -> tuple[Learner[TeamFactoredCritic], Float[Array, "batch time"], Metrics]:
         """The same for a random team, whose policies are an input; also returns y_theta (Eq 1)."""
-        steps, heads = batch.timesteps, self.team(state, jax.random.randint(key, (), 0, self.num_teams))
-        # The encoder and W_j are the live ones here: only the critics have targets for the population.
+        steps, heads = (
+            batch.timesteps,
+            self.team(state, jax.random.randint(key, (), 0, self.num_teams)),
+        )
+        # The encoder and W_j are the live ones here: only the critics have targets for the
+        # population.
         next_action = self.one_hot(self.logits(heads, z), batch)[:, 1:]
         next_q = state.target_team_critic(steps.obs[:, 1:], next_action, steps.state[:, 1:], heads)
-        target = episode_targets(batch, next_q, self.gamma, self.trace)
+        target = episode_targets(batch, next_q, self.gamma, self.td_lambda)
         action = jax.nn.one_hot(batch.action, state.spec.action_size)
 
         def loss(critic: TeamFactoredCritic) -> Float[Array, ""]:
@@ -312,7 +337,10 @@ class RaceFacmac:
             return masked_mean(jnp.square(q - target), batch.mask)
 
         critic, critic_loss = state.team_critic.descend(loss)
-        metrics = {"team_critic_loss": critic_loss, "team_target_value": masked_mean(target, batch.mask)}
+        metrics = {
+            "team_critic_loss": critic_loss,
+            "team_target_value": masked_mean(target, batch.mask),
+        }
         return critic, target, metrics
 
     def fit_value(
@@ -327,7 +355,8 @@ class RaceFacmac:
     def encoder_loss(
         self, z: Histories, head: Linear, mine: Mine, state: State, batch: Episode, keys: list[Key]
     ) -> tuple[Float[Array, ""], Metrics]:
-        """L_phi of Eq 6. Its gradient by `head` is that of Eq 7, as W_j is data to every other term."""
+        """L_phi of Eq 6. Its gradient by `head` is that of Eq 7, as W_j is data to every other
+        term."""
         steps, z = batch.timesteps, z[:, :-1]
         assert steps.available is not None  # discrete tasks say what is legal
         obs, states, available = steps.obs[:, :-1], steps.state[:, :-1], steps.available[:, :-1]
@@ -337,7 +366,9 @@ class RaceFacmac:
         if self.learns_from_teams:
             heads = self.team(state, jax.random.randint(keys[1], (), 0, self.num_teams))
             team_action = straight_through_steps(self.logits(heads, z), available, keys[2])
-            loss -= masked_mean(state.team_critic.value(obs, team_action, states, heads), batch.mask)
+            loss -= masked_mean(
+                state.team_critic.value(obs, team_action, states, heads), batch.mask
+            )
         if self.beta == 0:
             return loss, {}
         information, vmm = self.information(z, mine, state, batch)
@@ -349,41 +380,43 @@ class RaceFacmac:
         """The mean estimate of I(z; s), and L_VMM (Eq 5)."""
         states, mask = batch.timesteps.state[:, :-1], batch.mask
         per_step = lambda s, z_t, m: team_gaps(mine.team_scores(s, z_t), m)
-        gap = jax.vmap(per_step, in_axes=1, out_axes=1)(states, z, mask).mean(axis=-1)  # [batch, time]
+        gap = jax.vmap(per_step, in_axes=1, out_axes=1)(states, z, mask).mean(
+            axis=-1
+        )  # [batch, time]
         weights = jnp.ones_like(gap)
         if self.value_weights:
             weights = value_weights(jax.lax.stop_gradient(state.value.value(states)[..., 0]), mask)
         weighted = jnp.where(mask, weights * gap, 0.0)
-        vmm = weighted.sum() / mask.shape[0] if self.vmm_reduce == "sum" else masked_mean(weighted, mask)
+        vmm = (
+            weighted.sum() / mask.shape[0]
+            if self.vmm_reduce == "sum"
+            else masked_mean(weighted, mask)
+        )
         return -masked_mean(gap, mask), vmm
 
-    def evolve(self, state: State, fitness: Float[Array, " teams"], clock: Clock, key: Key) -> tuple[State, Metrics]:
+    def evolve(
+        self, state: State, fitness: Float[Array, " teams"], clock: Clock, key: Key
+    ) -> tuple[State, Metrics]:
         """The next generation of teams (Sec 3.3), bred by this round's returns."""
         del clock
         if not self.evolution:
             return state, {}
-        fitness = fitness[: self.population]
-        fraction, count, probability = self.mutated_fraction, self.mutation_count, self.mutation_probability
-        cross = lambda one, other, k: evolution.cross(self.crossover, one, other, k)
-        mutate = lambda team, k: evolution.mutate(self.mutation, team, fraction, count, probability, k)
-        generation = evolution.breed(state.population, fitness, self.tournament_size, cross, mutate, key)
-        state = replace(state, population=generation.teams, fitness=fitness, elite=generation.elite)
-        return state, evolution.fate(state.injected, generation)
+        population, outcome = state.population.evolve(fitness, self.breeding, key)
+        return replace(state, population=population), outcome
 
     def inject(self, state: State) -> State:
-        """W_marl takes the place of the team that was worst, by the returns that bred this generation."""
-        if not (self.evolution and self.injection):
+        """W_marl takes the place of the team that was worst, by the returns that bred this
+        generation."""
+        if not (self.evolution and self.breeding.injection):
             return state
-        slot = evolution.worst_slot(state.fitness, state.elite)
         own = state.head.value
         if self.heads_shared_by_agents:
             own = jax.tree.map(lambda w: jnp.broadcast_to(w[:1], w.shape), own)
-        population = jax.tree.map(lambda all_, one: all_.at[slot].set(one), state.population, own)
-        return replace(state, population=population, injected=slot)
+        return replace(state, population=state.population.inject(own))
 
     def trained_team(self, state: State) -> Int[Array, ""]:
         return jnp.int32(self.num_teams - 1)
 
     def best_team(self, state: State) -> Int[Array, ""]:
         """The elite of the latest round; the MARL team where nothing evolves."""
-        return state.elite if self.evolution else jnp.int32(0)
+        return state.population.elite if self.evolution else jnp.int32(0)

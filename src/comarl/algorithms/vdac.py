@@ -1,7 +1,8 @@
-"""VDAC: value-decomposition actor-critics (Su, Adams, Beling, AAAI 2021), and MAA2C with a decomposed value.
+"""VDAC: value-decomposition actor-critics (Su, Adams, Beling, AAAI 2021), and MAA2C with a
+decomposed value.
 
-Every agent has a policy and a value of its own history; a mixer, whose weights are never negative, joins the
-values into the team's. What the team got beyond that value is every agent's advantage.
+Every agent has a policy and a value of its own history; a mixer, whose weights are never negative,
+joins the values into the team's. What the team got beyond that value is every agent's advantage.
 
     pi_i(u | tau_i) = (1 - epsilon) softmax(A h_i) + epsilon / (number of available actions)     how the team explores
     V_tot = g_s(V_1(tau_1) .. V_N(tau_N)),  dV_tot / dV_i >= 0                   VDAC-mix; VDAC-sum: V_tot = sum_i V_i
@@ -10,9 +11,10 @@ values into the team's. What the team got beyond that value is every agent's adv
     L_V   = mean over steps (V_tot,t - G_t)^2                                                        and so is G
     L     = L_pi + c L_V - beta mean H(pi_i)
 
-It is on-policy: a round's episodes are learnt from once, then forgotten. By default pi_i and V_i are two heads on one
-encoder, as the authors have it. `maa2c` is the advantage actor-critic with the same decomposed value, to which papers
-compare: two networks, each with its optimiser (c then only says where gradients are clipped), and a bonus on entropy.
+It is on-policy: a round's episodes are learnt from once, then forgotten. By default pi_i and V_i
+are two heads on one encoder, as the authors have it. `maa2c` is the advantage actor-critic with the
+same decomposed value, to which papers compare: two networks, each with its optimiser (c then only
+says where gradients are clipped), and a bonus on entropy.
 
 The defaults are the authors'; `vdac-mix-pymarl2` has the settings of PyMARL2 (Hu et al., 2021), which calls it VMIX.
 Differences from the authors' code:
@@ -28,18 +30,25 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from comarl.nn.mixers import Mixer, Mixing, Sum, make_mixer
 from comarl.nn.mlp import Linear
 from comarl.nn.recurrent import Memory, RecurrentEncoder, RecurrentNet, input_size, unroll_episode
 from comarl.ops.distributions import entropy, log_probability
-from comarl.ops.exploration import epsilon_softmax, explore_or_greedy, linear, pick, policy_with_epsilon
-from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp
+from comarl.ops.exploration import (
+    Epsilon,
+    epsilon_softmax,
+    greedy,
+    pick,
+    policy_with_epsilon,
+)
+from comarl.ops.learner import Learner, Optimiser, RmsProp
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.validation import check_choices, check_range
+from comarl.validation import check_fields, check_range
 
 
 class Critic(eqx.Module):
@@ -61,11 +70,11 @@ class State(eqx.Module):
 class Vdac:
     """Hyperparameters of VDAC. The defaults are the authors'."""
 
-    learns_from: ClassVar = "episodes"
     actions: ClassVar = frozenset({"discrete"})
 
     mixing: Mixing = "monotonic"
-    """how the agents' values are joined: QMIX's mixer, the same without its sign constraint, or a sum (VDAC-sum)"""
+    """how the agents' values are joined: QMIX's mixer, the same without its sign constraint, or a
+    sum (VDAC-sum)"""
     separate: bool = False
     """the critic has an encoder of its own; off, policies and values are two heads on one"""
     hidden: int = 64
@@ -76,16 +85,14 @@ class Vdac:
     """units of the hidden layer that makes the mixer's weights; 0 makes them linear in the state"""
     gamma: float = 0.99
     """discount"""
-    trace: float = 0.8
+    td_lambda: float = 0.8
     """lambda of the TD(lambda) return; 0 looks one step ahead"""
     value_weight: float = 0.1
     """c: weight of the critic's loss beside the actor's"""
     entropy_weight: float = 0.0
     """beta: weight of the policies' mean entropy, which is rewarded"""
-    epsilon: tuple[float, float] = (0.5, 0.01)
+    epsilon: Epsilon = Epsilon(0.5, 0.01, 100_000)
     """share of random actions while exploring, at first and in the end"""
-    epsilon_steps: int = 100_000
-    """environment steps from the first to the last epsilon"""
     epsilon_in_loss: bool = True
     """the policy that learns is the one that explores; off, the loss takes the softmax alone"""
     actor_optimiser: Optimiser = RmsProp(5e-4)
@@ -94,57 +101,84 @@ class Vdac:
     """optimiser of what belongs to the critic alone"""
     replay: EpisodeRing = EpisodeRing(8, 8)
     """as many episodes as a round plays, all of them drawn: anything else is not on-policy"""
-    parallel_envs: int = 8
-    """episodes played side by side in a round"""
-    updates_per_episode: float = 0.125
-    """gradient steps per episode played: one per round"""
+    pace: EpisodePace = EpisodePace(8, 0.125)
+    """episodes played side by side, and gradient steps for each"""
 
     def __post_init__(self):
-        check_choices(self)
-        check_range(self, 1, None, "hidden", "mixer_width", "parallel_envs")
-        check_range(self, 0, 1, "epsilon", "gamma", "trace")
-        nonnegative = ("hypernet", "value_weight", "entropy_weight", "epsilon_steps", "updates_per_episode")
+        check_fields(self)
+        check_range(self, 1, None, "hidden", "mixer_width")
+        check_range(self, 0, 1, "gamma", "td_lambda")
+        nonnegative = ("hypernet", "value_weight", "entropy_weight")
         check_range(self, 0, None, *nonnegative)
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         actor_key, encoder_key, head_key, mixer_key = jax.random.split(key, 4)
         size: dict[str, Any] = dict(width=self.mixer_width, hypernet=self.hypernet)
         critic = Critic(
-            encoder=RecurrentEncoder(input_size(spec), self.hidden, key=encoder_key) if self.separate else None,
+            encoder=RecurrentEncoder(input_size(spec), self.hidden, key=encoder_key)
+            if self.separate
+            else None,
             head=Linear(self.hidden, 1, key=head_key),
             mixer=make_mixer(self.mixing, spec.num_agents, spec.state_size, **size, key=mixer_key),
         )
         actor = RecurrentNet(spec, self.hidden, key=actor_key)
-        return State(Learner.create(actor, self.actor_optimiser), Learner.create(critic, self.critic_optimiser))
+        return State(
+            Learner.create(actor, self.actor_optimiser),
+            Learner.create(critic, self.critic_optimiser),
+        )
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(
-        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: Memory,
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
         """Drawn from the policies with a share of random actions while exploring, else greedy."""
         del team
         hidden, logits = state.actor.value.step(memory, timestep.obs)
-        action = explore_or_greedy(epsilon_softmax, self, logits, timestep.available, clock, key, explore=explore)
+        action = (
+            self.explore(logits, timestep.available, clock, key)
+            if explore
+            else greedy(logits, timestep.available)
+        )
         return Memory(hidden, action), action
+
+    def explore(
+        self,
+        logits: Float[Array, "agents actions"],
+        available: Bool[Array, "agents actions"] | None,
+        clock: Clock,
+        key: Key,
+    ) -> Int[Array, " agents"]:
+        """Drawn from the policies, with a share epsilon of random actions."""
+        return epsilon_softmax(logits, available, self.epsilon.at(clock), key)
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
         """One step of actor and critic, down one loss."""
         del key
         available = batch.timesteps.available
         assert available is not None  # discrete tasks say what is legal
-        epsilon = linear(*self.epsilon, self.epsilon_steps, clock.env_steps) if self.epsilon_in_loss else 0.0
+        epsilon = self.epsilon.at(clock) if self.epsilon_in_loss else 0.0
         every_agent = jnp.broadcast_to(batch.mask[..., None], batch.action.shape)
 
         def loss(networks: tuple[RecurrentNet, Critic]) -> tuple[Float[Array, ""], Metrics]:
             logits, value = jax.vmap(lambda episode: self.evaluate(*networks, episode))(batch)
             policy = policy_with_epsilon(logits[:, :-1], available[:, :-1], epsilon)
             chosen = pick(policy, batch.action)
-            target = episode_targets(batch, value[:, 1:], self.gamma, self.trace)
+            target = episode_targets(batch, value[:, 1:], self.gamma, self.td_lambda)
             advantage = jax.lax.stop_gradient(target - value[:, :-1])
             metrics = {
-                "actor_loss": -masked_mean(advantage[..., None] * log_probability(chosen), every_agent),
+                "actor_loss": -masked_mean(
+                    advantage[..., None] * log_probability(chosen), every_agent
+                ),
                 "critic_loss": masked_mean(jnp.square(value[:, :-1] - target), batch.mask),
                 "entropy": masked_mean(entropy(policy), every_agent),
                 "target_value": masked_mean(target, batch.mask),
@@ -160,27 +194,14 @@ class Vdac:
     ) -> tuple[Float[Array, "steps agents actions"], Float[Array, " steps"]]:
         """The policies' logits and V_tot at each step of one episode, and after its end."""
         history = unroll_episode(actor.encoder, actor.spec, episode)
-        seen = history if critic.encoder is None else unroll_episode(critic.encoder, actor.spec, episode)
+        seen = (
+            history
+            if critic.encoder is None
+            else unroll_episode(critic.encoder, actor.spec, episode)
+        )
         return actor.head(history), critic.mixer(critic.head(seen)[..., 0], episode.timesteps.state)
 
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
         """V_tot at each step of one episode."""
         del key
         return self.evaluate(state.actor.value, state.critic.value, episode)[1][:-1]
-
-
-VDAC_SUM = Vdac(mixing="sum")
-VDAC_MIX_PYMARL2 = Vdac(
-    entropy_weight=0.01,
-    epsilon=(0.5, 0.0),
-    epsilon_in_loss=False,
-    actor_optimiser=RmsProp(1e-3, epsilon=1e-8),
-    critic_optimiser=RmsProp(1e-3, epsilon=1e-8),
-)
-MAA2C = Vdac(
-    separate=True,
-    value_weight=1.0,
-    entropy_weight=0.01,
-    actor_optimiser=Adam(1e-3),
-    critic_optimiser=Adam(1e-3),
-)

@@ -1,9 +1,11 @@
-"""VM3-AC: variational maximisation of the mutual information between agents' actions (Kim et al., AAMAS 2023).
+"""VM3-AC: variational maximisation of the mutual information between agents' actions (Kim et al.,
+AAMAS 2023).
 
-A soft actor-critic per agent. A random vector z, new at every step and the same for all agents, enters the policies, so
-that actions of one moment can be correlated; beside the return they are rewarded for a lower bound of their mutual
-information: the entropy of one's own action, and how well actions predict each other. x is what training knows, a all
-agents' actions, drawn anew from the policies as they are; sg is "as a number".
+A soft actor-critic per agent. A random vector z, new at every step and the same for all agents,
+enters the policies, so that actions of one moment can be correlated; beside the return they are
+rewarded for a lower bound of their mutual information: the entropy of one's own action, and how
+well actions predict each other. x is what training knows, a all agents' actions, drawn anew from
+the policies as they are; sg is "as a number".
 
     a_i     = tanh(g_i),  g_i ~ N(mean_i(o_i, z), std_i(o_i, z)^2),  z ~ N(0, I)                                   (5)
     M_i     = 1/N sum_{j != i} sg log q(a_i | a_j, o_i, o_j)  +  log q_ij(sg a_j | a_i, o_i, o_j)                 (21)
@@ -15,8 +17,8 @@ agents' actions, drawn anew from the policies as they are; sg is "as a number".
     L_pi,q  = sum_i mean [-Q_i1(x, a_i, sg a_others) + beta log pi_i(a_i | o_i, z) - beta M_i]                    (20)
     V'      <- tau V + (1 - tau) V'
 
-q_ij is N(mu_ij(a_i, o_i, o_j), sigma^2 I), so log q is a squared error up to a constant. At execution z is 0, and
-actions are tanh(mean): each agent acts alone.
+q_ij is N(mu_ij(a_i, o_i, o_j), sigma^2 I), so log q is a squared error up to a constant. At
+execution z is 0, and actions are tanh(mean): each agent acts alone.
 
 Without beta and z it is what the paper calls MA-AC (preset `ma-ac`), without M_i and z MA-SAC (`ma-sac`). There is no
 released code. What the paper leaves open is a field; the defaults:
@@ -37,17 +39,32 @@ from jaxtyping import Array, Float, PyTree
 
 from comarl.nn.predictors import Predictors, Sharing
 from comarl.nn.stochastic import Drawn, Noise, Policies
-from comarl.nn.values import AgentValues, Form, Seen, each, make_values, obs_mask, see, see_actions, twin
+from comarl.nn.values import (
+    AgentValues,
+    Form,
+    Seen,
+    each,
+    make_values,
+    obs_mask,
+    see,
+    see_actions,
+    twin,
+)
 from comarl.ops.learner import Adam, Learner, polyak
+from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
-from comarl.validation import check_choices, check_interval, check_layers, check_range
+from comarl.validation import check_fields, check_interval, check_layers, check_range
 
-PROBED, DRAWS = 4, 8  # transitions of a batch that diagnostics look at, and how often they draw z for each
+PROBED, DRAWS = (
+    4,
+    8,
+)  # transitions of a batch that diagnostics look at, and how often they draw z for each
 
 
 class State(eqx.Module):
-    """What changes while VM3-AC learns. Leaves lead with `agents`, or pairs of them; those of critics with `twins`."""
+    """What changes while VM3-AC learns. Leaves lead with `agents`, or pairs of them; those of
+    critics with `twins`."""
 
     policies: Learner[Policies]  # pi
     predictors: Learner[Predictors] | None  # q, where mutual information counts
@@ -61,52 +78,64 @@ class Outcome(NamedTuple):
 
     drawn: Drawn
     information: Float[Array, "agents batch"]  # M_i
-    climbed: Float[Array, "agents batch"]  # the Q that the policies climb, as a function of each agent's own action
+    climbed: Float[
+        Array, "agents batch"
+    ]  # the Q that the policies climb, as a function of each agent's own action
     soft_value: Float[Array, "agents batch"]  # V^_i
 
 
 @dataclass(frozen=True)
 class Vm3Ac:
-    """Hyperparameters of VM3-AC. Those that the paper's text does not give are settings of its first author, or SAC."""
+    """Hyperparameters of VM3-AC. Those that the paper's text does not give are settings of its
+    first author, or SAC."""
 
-    learns_from: ClassVar = "transitions"
     actions: ClassVar = frozenset({"continuous"})
 
     beta: float = 0.1
-    """weight of entropy and mutual information (Fig. 5c, d); 0 leaves neither, and no predictor learns"""
+    """weight of entropy and mutual information (Fig. 5c, d); 0 leaves neither, and no predictor
+    learns"""
     mutual_information: bool = True
-    """whether actions are rewarded for predicting each other (Fig. 5a, b); else for their entropy alone"""
+    """whether actions are rewarded for predicting each other (Fig. 5a, b); else for their entropy
+    alone"""
     latent_size: int = 8
     """length of z; 0 is the ablation without it (Fig. 5a, b)"""
     execution_latent: Literal["zero", "shared"] = "zero"
-    """z of greedy play (Table 1): 0, or N(0, I) from a seed that all agents share, which is the key of the step"""
+    """z of greedy play (Table 1): 0, or N(0, I) from a seed that all agents share, which is the key
+    of the step"""
     mi_norm: Literal["N", "N-1"] = "N"
     """divisor of M_i: the paper's, or the number of partners, which its bound (Eq. 8) leads to"""
     gaussian_constant: bool = False
-    """keep the constant of log q, though a constant reward for each step changes what is best where tasks terminate"""
+    """keep the constant of log q, though a constant reward for each step changes what is best where
+    tasks terminate"""
     swapped_by: Literal["partner", "self"] = "partner"
-    """whose network evaluates (a), log q(a_i | a_j): j's, which learns it, or i's own with i and j exchanged"""
-    climbed_terms: Literal["b", "a", "both", "none"] = "b"
-    """terms of M_i that policies climb: (b), as the paper, whose (a) counts in V alone; q learns by (b) in any case"""
+    """whose network evaluates (a), log q(a_i | a_j): j's, which learns it, or i's own with i and j
+    exchanged"""
+    mi_gradient_terms: Literal["b", "a", "both", "none"] = "b"
+    """terms of M_i that policies climb: (b), as the paper, whose (a) counts in V alone; q learns by
+    (b) in any case"""
     predictor_sharing: Sharing = "pair"
     """a network q for each ordered pair, for each i, or one for all pairs"""
     predictor_variance: float | None = 1.0
     """sigma^2 of q; None learns it from what q sees"""
     entropy: Literal["conditional", "marginal"] = "conditional"
-    """log-probability of an action given z, as the paper, or averaged over z, as its derivation: Eq. 7"""
+    """log-probability of an action given z, as the paper, or averaged over z, as its derivation:
+    Eq. 7"""
     marginal_draws: int = 16
     """further draws of z for a marginal log-probability"""
     value: Literal["v", "target-q"] = "v"
-    """what follows a step: V', as the paper, or the smaller of two Q' at actions drawn anew, as later SAC"""
+    """what follows a step: V', as the paper, or the smaller of two Q' at actions drawn anew, as
+    later SAC"""
     actor_q: Literal["first", "minimum"] = "first"
     """the Q that policies climb: the first, as the paper, or the smaller of two, as later SAC"""
     share_parameters: bool = False
-    """one policy, V and twin Q for all agents, which see whom they serve; the paper has one of each per agent"""
+    """one policy, V and twin Q for all agents, which see whom they serve; the paper has one of each
+    per agent"""
     critic_sees: Literal["obs", "state"] = "obs"
     """x, what V and Q see: all observations, or the task's state"""
     critic: Form = "mlp"
-    """V and Q as a network of x for each agent, as the paper; as its first author's earlier code has it, with a first
-    layer for one's own and one for the others' observations and actions; or with attention to the others, for many"""
+    """V and Q as a network of x for each agent, as the paper; as its first author's earlier code
+    has it, with a first layer for one's own and one for the others' observations and actions; or
+    with attention to the others, for many"""
     attention_heads: int = 4
     """heads of that attention, which share the units of the first hidden layer"""
     hidden: tuple[int, ...] = (128, 128)
@@ -125,39 +154,50 @@ class Vm3Ac:
     """optimiser of V, and of Q"""
     replay: Ring = Ring(500_000, 128)
     """transitions kept and drawn; z is not among what is kept"""
-    warmup_steps: int = 10_000
-    """steps of random actions before learning starts"""
-    updates_per_step: float = 0.25
-    """gradient steps per environment step"""
+    pace: StepPace = StepPace(10_000, 0.25)
+    """random steps before learning starts, and gradient steps for each step after"""
 
     def __post_init__(self):
-        check_choices(self)
+        check_fields(self)
         check_range(self, 1, None, "hidden", "marginal_draws", "attention_heads")
         check_range(self, 0, 1, "gamma", "tau")
-        check_range(self, 0, None, "beta", "latent_size", "warmup_steps", "updates_per_step")
+        check_range(self, 0, None, "beta", "latent_size")
         if self.predictor_variance is not None and self.predictor_variance <= 0:
-            raise ValueError(f"predictor_variance={self.predictor_variance} of Vm3Ac must be above 0, or None")
+            raise ValueError(
+                f"predictor_variance={self.predictor_variance} of Vm3Ac must be above 0, or None"
+            )
         check_interval(self, "log_std_range")
         if self.critic != "mlp":
             check_layers(self, "hidden")
         if self.critic != "mlp" and self.critic_sees == "state":
-            raise ValueError(f"critic_sees='state' of Vm3Ac: a critic {self.critic!r} sees what each agent sees: 'obs'")
+            raise ValueError(
+                f"critic_sees='state' of Vm3Ac: a critic {self.critic!r} sees what each agent sees: 'obs'"
+            )
         if self.critic == "attention" and self.hidden[0] % self.attention_heads:
-            raise ValueError(f"attention_heads={self.attention_heads} of Vm3Ac must divide hidden[0], {self.hidden[0]}")
+            raise ValueError(
+                f"attention_heads={self.attention_heads} of Vm3Ac must divide hidden[0], {self.hidden[0]}"
+            )
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         keys, share = jax.random.split(key, 4), self.share_parameters
-        policies = Policies(spec, self.hidden, self.latent_size, self.log_std_range, share=share, key=keys[0])
+        policies = Policies(
+            spec, self.hidden, self.latent_size, self.log_std_range, share=share, key=keys[0]
+        )
         form: dict[str, Any] = dict(known=self.critic_sees, heads=self.attention_heads, share=share)
         make = lambda k, acts: make_values(self.critic, spec, self.hidden, acts=acts, key=k, **form)
-        value, critic = make(keys[1], False), jax.vmap(lambda k: make(k, True))(jax.random.split(keys[2], 2))
+        value, critic = (
+            make(keys[1], False),
+            jax.vmap(lambda k: make(k, True))(jax.random.split(keys[2], 2)),
+        )
         predictors, v = None, self.value == "v"
         if self.mutual_information and self.beta > 0 and spec.num_agents > 1:
             settings = (self.predictor_sharing, self.predictor_variance, self.gaussian_constant)
             predictors = Predictors(spec, self.hidden, *settings, key=keys[3])
         return State(
             policies=Learner.create(policies, self.actor_optimiser),
-            predictors=None if predictors is None else Learner.create(predictors, self.predictor_optimiser),
+            predictors=None
+            if predictors is None
+            else Learner.create(predictors, self.predictor_optimiser),
             critic=Learner.create(critic, self.critic_optimiser),
             value=Learner.create(value, self.critic_optimiser) if v else None,
             target=value if v else critic,
@@ -167,9 +207,18 @@ class Vm3Ac:
         return ()
 
     def act(
-        self, state: State, team: Index, memory: tuple[()], timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: tuple[()],
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[tuple[()], Float[Array, "agents action"]]:
-        """Drawn while exploring, else tanh of the mean. All agents have the same key, and so the same z."""
+        """Drawn while exploring, else tanh of the mean. All agents have the same key, and so the
+        same z."""
         del team, clock
         policies, (z_key, normal_key) = state.policies.value, jax.random.split(key)
         obs = jnp.where(obs_mask(policies.spec), timestep.obs, 0.0)[:, None]
@@ -180,7 +229,9 @@ class Vm3Ac:
         u = mean + jnp.exp(log_std) * jax.random.normal(normal_key, mean.shape) if explore else mean
         return memory, policies.squash(u)[:, 0]
 
-    def update(self, state: State, batch: Transition, clock: Clock, key: Key) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, batch: Transition, clock: Clock, key: Key
+    ) -> tuple[State, Metrics]:
         """Policies and predictors, Q and V, all at what they were before; then the target moves.
 
         Rewards may be the team's or each agent's own.
@@ -188,7 +239,9 @@ class Vm3Ac:
         del clock
         spec, keys = state.policies.value.spec, jax.random.split(key, 3)
         now, after = self.see(batch.now, spec), self.see(batch.next, spec)
-        policies, predictors, outcome, metrics = self.fit_policies(state, now, self.noise(spec, now, keys[0]))
+        policies, predictors, outcome, metrics = self.fit_policies(
+            state, now, self.noise(spec, now, keys[0])
+        )
         if state.value is not None:
             soft_value, next_value = outcome.soft_value, state.target(after)
             v_loss = lambda v: 0.5 * jnp.square(v(now) - soft_value).mean(axis=-1).sum()
@@ -198,13 +251,19 @@ class Vm3Ac:
             learnt = (state.policies.value, state.predictors and state.predictors.value)
             value, noise = None, self.noise(spec, after, keys[1])
             next_value = self.outcome(learnt, state.target, after, noise).soft_value
-        target = jax.lax.stop_gradient(batch.reward.T + self.gamma * jnp.where(batch.terminated, 0.0, next_value))
+        target = jax.lax.stop_gradient(
+            batch.reward.T + self.gamma * jnp.where(batch.terminated, 0.0, next_value)
+        )
         replayed = see_actions(batch.action, spec)
         q_loss = lambda q: 0.5 * jnp.square(each(q, now, replayed) - target).mean(axis=-1).sum()
         critic, critic_loss = state.critic.descend(q_loss)
-        metrics |= {"critic_loss": critic_loss, "target_value": target.mean()} | self.diagnose(state, now, keys[2])
+        metrics |= {"critic_loss": critic_loss, "target_value": target.mean()} | self.diagnose(
+            state, now, keys[2]
+        )
         online = critic.value if value is None else value.value
-        return State(policies, predictors, critic, value, polyak(state.target, online, self.tau)), metrics
+        return State(
+            policies, predictors, critic, value, polyak(state.target, online, self.tau)
+        ), metrics
 
     def see(self, timestep: Timestep, spec: EnvSpec) -> Seen:
         return see(timestep, spec, self.critic_sees)
@@ -220,10 +279,13 @@ class Vm3Ac:
             jax.random.normal(others_key, (draws, batch, self.latent_size)),
         )
 
-    def information(self, predictors: Predictors, seen: Seen, action: Float[Array, "agents batch action"]) -> Array:
-        """M_i `[agents batch]`. Gradients reach a_i by the climbed terms, and q by (b) alone (Eq. 21)."""
+    def information(
+        self, predictors: Predictors, seen: Seen, action: Float[Array, "agents batch action"]
+    ) -> Array:
+        """M_i `[agents batch]`. Gradients reach a_i by the climbed terms, and q by (b) alone (Eq.
+        21)."""
         fixed, agents = jax.lax.stop_gradient(action), action.shape[0]
-        climbs = lambda term: self.climbed_terms in (term, "both")
+        climbs = lambda term: self.mi_gradient_terms in (term, "both")
         forward = predictors.log_q(fixed, action if climbs("b") else fixed, seen.obs)  # (b)
         if self.swapped_by == "partner" and not climbs("a"):
             backward = jax.lax.stop_gradient(forward)[predictors.reverse]
@@ -237,9 +299,14 @@ class Vm3Ac:
         return both.reshape(agents, agents - 1, -1).sum(axis=1) / divisor
 
     def outcome(
-        self, learnt: tuple[Policies, Predictors | None], critic: AgentValues, seen: Seen, noise: Noise
+        self,
+        learnt: tuple[Policies, Predictors | None],
+        critic: AgentValues,
+        seen: Seen,
+        noise: Noise,
     ) -> Outcome:
-        """Draws actions and values them, with gradients to each agent's own policy and to q alone."""
+        """Draws actions and values them, with gradients to each agent's own policy and to q
+        alone."""
         policies, predictors = learnt
         drawn = policies.draw(seen.obs, noise)
         fixed = jax.lax.stop_gradient(drawn.action)
@@ -248,12 +315,20 @@ class Vm3Ac:
             climbed = lowest = jnp.minimum(first, twin(critic, 1)(seen, fixed, own=drawn.action))
         else:
             climbed, lowest = first, jnp.minimum(first, twin(critic, 1)(seen, fixed))
-        information = jnp.zeros_like(first) if predictors is None else self.information(predictors, seen, drawn.action)
+        information = (
+            jnp.zeros_like(first)
+            if predictors is None
+            else self.information(predictors, seen, drawn.action)
+        )
         soft_value = lowest + self.beta * (information - drawn.log_pi) if self.beta > 0 else lowest
         return Outcome(drawn, information, climbed, jax.lax.stop_gradient(soft_value))
 
     def losses(
-        self, learnt: tuple[Policies, Predictors | None], critic: AgentValues, seen: Seen, noise: Noise
+        self,
+        learnt: tuple[Policies, Predictors | None],
+        critic: AgentValues,
+        seen: Seen,
+        noise: Noise,
     ) -> tuple[Float[Array, " agents"], Outcome]:
         """Each agent's own L_pi,q (Eq. 20)."""
         outcome = self.outcome(learnt, critic, seen, noise)
@@ -281,13 +356,16 @@ class Vm3Ac:
         return policies.apply(gradients[0]), predictors, outcome, metrics
 
     def diagnose(self, state: State, seen: Seen, key: Key) -> Metrics:
-        """Whether z does anything: in a few transitions of the batch, each with several draws of z and of actions."""
+        """Whether z does anything: in a few transitions of the batch, each with several draws of z
+        and of actions."""
         if not self.latent_size and state.predictors is None:
             return {}
         policies, obs = state.policies.value, seen.obs[:, :PROBED]
         mask, (agents, batch, _) = policies.spec.action_mask, obs.shape
         z_key, normal_key = jax.random.split(key)
-        mean, log_std = jax.vmap(lambda z: policies(obs, z))(jax.random.normal(z_key, (DRAWS, batch, self.latent_size)))
+        mean, log_std = jax.vmap(lambda z: policies(obs, z))(
+            jax.random.normal(z_key, (DRAWS, batch, self.latent_size))
+        )
         u = mean + jnp.exp(log_std) * jax.random.normal(normal_key, mean.shape)
         greedy, action = jax.vmap(policies.squash)(mean), jax.vmap(policies.squash)(u)
         metrics: Metrics = {}
@@ -306,18 +384,24 @@ class Vm3Ac:
 def squared_correlation(
     action: Float[Array, "draws agents batch action"], mask: Float[np.ndarray, "agents action"]
 ) -> Float[Array, ""]:
-    """Mean over real entries of two agents' actions of r^2 over the draws: 0 on average if independent, at most 1.
+    """Mean over real entries of two agents' actions of r^2 over the draws: 0 on average if
+    independent, at most 1.
 
-    The 1 / (draws - 1) that independent draws have by chance is taken off; what is left is a little low in between.
+    The 1 / (draws - 1) that independent draws have by chance is taken off; what is left is a little
+    low in between.
     """
     draws, agents = action.shape[:2]
     centred = action - action.mean(axis=0)
     scaled = centred / jnp.sqrt(jnp.square(centred).mean(axis=0) + 1e-12)
     r = jnp.einsum("dibx,djby->bijxy", scaled, scaled) / draws
-    real = mask[:, None, :, None] * mask[None, :, None, :] * ~np.eye(agents, dtype=bool)[..., None, None]
+    real = (
+        mask[:, None, :, None]
+        * mask[None, :, None, :]
+        * ~np.eye(agents, dtype=bool)[..., None, None]
+    )
     mean = (jnp.square(r) * real).sum() / (real.sum() * r.shape[0])
     return (mean * (draws - 1.0) - 1.0) / (draws - 2.0)
 
 
 MA_AC = Vm3Ac(beta=0.0, latent_size=0, mutual_information=False)
-MA_SAC = Vm3Ac(latent_size=0, mutual_information=False)
+"""the actor-critics that stay without latent, entropy and mutual information"""

@@ -1,8 +1,9 @@
 """CW-QMIX and OW-QMIX: weighted QMIX (Rashid et al., NeurIPS 2020).
 
-QMIX spends its monotonic Q_tot evenly on all joint actions, and where it cannot fit them all, the best may lose. Here a
-second, unrestricted value Q* of the joint action learns beside it and makes the targets of both; and Q_tot cares less
-for the joint actions that seem worse than what it would choose.
+QMIX spends its monotonic Q_tot evenly on all joint actions, and where it cannot fit them all, the
+best may lose. Here a second, unrestricted value Q* of the joint action learns beside it and makes
+the targets of both; and Q_tot cares less for the joint actions that seem worse than what it would
+choose.
 
     Q_tot(s, u) = g_s(Q_1(h_1, u_1) .. Q_N(h_N, u_N)),  dQ_tot / dQ_i >= 0                                   (QMIX)
     Q*(s, u)    = f(s, C_1(c_1, u_1) .. C_N(c_N, u_N)) + v(s),  utilities C_i and histories c_i of its own
@@ -27,22 +28,23 @@ from typing import ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from comarl.algorithms.qmix import PYMARL2
 from comarl.nn.mixers import Mixer
 from comarl.nn.mlp import MLP
 from comarl.nn.recurrent import Memory, RecurrentNet
-from comarl.ops.exploration import epsilon_greedy, explore_or_greedy, greedy, pick
+from comarl.ops.exploration import Epsilon, epsilon_greedy, greedy, pick
 from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.validation import check_choices, check_range
+from comarl.validation import check_fields, check_range
 
 
 class Unrestricted(eqx.Module):
-    """Q*(s, u): utilities that no agent acts by, joined by a network that takes them beside the state."""
+    """Q*(s, u): utilities that no agent acts by, joined by a network that takes them beside the
+    state."""
 
     utilities: RecurrentNet  # C_i(c_i, .), shared by agents
     mixer: MLP  # f
@@ -81,12 +83,12 @@ class State(eqx.Module):
 class Wqmix:
     """Hyperparameters of weighted QMIX. The defaults are the authors' for CW-QMIX."""
 
-    learns_from: ClassVar = "episodes"
     packs: ClassVar = True
     actions: ClassVar = frozenset({"discrete"})
 
     weighting: Literal["central", "optimistic"] = "central"
-    """what has the weight 1: the greedy joint action and what Q* says is better, or all that Q_tot underestimates"""
+    """what has the weight 1: the greedy joint action and what Q* says is better, or all that Q_tot
+    underestimates"""
     low_weight: float = 0.1
     """weight of everything else in the loss of Q_tot (the paper's alpha); 1 weighs all alike"""
     hidden: int = 64
@@ -94,42 +96,47 @@ class Wqmix:
     mixer_width: int = 32
     """units of the monotonic mixer's hidden layer"""
     hypernet: int = 64
-    """units of the hidden layer that makes the monotonic mixer's weights; 0 makes them linear in the state"""
+    """units of the hidden layer that makes the monotonic mixer's weights; 0 makes them linear in
+    the state"""
     unrestricted_width: int = 256
     """units of each of the hidden layers that join the utilities of Q*"""
     gamma: float = 0.99
     """discount"""
-    trace: float = 0.0
+    td_lambda: float = 0.0
     """lambda of the TD(lambda) target; 0 looks one step ahead"""
-    epsilon: tuple[float, float] = (1.0, 0.05)
+    epsilon: Epsilon = Epsilon(1.0, 0.05, 50_000)
     """chance of a random action, at first and in the end"""
-    epsilon_steps: int = 50_000
-    """environment steps from the first to the last epsilon"""
     target_period: int = 200
     """updates between copies of Q* to the target"""
     optimiser: Optimiser = RmsProp(5e-4)
     """optimiser of Q_tot and Q* together"""
     replay: EpisodeRing = EpisodeRing(5_000, 32)
     """episodes kept and drawn"""
-    parallel_envs: int = 1
-    """episodes played side by side in a round"""
-    updates_per_episode: float = 1.0
-    """gradient steps per episode played"""
+    pace: EpisodePace = EpisodePace()
+    """episodes played side by side, and gradient steps for each"""
 
     def __post_init__(self):
-        check_choices(self)
+        check_fields(self)
         sizes = ("hidden", "mixer_width", "unrestricted_width")
-        check_range(self, 1, None, *sizes, "target_period", "parallel_envs")
-        check_range(self, 0, 1, "low_weight", "epsilon", "gamma", "trace")
-        check_range(self, 0, None, "hypernet", "epsilon_steps", "updates_per_episode")
+        check_range(self, 1, None, *sizes, "target_period")
+        check_range(self, 0, 1, "low_weight", "gamma", "td_lambda")
+        check_range(self, 0, None, "hypernet")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         utilities_key, mixer_key, unrestricted_key = jax.random.split(key, 3)
-        mixer = Mixer(spec.num_agents, spec.state_size, width=self.mixer_width, hypernet=self.hypernet, key=mixer_key)
+        mixer = Mixer(
+            spec.num_agents,
+            spec.state_size,
+            width=self.mixer_width,
+            hypernet=self.hypernet,
+            key=mixer_key,
+        )
         network = Network(
             utilities=RecurrentNet(spec, self.hidden, key=utilities_key),
             mixer=mixer,
-            unrestricted=Unrestricted(spec, self.hidden, self.unrestricted_width, key=unrestricted_key),
+            unrestricted=Unrestricted(
+                spec, self.hidden, self.unrestricted_width, key=unrestricted_key
+            ),
         )
         return State(Learner.create(network, self.optimiser), network.unrestricted)
 
@@ -137,29 +144,59 @@ class Wqmix:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(
-        self, state: State, team: Index, memory: Memory, timestep: Timestep, clock: Clock, key: Key, *, explore: bool
+        self,
+        state: State,
+        team: Index,
+        memory: Memory,
+        timestep: Timestep,
+        clock: Clock,
+        key: Key,
+        *,
+        explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
         del team
         hidden, utilities = state.learner.value.utilities.step(memory, timestep.obs)
-        action = explore_or_greedy(epsilon_greedy, self, utilities, timestep.available, clock, key, explore=explore)
+        action = (
+            self.explore(utilities, timestep.available, clock, key)
+            if explore
+            else greedy(utilities, timestep.available)
+        )
         return Memory(hidden, action), action
+
+    def explore(
+        self,
+        scores: Float[Array, "agents actions"],
+        available: Bool[Array, "agents actions"] | None,
+        clock: Clock,
+        key: Key,
+    ) -> Int[Array, " agents"]:
+        """Each agent on its own: any available action with chance epsilon, else the best."""
+        return epsilon_greedy(scores, available, self.epsilon.at(clock), key)
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
         """One step down L; the target is copied when due."""
         del key
-        gradient, metrics = jax.grad(self.loss, has_aux=True)(state.learner.value, state.target, batch)
+        gradient, metrics = jax.grad(self.loss, has_aux=True)(
+            state.learner.value, state.target, batch
+        )
         learner = state.learner.apply(gradient)
-        target = copy_every(self.target_period, clock.updates, state.target, learner.value.unrestricted)
+        target = copy_every(
+            self.target_period, clock.updates, state.target, learner.value.unrestricted
+        )
         return State(learner, target), metrics
 
-    def loss(self, network: Network, target: Unrestricted, batch: Episode) -> tuple[Float[Array, ""], Metrics]:
+    def loss(
+        self, network: Network, target: Unrestricted, batch: Episode
+    ) -> tuple[Float[Array, ""], Metrics]:
         """L, in which the two values share their targets and nothing else."""
         unroll = lambda utilities: jax.vmap(utilities.unroll)(batch)
         utilities, central = unroll(network.utilities), unroll(network.unrestricted.utilities)
         state = batch.timesteps.state
         best = greedy(utilities, batch.timesteps.available)
-        best_value = target.mix(pick(unroll(target.utilities), best), state)  # Q*'(s_t, u*_t), the last step's included
-        y = episode_targets(batch, best_value[:, 1:], self.gamma, self.trace)
+        best_value = target.mix(
+            pick(unroll(target.utilities), best), state
+        )  # Q*'(s_t, u*_t), the last step's included
+        y = episode_targets(batch, best_value[:, 1:], self.gamma, self.td_lambda)
 
         q_tot = network.mixer(pick(utilities[:, :-1], batch.action), state[:, :-1])
         q_star = network.unrestricted.mix(pick(central[:, :-1], batch.action), state[:, :-1])
@@ -188,15 +225,11 @@ class Wqmix:
         utilities = pick(network.utilities.unroll(episode)[:-1], episode.action)
         return network.mixer(utilities, episode.timesteps.state[:-1])
 
-    def unrestricted_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
+    def unrestricted_values(
+        self, state: State, episode: Episode, key: Key
+    ) -> Float[Array, " time"]:
         """Q* of the same."""
         del key
         network = state.learner.value.unrestricted
         utilities = pick(network.utilities.unroll(episode)[:-1], episode.action)
         return network.mix(utilities, episode.timesteps.state[:-1])
-
-
-CW_QMIX = Wqmix()
-OW_QMIX = Wqmix(weighting="optimistic")
-CW_QMIX_PYMARL2 = Wqmix(**PYMARL2)  # type: ignore[arg-type]
-OW_QMIX_PYMARL2 = Wqmix(weighting="optimistic", **PYMARL2)  # type: ignore[arg-type]

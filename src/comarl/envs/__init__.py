@@ -42,7 +42,8 @@ TASKS: dict[str, str] = {
 def find_task(name: str) -> Any:
     """The task of a name: an `Environment` or a `Task`.
 
-    Raises UnknownName for a name that no family has, ValueError for an impossible partition of a known robot.
+    Raises UnknownName for a name that no family has, ValueError for an impossible partition of a
+    known robot.
     """
     family, _, rest = name.partition("/")
     task = FAMILIES.get(family, {}).get(rest)
@@ -54,4 +55,9 @@ def find_task(name: str) -> Any:
         return pettingzoo.PettingZoo(rest)
     if family == "smax" and rest in (*smax.MAPS, *smax.MISSING):
         return smax.Smax(rest)
-    raise unknown("task", name, TASKS, "`comarl list` shows all; other partitions of a robot work by name, too.")
+    raise unknown(
+        "task",
+        name,
+        TASKS,
+        "`comarl list` shows all; other partitions of a robot work by name, too.",
+    )

@@ -1,7 +1,8 @@
-"""The contract of a task, as a check that users run on their own: `python -m comarl.envs.check smax/3m`.
+"""The contract of a task, as a check that users run on their own: `python -m comarl.envs.check
+smax/3m`.
 
-It plays episodes of random actions twice over, and raises `ContractViolation` for the first thing that is wrong. Shapes
-and types are looked at before anything is compiled.
+It plays episodes of random actions twice over, and raises `ContractViolation` for the first thing
+that is wrong. Shapes and types are looked at before anything is compiled.
 """
 
 import argparse
@@ -20,7 +21,8 @@ FEWEST_EPISODES = 8
 
 
 class ContractViolation(ValueError):
-    """A task breaks the contract: the message names the field, what was found, and what would be right."""
+    """A task breaks the contract: the message names the field, what was found, and what would be
+    right."""
 
 
 class Report(NamedTuple):
@@ -32,7 +34,8 @@ class Report(NamedTuple):
 
 
 class Played(NamedTuple):
-    """Episodes of random actions, as NumPy arrays [episodes, time, ...]; the timesteps have one more time."""
+    """Episodes of random actions, as NumPy arrays [episodes, time, ...]; the timesteps have one
+    more time."""
 
     timesteps: Any  # Timestep or HostTimestep
     reward: np.ndarray
@@ -48,7 +51,8 @@ class Played(NamedTuple):
 
 
 def check(env: Any, steps: int = 1000, seed: int = 0) -> Report:
-    """Plays about `steps` steps of random actions of an `Environment` or a `Task`; what they came to.
+    """Plays about `steps` steps of random actions of an `Environment` or a `Task`; what they came
+    to.
 
     Raises ContractViolation.
     """
@@ -57,7 +61,10 @@ def check(env: Any, steps: int = 1000, seed: int = 0) -> Report:
         f"{type(env).__name__} is no task: an Environment has spec, reset, step and metrics, a Task has spec and make",
     )
     episodes = max(FEWEST_EPISODES, -(-steps // env.spec.horizon))
-    require(is_hashable(env), f"{type(env).__name__} cannot be hashed; make it a frozen dataclass of hashable fields")
+    require(
+        is_hashable(env),
+        f"{type(env).__name__} cannot be hashed; make it a frozen dataclass of hashable fields",
+    )
     if isinstance(env, Environment):
         check_signature(env)
         play_all = lambda: play(env, episodes, seed)
@@ -90,7 +97,9 @@ def check_signature(env: Environment) -> None:
     env_state, first = jax.eval_shape(env.reset, key)
     check_timestep(spec, first, "reset")
     action = jax.eval_shape(lambda: random_action(spec, None, key))
-    after_state, after, reward, terminated, truncated = jax.eval_shape(env.step, env_state, action, key)
+    after_state, after, reward, terminated, truncated = jax.eval_shape(
+        env.step, env_state, action, key
+    )
     check_timestep(spec, after, "step")
     check_array("the reward of step", reward, (), "float32", "a scalar: the team shares it")
     check_array("terminated of step", terminated, (), "bool", "a scalar")
@@ -103,20 +112,45 @@ def check_signature(env: Environment) -> None:
 
 
 def check_timestep(spec: EnvSpec, timestep: Any, where: str, lead: tuple[int, ...] = ()) -> None:
-    """Shapes and types of what a team sees. `lead` are axes in front of those that the spec knows."""
-    obs, actions = (*lead, spec.num_agents, spec.obs_size), (*lead, spec.num_agents, spec.action_size)
+    """Shapes and types of what a team sees. `lead` are axes in front of those that the spec
+    knows."""
+    obs, actions = (
+        (*lead, spec.num_agents, spec.obs_size),
+        (*lead, spec.num_agents, spec.action_size),
+    )
     check_array(f"obs of {where}", timestep.obs, obs, "float32", "[num_agents, obs_size] of spec")
-    check_array(f"state of {where}", timestep.state, (*lead, spec.state_size), "float32", "[state_size] of spec")
+    check_array(
+        f"state of {where}",
+        timestep.state,
+        (*lead, spec.state_size),
+        "float32",
+        "[state_size] of spec",
+    )
     if spec.discrete:
-        require(timestep.available is not None, f"available of {where} is None; discrete actions need a mask")
-        check_array(f"available of {where}", timestep.available, actions, "bool", "[num_agents, action_size] of spec")
+        require(
+            timestep.available is not None,
+            f"available of {where} is None; discrete actions need a mask",
+        )
+        check_array(
+            f"available of {where}",
+            timestep.available,
+            actions,
+            "bool",
+            "[num_agents, action_size] of spec",
+        )
     else:
-        require(timestep.available is None, f"available of {where} is a mask; for continuous actions it must be None")
+        require(
+            timestep.available is None,
+            f"available of {where} is a mask; for continuous actions it must be None",
+        )
 
 
 def check_array(name: str, found: Any, shape: tuple[int, ...], dtype: str, meaning: str) -> None:
     found = found if hasattr(found, "dtype") else np.asarray(found)
-    require(found.shape == shape, f"{name} has shape {list(found.shape)}; it must have {list(shape)}, {meaning}")
+    require(
+        found.shape == shape,
+        f"{name} has shape {list(found.shape)}; it must have {list(shape)}, {meaning}",
+    )
     require(found.dtype == dtype, f"{name} is of {found.dtype}; it must be of {dtype}")
 
 
@@ -130,7 +164,8 @@ def random_action(spec: EnvSpec, available: Any, key: Key) -> jax.Array:
 
 
 def play(env: Environment, episodes: int, seed: int) -> Played:
-    """Episodes of a jittable task, compiled anew at every call: randomness at compile time then shows, too."""
+    """Episodes of a jittable task, compiled anew at every call: randomness at compile time then
+    shows, too."""
 
     def one_step(carry: tuple, key: Key) -> tuple[tuple, tuple]:
         env_state, timestep, end, over = carry
@@ -138,13 +173,20 @@ def play(env: Environment, episodes: int, seed: int) -> Played:
         action = random_action(env.spec, timestep.available, action_key)
         env_state, after, reward, terminated, truncated = env.step(env_state, action, step_key)
         end = jax.tree.map(lambda old, new: jnp.where(over, old, new), end, env.metrics(env_state))
-        return (env_state, after, end, over | terminated | truncated), (after, reward, terminated, truncated)
+        return (env_state, after, end, over | terminated | truncated), (
+            after,
+            reward,
+            terminated,
+            truncated,
+        )
 
     def episode(key: Key) -> Played:
         reset_key, steps_key = jax.random.split(key)
         env_state, first = env.reset(reset_key)
         start = (env_state, first, env.metrics(env_state), jnp.bool_(False))
-        (*_, end, _), (after, *rest) = jax.lax.scan(one_step, start, jax.random.split(steps_key, env.spec.horizon))
+        (*_, end, _), (after, *rest) = jax.lax.scan(
+            one_step, start, jax.random.split(steps_key, env.spec.horizon)
+        )
         timesteps = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), first, after)
         return Played(timesteps, *rest, metrics=end)
 
@@ -153,9 +195,13 @@ def play(env: Environment, episodes: int, seed: int) -> Played:
 
 
 def play_host(task: Task, episodes: int, seed: int) -> Played:
-    """Episodes of a task outside JAX, one in each copy; one more copy is left out, and must ignore its actions."""
+    """Episodes of a task outside JAX, one in each copy; one more copy is left out, and must ignore
+    its actions."""
     env = task.make(episodes + 1)
-    require(isinstance(env, HostEnvironment), "make must give copies with spec, num_copies, reset, step and close")
+    require(
+        isinstance(env, HostEnvironment),
+        "make must give copies with spec, num_copies, reset, step and close",
+    )
     with contextlib.closing(env):
         return play_copies(task.spec, env, episodes, seed)
 
@@ -174,7 +220,10 @@ def play_copies(spec: EnvSpec, env: HostEnvironment, episodes: int, seed: int) -
             dtype = "float32" if name == "reward" else "bool"
             check_array(f"{name} of step", result, over.shape, dtype, "one for each copy")
             idle = result[over]
-            require(not idle.any(), f"{name} of step is {idle.max()} in a copy that is not playing; it must be 0 there")
+            require(
+                not idle.any(),
+                f"{name} of step is {idle.max()} in a copy that is not playing; it must be 0 there",
+            )
         timesteps.append(timestep)
         steps.append(results)
         over = over | results[1] | results[2]
@@ -187,7 +236,9 @@ def play_copies(spec: EnvSpec, env: HostEnvironment, episodes: int, seed: int) -
 def check_equal(played: Played, again: Played) -> None:
     """Bit for bit, also after the end, where a task may give NaN."""
     bits = lambda tree: [x.tobytes() for x in jax.tree.leaves(tree)]
-    start, start_again = (jax.tree.map(lambda x: x[:, 0], both.timesteps) for both in (played, again))
+    start, start_again = (
+        jax.tree.map(lambda x: x[:, 0], both.timesteps) for both in (played, again)
+    )
     require(
         bits(start) == bits(start_again),
         "reset gives two different starts for one key (or seed); its randomness must come from that alone",
@@ -204,29 +255,48 @@ def check_values(spec: EnvSpec, played: Played) -> None:
     seen = np.concatenate([np.ones_like(played.alive[:, :1]), played.alive], axis=1)
     obs, state = played.timesteps.obs[seen], played.timesteps.state[seen]
     numbers = {"obs": obs, "state": state, "reward": played.reward[played.alive]}
-    for name, values in {**numbers, **{f"{name!r} of metrics": x for name, x in played.metrics.items()}}.items():
-        require(np.isfinite(values).all(), f"{name} has NaN or infinite entries; all must be finite")
+    for name, values in {
+        **numbers,
+        **{f"{name!r} of metrics": x for name, x in played.metrics.items()},
+    }.items():
+        require(
+            np.isfinite(values).all(), f"{name} has NaN or infinite entries; all must be finite"
+        )
     low, high = spec.obs_range or (-np.inf, np.inf)
     for name in ("obs", "state"):
         least, most = numbers[name].min(), numbers[name].max()
-        require(low <= least and most <= high, f"{name} is in [{least}, {most}]; obs_range of spec is [{low}, {high}]")
+        require(
+            low <= least and most <= high,
+            f"{name} is in [{least}, {most}]; obs_range of spec is [{low}, {high}]",
+        )
     for agent, size in enumerate(spec.obs_sizes or ()):
         padded = not obs[:, agent, size:].any()
-        require(padded, f"obs of agent {agent} is not 0 after its first {size} entries, its size in obs_sizes of spec")
+        require(
+            padded,
+            f"obs of agent {agent} is not 0 after its first {size} entries, its size in obs_sizes of spec",
+        )
     if spec.obs_from_state is not None:
         same = np.array_equal(obs, np.asarray(spec.observe(jnp.asarray(state))))
-        require(same, "obs is not spec.observe(state); correct obs_from_state of spec, or leave it None")
+        require(
+            same, "obs is not spec.observe(state); correct obs_from_state of spec, or leave it None"
+        )
     if played.timesteps.available is not None:
         stuck = ~played.timesteps.available[seen].any(-1)
         agent = stuck.any(0).argmax()
-        require(not stuck.any(), f"available is all false for agent {agent}; one action at least must always be true")
+        require(
+            not stuck.any(),
+            f"available is all false for agent {agent}; one action at least must always be true",
+        )
 
 
 def check_ends(spec: EnvSpec, played: Played) -> None:
     """Episodes are cut after exactly `horizon` steps, unless the task ends them."""
     terminated, truncated = played.terminated & played.alive, played.truncated & played.alive
     both = terminated & truncated
-    require(not both.any(), f"terminated and truncated are both true at step {first_step(both)}; one at most may be")
+    require(
+        not both.any(),
+        f"terminated and truncated are both true at step {first_step(both)}; one at most may be",
+    )
     early = truncated[:, : spec.horizon - 1]
     require(
         not early.any(),
@@ -245,14 +315,19 @@ def first_step(flags: np.ndarray) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m comarl.envs.check", description="Checks the contract of a task.")
+    parser = argparse.ArgumentParser(
+        prog="python -m comarl.envs.check", description="Checks the contract of a task."
+    )
     parser.add_argument("task", help="its name, such as matrix/qtran")
     parser.add_argument("--steps", type=int, default=1000, help="about so many steps are played")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
         report = check(find_task(options.task), options.steps, options.seed)
-    except (ValueError, ImportError) as error:  # the first includes a ContractViolation and an UnknownName
+    except (
+        ValueError,
+        ImportError,
+    ) as error:  # the first includes a ContractViolation and an UnknownName
         print(f"{options.task}: {error}", file=sys.stderr)
         return 1
     print(

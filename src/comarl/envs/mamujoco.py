@@ -1,7 +1,9 @@
-"""Multi-Agent MuJoCo: one robot whose joints are shared out among agents that see only what is near them.
+"""Multi-Agent MuJoCo: one robot whose joints are shared out among agents that see only what is near
+them.
 
-The tasks are those of gymnasium-robotics (`mamujoco_v1`, after Peng et al., FACMAC, NeurIPS 2021), which gives models,
-partitions and observations. States, observations, rewards and ends equal those of gymnasium-robotics to 1e-9.
+The tasks are those of gymnasium-robotics (`mamujoco_v1`, after Peng et al., FACMAC, NeurIPS 2021),
+which gives models, partitions and observations. States, observations, rewards and ends equal those
+of gymnasium-robotics to 1e-9.
 """
 
 import functools
@@ -11,7 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from comarl.envs.mamujoco_physics import ROBOTS, BatchPhysics, GymnasiumPhysics, Reference, new_reference
+from comarl.envs.mamujoco_physics import (
+    ROBOTS,
+    BatchPhysics,
+    GymnasiumPhysics,
+    Reference,
+    new_reference,
+)
 from comarl.types import EnvSpec, HostTimestep, TaskDied
 from comarl.validation import unknown
 from comarl.workers.pool import available_cores
@@ -42,7 +50,8 @@ PARTITIONS = {
     "ManySegmentAnt": ("<agents>x<segments of each>",),
     "ManySegmentSwimmer": ("<agents>x<segments of each>",),
 }
-"""the names that `gymnasium_robotics.envs.multiagent_mujoco.obsk` knows; what they stand for is read there"""
+"""the names that `gymnasium_robotics.envs.multiagent_mujoco.obsk` knows; what they stand for is
+read there"""
 
 
 @dataclass(frozen=True)
@@ -50,23 +59,34 @@ class MultiAgentMujoco:
     """One robot of Multi-Agent MuJoCo, and how its joints are shared out among agents."""
 
     robot: str
-    """which robot: HalfCheetah, Ant, Hopper, Humanoid, HumanoidStandup, Walker2d, Swimmer, Reacher, ..."""
+    """which robot: HalfCheetah, Ant, Hopper, Humanoid, HumanoidStandup, Walker2d, Swimmer, Reacher,
+    ..."""
     partition: str
     """which agent moves which joints; 2x3 is two agents of three joints each"""
     agent_obsk: int = 0
-    """how many joints away an agent sees: 0 is its own joints only (RACE), 1 is what the benchmark recommends"""
+    """how many joints away an agent sees: 0 is its own joints only (RACE), 1 is what the benchmark
+    recommends"""
     horizon: int = 1000
     """steps after which an episode is cut"""
     num_threads: int | None = field(default=None, compare=False)
-    """processor threads that step the copies, by default all there are; results do not depend on it"""
+    """processor threads that step the copies, by default all there are; results do not depend on
+    it"""
 
     def __post_init__(self):
         known = PARTITIONS.get(self.robot)
         if known is None:
-            raise unknown("robot", self.robot, PARTITIONS, f"The robots are {', '.join(PARTITIONS)}.")
+            raise unknown(
+                "robot", self.robot, PARTITIONS, f"The robots are {', '.join(PARTITIONS)}."
+            )
         of_any_size = self.robot.startswith("ManySegment")
-        if not (re.fullmatch(r"[1-9]\d*x[1-9]\d*", self.partition) if of_any_size else self.partition in known):
-            raise unknown("partition", self.partition, known, f"{self.robot} has {', '.join(known)}.")
+        if not (
+            re.fullmatch(r"[1-9]\d*x[1-9]\d*", self.partition)
+            if of_any_size
+            else self.partition in known
+        ):
+            raise unknown(
+                "partition", self.partition, known, f"{self.robot} has {', '.join(known)}."
+            )
         for name, least in (("agent_obsk", 0), ("horizon", 1), ("num_threads", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -77,9 +97,12 @@ class MultiAgentMujoco:
 
     @functools.cached_property
     def spec(self) -> EnvSpec:
-        """The sizes of the task; `obs_from_state` is None for the few robots whose agents see what no state has."""
+        """The sizes of the task; `obs_from_state` is None for the few robots whose agents see what
+        no state has."""
         reference = _reference(self.robot, self.partition, self.agent_obsk)
-        obs_sizes = tuple(reference.observation_space(agent).shape[0] for agent in reference.possible_agents)
+        obs_sizes = tuple(
+            reference.observation_space(agent).shape[0] for agent in reference.possible_agents
+        )
         action_sizes = tuple(len(part) for part in reference.agent_action_partitions)
         robot = ROBOTS.get(self.robot)
         gathered = robot is not None and (robot.velocity_limit is None or robot.agents_see_limit)
@@ -119,8 +142,9 @@ def parse(name: str) -> MultiAgentMujoco:
 class MultiAgentMujocoCopies:
     """Copies of one task, as `comarl.types.HostEnvironment` says; their episodes start together.
 
-    An action is [copies, agents, action] in [-1, 1], which stands for each actuator's own range; padding is ignored.
-    Beyond it MuJoCo limits the torque and Gymnasium's reward counts the cost of the whole action.
+    An action is [copies, agents, action] in [-1, 1], which stands for each actuator's own range;
+    padding is ignored. Beyond it MuJoCo limits the torque and Gymnasium's reward counts the cost of
+    the whole action.
     """
 
     def __init__(self, task: MultiAgentMujoco, num_copies: int, dtype: type = np.float32):
@@ -141,12 +165,17 @@ class MultiAgentMujocoCopies:
             self._physics = BatchPhysics(reference, ROBOTS[task.robot], num_copies, threads, dtype)
         else:
             sizes = self.spec.num_agents, self.spec.obs_size, self.spec.state_size
-            self._physics = GymnasiumPhysics([new_reference(*names) for _ in range(num_copies)], *sizes, dtype)
+            self._physics = GymnasiumPhysics(
+                [new_reference(*names) for _ in range(num_copies)], *sizes, dtype
+            )
         self._elapsed = 0
         self._play(np.zeros(num_copies, bool))
 
-    def reset(self, seeds: Int[np.ndarray, " copies"], playing: Bool[np.ndarray, " copies"]) -> HostTimestep:
-        """Starts an episode in the copies that play, each drawn as Gymnasium draws it from the copy's seed alone."""
+    def reset(
+        self, seeds: Int[np.ndarray, " copies"], playing: Bool[np.ndarray, " copies"]
+    ) -> HostTimestep:
+        """Starts an episode in the copies that play, each drawn as Gymnasium draws it from the
+        copy's seed alone."""
         self._elapsed = 0
         self._play(playing.copy())
         self._physics.start(self._ids, seeds)
@@ -154,7 +183,12 @@ class MultiAgentMujocoCopies:
 
     def step(
         self, action: Float[np.ndarray, "copies agents action"]
-    ) -> tuple[HostTimestep, Float[np.ndarray, " copies"], Bool[np.ndarray, " copies"], Bool[np.ndarray, " copies"]]:
+    ) -> tuple[
+        HostTimestep,
+        Float[np.ndarray, " copies"],
+        Bool[np.ndarray, " copies"],
+        Bool[np.ndarray, " copies"],
+    ]:
         """`(timestep, team rewards, terminated, truncated)`.
 
         Raises:
@@ -162,8 +196,16 @@ class MultiAgentMujocoCopies:
         """
         playing, truncated = self._playing, np.zeros(self.num_copies, bool)
         if not len(self._ids):
-            return HostTimestep(*self._physics.see()), truncated.astype(self._dtype), truncated, truncated.copy()
-        controls = action.reshape(self.num_copies, -1).take(self._entries, axis=1) * self._half_range + self._centre
+            return (
+                HostTimestep(*self._physics.see()),
+                truncated.astype(self._dtype),
+                truncated,
+                truncated.copy(),
+            )
+        controls = (
+            action.reshape(self.num_copies, -1).take(self._entries, axis=1) * self._half_range
+            + self._centre
+        )
         reward, fallen = self._physics.advance(self._ids, controls)
         self._elapsed += 1
         if problem := self._physics.problem():
@@ -174,7 +216,12 @@ class MultiAgentMujocoCopies:
         over = terminated | truncated
         if over.any():
             self._play(playing & ~over)
-        return HostTimestep(*self._physics.see()), (reward * playing).astype(self._dtype), terminated, truncated
+        return (
+            HostTimestep(*self._physics.see()),
+            (reward * playing).astype(self._dtype),
+            terminated,
+            truncated,
+        )
 
     def close(self) -> None:
         """Gives back threads and memory; the copies cannot be used any more."""

@@ -1,6 +1,8 @@
-"""What moves the robots of Multi-Agent MuJoCo: `mujoco.batch`, all copies at once, or else gymnasium-robotics.
+"""What moves the robots of Multi-Agent MuJoCo: `mujoco.batch`, all copies at once, or else
+gymnasium-robotics.
 
-Both have `start`, `advance`, `see` and `problem`; `comarl.envs.mamujoco` adds actions, episodes and their end.
+Both have `start`, `advance`, `see` and `problem`; `comarl.envs.mamujoco` adds actions, episodes and
+their end.
 """
 
 # MuJoCo's own module is compiled and tells type checkers little.
@@ -15,19 +17,28 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-Reference = Any  # a gymnasium_robotics.mamujoco_v1.parallel_env, which is an extra and may not be installed
+Reference = (
+    Any  # a gymnasium_robotics.mamujoco_v1.parallel_env, which is an extra and may not be installed
+)
 
 
 @dataclass(frozen=True)
 class Robot:
-    """What a Gymnasium v5 task adds to its model. Functions read the physics of all copies: `[copies, ...]`."""
+    """What a Gymnasium v5 task adds to its model. Functions read the physics of all copies:
+    `[copies, ...]`."""
 
-    reset_noise: float  # half the width of the uniform noise on a start's positions and velocities ...
+    reset_noise: (
+        float  # half the width of the uniform noise on a start's positions and velocities ...
+    )
     normal_velocities: bool = False  # ... or the deviation of normal noise on its velocities
-    progress: Callable[[Any], np.ndarray] = lambda physics: physics.qpos[:, 0]  # metres; its speed is what pays
+    progress: Callable[[Any], np.ndarray] = lambda physics: physics.qpos[
+        :, 0
+    ]  # metres; its speed is what pays
     progress_weight: float = 1.0
     pays_level: bool = False  # progress itself pays, over a simulation step, and not its speed
-    healthy: Callable[[Any], np.ndarray] | None = None  # an episode ends where it is false; None: nowhere
+    healthy: Callable[[Any], np.ndarray] | None = (
+        None  # an episode ends where it is false; None: nowhere
+    )
     healthy_reward: float = 0.0
     control_cost: float = 0.0  # times the sum of squared controls
     contact_cost: float = 0.0  # times the sum of squared contact forces
@@ -39,7 +50,11 @@ class Robot:
 
 def _hopper_is_healthy(physics: "BatchPhysics") -> np.ndarray:
     upright = (physics.qpos[:, 1] > 0.7) & (np.abs(physics.qpos[:, 2]) < 0.2)
-    return upright & (np.abs(physics.qpos[:, 2:]) < 100).all(axis=1) & (np.abs(physics.qvel) < 100).all(axis=1)
+    return (
+        upright
+        & (np.abs(physics.qpos[:, 2:]) < 100).all(axis=1)
+        & (np.abs(physics.qvel) < 100).all(axis=1)
+    )
 
 
 def _walker_is_healthy(physics: "BatchPhysics") -> np.ndarray:
@@ -62,11 +77,17 @@ ROBOTS = {
         contact_limit=1.0,
     ),
     "Hopper": Robot(
-        reset_noise=5e-3, healthy=_hopper_is_healthy, healthy_reward=1.0, control_cost=1e-3, velocity_limit=10.0
+        reset_noise=5e-3,
+        healthy=_hopper_is_healthy,
+        healthy_reward=1.0,
+        control_cost=1e-3,
+        velocity_limit=10.0,
     ),
     "Humanoid": Robot(
         reset_noise=1e-2,
-        progress=lambda physics: physics.xipos[:, :, 0] @ physics.mass_share,  # of the centre of mass
+        progress=lambda physics: (
+            physics.xipos[:, :, 0] @ physics.mass_share
+        ),  # of the centre of mass
         progress_weight=1.25,
         healthy=lambda physics: (physics.qpos[:, 2] > 1.0) & (physics.qpos[:, 2] < 2.0),
         healthy_reward=5.0,
@@ -94,46 +115,64 @@ ROBOTS = {
     "Swimmer": _SWIMMER,
     "ManySegmentSwimmer": _SWIMMER,
 }
-"""the constants of `gymnasium.envs.mujoco.*_v5`; other robots are stepped by gymnasium-robotics itself"""
+"""the constants of `gymnasium.envs.mujoco.*_v5`; other robots are stepped by gymnasium-robotics
+itself"""
 
 
 class BatchPhysics:
-    """Robots stepped together by MuJoCo's own threads; what is computed from them is vectorised over copies."""
+    """Robots stepped together by MuJoCo's own threads; what is computed from them is vectorised
+    over copies."""
 
-    def __init__(self, reference: Reference, robot: Robot, num_copies: int, num_threads: int, dtype: type):
+    def __init__(
+        self, reference: Reference, robot: Robot, num_copies: int, num_threads: int, dtype: type
+    ):
         import mujoco
         import mujoco.batch
 
         env = reference.single_agent_env.unwrapped
         self._robot, self._model, self._rne = robot, env.model, mujoco.mj_rnePostConstraint
         self._frame_skip, self._dt, self._start_qpos = env.frame_skip, env.dt, env.init_qpos
-        # mj_step leaves contact forces out. They are computed in a scratch copy of each simulation, which must be whole
+        # mj_step leaves contact forces out. They are computed in a scratch copy of each simulation,
+        # which must be whole
         self._has_contacts = "cfrc_ext" in env.observation_structure
-        self._batch = mujoco.batch.Batch(env.model, num_copies, num_threads, persistent=self._has_contacts)
+        self._batch = mujoco.batch.Batch(
+            env.model, num_copies, num_threads, persistent=self._has_contacts
+        )
         self._scratch = mujoco.MjData(env.model)
         self._contacts = np.zeros((num_copies, env.model.nbody * 6))
         bind = self._batch.bind  # live views
         self.qpos, self.qvel, self._ctrl = bind("qpos"), bind("qvel"), bind("ctrl")
-        self.xpos, self.xipos = bind("xpos"), bind("xipos")  # of bodies and of their centres of mass
+        self.xpos, self.xipos = (
+            bind("xpos"),
+            bind("xipos"),
+        )  # of bodies and of their centres of mass
         self.mass_share = env.model.body_mass / env.model.body_mass.sum()
         bad_qpos = mujoco.mjtWarning.mjWARN_BADQPOS.value  # then come qvel, qacc and ctrl
-        self._warnings = self._batch.warning[:, bad_qpos : bad_qpos + 4, 1]  # how often each was raised
+        self._warnings = self._batch.warning[
+            :, bad_qpos : bad_qpos + 4, 1
+        ]  # how often each was raised
         self._everyone = np.ones(num_copies, bool)
         self._progress = robot.progress(self).copy()
         self._lay_out_state(env.observation_structure, dtype)
         rows = list(reference.observation_factorization.values())
-        width, zero = max(map(len, rows)), self._state.shape[1] - 1  # padding reads the zero behind the state
+        width, zero = (
+            max(map(len, rows)),
+            self._state.shape[1] - 1,
+        )  # padding reads the zero behind the state
         self._seen = np.array([[*row, *[zero] * (width - len(row))] for row in rows], int)
 
     def _lay_out_state(self, structure: dict[str, int], dtype: type) -> None:
-        """The state's array, and what each part of it is copied from: pairs of views of equal shape."""
+        """The state's array, and what each part of it is copied from: pairs of views of equal
+        shape."""
         names = ("qpos", "qvel", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
         sizes = {name: structure[name] for name in names if structure.get(name)}
         self._state = np.zeros((len(self.qpos), sum(sizes.values()) + 1), dtype)
         self._parts, offset = [], 0
         for name, size in sizes.items():
             field = self._contacts if name == "cfrc_ext" else self._batch.bind(name)
-            source = field.reshape(len(self.qpos), -1)[:, -size:]  # what is hidden comes first: x, the world's body
+            source = field.reshape(len(self.qpos), -1)[
+                :, -size:
+            ]  # what is hidden comes first: x, the world's body
             self._parts.append((self._state[:, offset : offset + size], source))
             offset += size
 
@@ -157,7 +196,8 @@ class BatchPhysics:
     def advance(
         self, ids: Int[np.ndarray, " playing"], controls: Float[np.ndarray, "copies actuators"]
     ) -> tuple[Float[np.ndarray, " copies"], Bool[np.ndarray, " copies"]]:
-        """Steps the copies `ids`; rewards and falls of all copies, which mean nothing in the others."""
+        """Steps the copies `ids`; rewards and falls of all copies, which mean nothing in the
+        others."""
         self._ctrl[:] = controls
         self._batch.step(ids=None if len(ids) == len(controls) else ids, nstep=self._frame_skip)
         if self._has_contacts:
@@ -184,7 +224,9 @@ class BatchPhysics:
             reward -= np.minimum(cost, robot.contact_cost_limit)
         return reward, ~healthy
 
-    def see(self) -> tuple[Float[np.ndarray, "copies agents obs"], Float[np.ndarray, "copies state"]]:
+    def see(
+        self,
+    ) -> tuple[Float[np.ndarray, "copies agents obs"], Float[np.ndarray, "copies state"]]:
         """What all copies show, in new arrays."""
         for part, source in self._parts:
             part[...] = source
@@ -197,7 +239,8 @@ class BatchPhysics:
         return obs, self._state[:, :-1].copy()
 
     def problem(self) -> str | None:
-        """Which copy diverged and why; MuJoCo only counts a warning, and starts a diverged simulation anew."""
+        """Which copy diverged and why; MuJoCo only counts a warning, and starts a diverged
+        simulation anew."""
         if not self._warnings.any():
             return None
         copy, kind = np.argwhere(self._warnings)[0]
@@ -206,9 +249,17 @@ class BatchPhysics:
 
 
 class GymnasiumPhysics:
-    """Robots stepped by gymnasium-robotics, one environment for each copy: any robot that it knows, slowly."""
+    """Robots stepped by gymnasium-robotics, one environment for each copy: any robot that it knows,
+    slowly."""
 
-    def __init__(self, references: list[Reference], num_agents: int, obs_size: int, state_size: int, dtype: type):
+    def __init__(
+        self,
+        references: list[Reference],
+        num_agents: int,
+        obs_size: int,
+        state_size: int,
+        dtype: type,
+    ):
         self._envs = references
         self._obs = np.zeros((len(references), num_agents, obs_size), dtype)
         self._state = np.zeros((len(references), state_size), dtype)
@@ -224,7 +275,10 @@ class GymnasiumPhysics:
         for i in ids.tolist():
             actions = self._envs[i].map_global_action_to_local_actions(controls[i])
             obs, rewards, terminated, _, _ = self._envs[i].step(actions)
-            reward[i], fallen[i] = rewards["agent_0"], terminated["agent_0"]  # the same for every agent
+            reward[i], fallen[i] = (
+                rewards["agent_0"],
+                terminated["agent_0"],
+            )  # the same for every agent
             self._look(i, obs)
         return reward, fallen
 
@@ -233,31 +287,45 @@ class GymnasiumPhysics:
         for row, own in zip(self._obs[i], obs.values(), strict=True):
             row[: len(own)] = own
 
-    def see(self) -> tuple[Float[np.ndarray, "copies agents obs"], Float[np.ndarray, "copies state"]]:
+    def see(
+        self,
+    ) -> tuple[Float[np.ndarray, "copies agents obs"], Float[np.ndarray, "copies state"]]:
         return self._obs.copy(), self._state.copy()
 
     def problem(self) -> str | None:
         finite = np.isfinite(self._state).all(axis=1)
-        return None if finite.all() else f"in copy {np.argmin(finite)} the simulation became unstable"
+        return (
+            None if finite.all() else f"in copy {np.argmin(finite)} the simulation became unstable"
+        )
 
 
 def new_reference(robot: str, partition: str, agent_obsk: int) -> Reference:
-    """gymnasium-robotics' environment of a task: it knows the model, the partition and the observations."""
+    """gymnasium-robotics' environment of a task: it knows the model, the partition and the
+    observations."""
     mamujoco_v1 = _import_gymnasium_robotics()
     try:
         with _no_mujoco_log():
             reference = mamujoco_v1.parallel_env(robot, partition, agent_obsk=agent_obsk)
-    except Exception as error:  # it raises no narrower one; CoupledHalfCheetah fails so with mujoco 4
-        raise ValueError(f"gymnasium-robotics cannot make {robot}-{partition} with this mujoco: {error}") from error
-    # Joints are ordered by label alone, but two of Pusher's share one: their order would change from run to run.
+    except (
+        Exception
+    ) as error:  # it raises no narrower one; CoupledHalfCheetah fails so with mujoco 4
+        raise ValueError(
+            f"gymnasium-robotics cannot make {robot}-{partition} with this mujoco: {error}"
+        ) from error
+    # Joints are ordered by label alone, but two of Pusher's share one: their order would change
+    # from run to run.
     by_label = lambda nodes: sorted(nodes, key=lambda node: (node.label, node.act_ids))
-    reference.k_dicts = [{k: by_label(nodes) for k, nodes in near.items()} for near in reference.k_dicts]
+    reference.k_dicts = [
+        {k: by_label(nodes) for k, nodes in near.items()} for near in reference.k_dicts
+    ]
     return reference
 
 
 def _import_gymnasium_robotics() -> Any:
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # it prints a note on robot hands, which are not used here
+        with contextlib.redirect_stderr(
+            io.StringIO()
+        ):  # it prints a note on robot hands, which are not used here
             import mujoco
             from gymnasium_robotics import mamujoco_v1
     except ImportError as error:
@@ -274,7 +342,8 @@ def _import_gymnasium_robotics() -> Any:
 
 @contextlib.contextmanager
 def _no_mujoco_log() -> Iterator[None]:
-    """MuJoCo 4 warns of an old attribute in half_cheetah.xml, and leaves MUJOCO_LOG.TXT in the user's folder."""
+    """MuJoCo 4 warns of an old attribute in half_cheetah.xml, and leaves MUJOCO_LOG.TXT in the
+    user's folder."""
     import mujoco
 
     if not hasattr(mujoco, "MjLogConfig"):  # it came with mujoco 4

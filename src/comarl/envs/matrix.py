@@ -1,15 +1,18 @@
 """Matrix games: two agents choose one of three actions once, and a table says what the team gets.
 
-- `qtran`: Son et al., QTRAN (ICML 2019), which LSF-SAC (arXiv 2201.01247) uses as Table I. The best joint action stands
-  among the worst, so that a mixing that is monotonic in each agent's utility settles on 0 instead of 8.
-- `climbing`, `penalty`: Claus and Boutilier, The dynamics of reinforcement learning in cooperative multiagent systems
-  (AAAI 1998). The penalty of the second game is k = -100.
-- `two-states`: the multi-state example at the end of LSF-SAC's section VI.A, where what the other agent sees tells the
-  state. The paper gives neither payoffs nor observations. Chosen here: each agent sees a bit of its own, both bits are
-  fair coins, and their parity picks the table, so one bit alone says nothing and both say all. The payoffs are Table
-  I's numbers put in a monotonic order, a joint action being worth its worse half: A 8, B 0, C -12; the second table
-  reverses the actions. Hence a monotonic mixing fits both tables if the utilities know both bits, and none does if
-  each knows its own bit only. A team that acts on both bits earns 8, one whose agents act on their own bits earns 0.
+- `qtran`: Son et al., QTRAN (ICML 2019), which LSF-SAC (arXiv 2201.01247) uses as Table I. The best
+  joint action stands among the worst, so that a mixing that is monotonic in each agent's utility
+  settles on 0 instead of 8.
+- `climbing`, `penalty`: Claus and Boutilier, The dynamics of reinforcement learning in cooperative
+  multiagent systems (AAAI 1998). The penalty of the second game is k = -100.
+- `two-states`: the multi-state example at the end of LSF-SAC's section VI.A, where what the other
+  agent sees tells the state. The paper gives neither payoffs nor observations. Chosen here: each
+  agent sees a bit of its own, both bits are fair coins, and their parity picks the table, so one
+  bit alone says nothing and both say all. The payoffs are Table I's numbers put in a monotonic
+  order, a joint action being worth its worse half: A 8, B 0, C -12; the second table reverses the
+  actions. Hence a monotonic mixing fits both tables if the utilities know both bits, and none does
+  if each knows its own bit only. A team that acts on both bits earns 8, one whose agents act on
+  their own bits earns 0.
 """
 
 from dataclasses import dataclass
@@ -28,16 +31,20 @@ Step = tuple[Signals, Timestep, Float[Array, ""], Bool[Array, ""], Bool[Array, "
 
 @dataclass(frozen=True)
 class MatrixGame:
-    """One game. The state is what the two agents see: two ones, or with two tables two random bits."""
+    """One game. The state is what the two agents see: two ones, or with two tables two random
+    bits."""
 
     summary: str
     """what the game is, in a line"""
     payoff: tuple[Table, ...]
-    """one or two tables of the team's reward, a row for each action of the first agent; the bits' parity picks one"""
+    """one or two tables of the team's reward, a row for each action of the first agent; the bits'
+    parity picks one"""
 
     def __post_init__(self):
         if len(self.payoff) not in (1, 2):
-            raise ValueError(f"payoff of MatrixGame holds {len(self.payoff)} tables; it must be one or two")
+            raise ValueError(
+                f"payoff of MatrixGame holds {len(self.payoff)} tables; it must be one or two"
+            )
 
     @property
     def spec(self) -> EnvSpec:

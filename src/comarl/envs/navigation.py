@@ -1,22 +1,27 @@
-"""Cooperative navigation: agents are to cover as many landmarks, without being told who takes which, and not collide.
+"""Cooperative navigation: agents are to cover as many landmarks, without being told who takes
+which, and not collide.
 
-The `simple_spread` of Lowe, Wu, Tamar, Harb, Abbeel and Mordatch, Multi-Agent Actor-Critic for Mixed
-Cooperative-Competitive Environments (NeurIPS 2017). Agents are discs of radius 0.15 that push each other apart; they
-and the landmarks start anywhere in [-1, 1]^2. There are three sets of rules under this name, and their returns differ:
+The `simple_spread` of Lowe, Wu, Tamar, Harb, Abbeel and Mordatch, Multi-Agent Actor-Critic for
+Mixed Cooperative-Competitive Environments (NeurIPS 2017). Agents are discs of radius 0.15 that push
+each other apart; they and the landmarks start anywhere in [-1, 1]^2. There are three sets of rules
+under this name, and their returns differ:
 
-- `mpe2`: the maintained successor of the original, formerly in PettingZoo (`simple_spread_v3` of mpe2 1.1). An agent's
-  reward is half the team's, minus the sum over landmarks of the distance to the nearest agent, and half its own, minus
-  the number of agents that it overlaps. A step moves places by the velocity before it.
-- `openai`: the original. An agent's reward is minus that sum and its collisions, whole, and an agent collides with
-  itself: one less for each agent in every step, whatever they do. The team gets the sum of the agents' rewards; by the
-  other rules, their mean. A step moves places by the velocity after it.
-- `jaxmarl`: `MPE_simple_spread_v3` of JaxMARL (Rutherford et al., NeurIPS 2024). The rules of mpe2, but an episode is a
-  step longer, as its end is looked for before the step is counted.
+- `mpe2`: the maintained successor of the original, formerly in PettingZoo (`simple_spread_v3` of
+  mpe2 1.1). An agent's reward is half the team's, minus the sum over landmarks of the distance to
+  the nearest agent, and half its own, minus the number of agents that it overlaps. A step moves
+  places by the velocity before it.
+- `openai`: the original. An agent's reward is minus that sum and its collisions, whole, and an
+  agent collides with itself: one less for each agent in every step, whatever they do. The team gets
+  the sum of the agents' rewards; by the other rules, their mean. A step moves places by the
+  velocity after it.
+- `jaxmarl`: `MPE_simple_spread_v3` of JaxMARL (Rutherford et al., NeurIPS 2024). The rules of mpe2,
+  but an episode is a step longer, as its end is looked for before the step is counted.
 
-An action is the direction in which an agent accelerates, in [-1, 1]^2. The originals take a vector of five, one for
-doing nothing and one for each direction, whose differences are this; `openai` subtracts them the other way round. An
-agent observes its velocity, its place, the offsets to landmarks and to the other agents, and their messages, all zero.
-The state is all observations, one behind another. Nothing ends an episode but `horizon`.
+An action is the direction in which an agent accelerates, in [-1, 1]^2. The originals take a vector
+of five, one for doing nothing and one for each direction, whose differences are this; `openai`
+subtracts them the other way round. An agent observes its velocity, its place, the offsets to
+landmarks and to the other agents, and their messages, all zero. The state is all observations, one
+behind another. Nothing ends an episode but `horizon`.
 """
 
 from dataclasses import dataclass
@@ -29,7 +34,7 @@ from jaxtyping import Array, Float, Int
 
 from comarl.envs.particles import lengths, move, offsets, repulsion
 from comarl.types import EnvSpec, Key, Timestep
-from comarl.validation import check_choices, check_range
+from comarl.validation import check_fields, check_range
 
 RADIUS = 0.15
 FORCE = 5.0  # of an action of 1; an agent's mass is 1
@@ -63,7 +68,7 @@ class Navigation:
     """steps after which an episode is cut, by default 25, and 26 by JaxMARL's rules"""
 
     def __post_init__(self):
-        check_choices(self)
+        check_fields(self)
         check_range(self, 1, None, "agents")
         if self.horizon is not None:
             check_range(self, 1, None, "horizon")
@@ -101,7 +106,13 @@ class Navigation:
             with_old_velocity=self.rules != "openai",
         )
         after = Plane(agents, velocity, env_state.landmarks, env_state.time + 1)
-        return after, self.look(after), self.reward(after), jnp.bool_(False), after.time >= self.spec.horizon
+        return (
+            after,
+            self.look(after),
+            self.reward(after),
+            jnp.bool_(False),
+            after.time >= self.spec.horizon,
+        )
 
     def metrics(self, env_state: Plane) -> dict[str, Float[Array, ""]]:
         return {"covered": (self.nearest(env_state) < COVERED).sum().astype(jnp.float32)}
@@ -124,7 +135,13 @@ class Navigation:
         agents, velocity, landmarks, _ = env_state
         rows = lambda x: x.reshape(self.agents, -1)
         messages = jnp.zeros((self.agents, 2 * (self.agents - 1)))
-        obs = [velocity, agents, rows(offsets(agents, landmarks)), rows(offsets(agents, agents)[self.others]), messages]
+        obs = [
+            velocity,
+            agents,
+            rows(offsets(agents, landmarks)),
+            rows(offsets(agents, agents)[self.others]),
+            messages,
+        ]
         obs = jnp.concatenate(obs, axis=1)
         return Timestep(obs, state=obs.reshape(-1))
 

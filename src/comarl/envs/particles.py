@@ -1,6 +1,8 @@
-"""Physics of the Multi-Agent Particle Environments (Lowe et al., MADDPG, NeurIPS 2017), for the tasks that use it.
+"""Physics of the Multi-Agent Particle Environments (Lowe et al., MADDPG, NeurIPS 2017), for the
+tasks that use it.
 
-Agents are discs on an endless plane, pushed by forces and slowed by friction; discs that overlap push each other apart.
+Agents are discs on an endless plane, pushed by forces and slowed by friction; discs that overlap
+push each other apart.
 """
 
 import jax.numpy as jnp
@@ -25,13 +27,17 @@ def lengths(vectors: Float[Array, "*axes 2"]) -> Float[Array, "*axes"]:
     return jnp.sqrt(jnp.square(vectors).sum(-1))
 
 
-def repulsion(places: Places, radius: Float[np.ndarray, " points"]) -> Float[Array, "points points 2"]:
+def repulsion(
+    places: Places, radius: Float[np.ndarray, " points"]
+) -> Float[Array, "points points 2"]:
     """The force on each disc from each other one."""
     away = -offsets(places, places)
     distance = lengths(away)
     overlap = radius[:, None] + radius - distance
     force = STIFFNESS * SOFTNESS * jnp.logaddexp(0.0, overlap / SOFTNESS)
-    return (force / jnp.maximum(distance, TINY))[..., None] * away  # nothing from itself, which is nowhere away
+    return (force / jnp.maximum(distance, TINY))[
+        ..., None
+    ] * away  # nothing from itself, which is nowhere away
 
 
 def move(
@@ -42,7 +48,8 @@ def move(
     with_old_velocity: bool,
     max_speed: float = float("inf"),
 ) -> tuple[Places, Places]:
-    """Places and velocities after a step; places change by the velocity that was, or by the one that is."""
+    """Places and velocities after a step; places change by the velocity that was, or by the one
+    that is."""
     after = (1.0 - DAMPING) * velocity + DURATION * acceleration
     after = after * jnp.minimum(1.0, max_speed / jnp.maximum(lengths(after), TINY))[:, None]
     return places + DURATION * (velocity if with_old_velocity else after), after

@@ -1,21 +1,24 @@
 """Any cooperative parallel environment of PettingZoo, by the name under which it is imported.
 
-`comarl train vm3-ac pettingzoo/mpe2.simple_spread_v3` plays what `parallel_env` of the module `mpe2.simple_spread_v3`
-makes (Terry et al., PettingZoo: Gym for Multi-Agent Reinforcement Learning, NeurIPS 2021), in worker processes.
+`comarl train vm3-ac pettingzoo/mpe2.simple_spread_v3` plays what `parallel_env` of the module
+`mpe2.simple_spread_v3` makes (Terry et al., PettingZoo: Gym for Multi-Agent Reinforcement Learning,
+NeurIPS 2021), in worker processes.
 
-1. The team's reward is the mean of its agents' rewards, or their sum. Agents that are gone count, with 0: else losing
-   a costly agent would pay.
-2. Actions are Discrete, or a bounded Box, whose range is what comarl's [-1, 1] stands for. Legal actions are read from
-   `action_mask` in an observation or in an info, as PettingZoo has it.
-3. Observations are flattened as Gymnasium flattens them: dictionaries and tuples part by part, whole numbers one-hot.
-   Pictures are refused. Agents of unequal size are padded.
-4. The state is the environment's own, `state()`, where it has one that is no picture; else all observations.
-5. An agent that is gone before the others sees zeros, can only choose action 0, and does nothing. Its last observation
-   is seen once.
-6. The episode is over when all agents are. It was cut by time if any of those that ended last was truncated rather than
-   terminated; else it terminated.
-7. Time runs out at `horizon`, by default the environment's own `max_cycles`, and that is a truncation. Some
-   environments call it a termination, so where `max_cycles` is an argument they get one step more than `horizon`.
+1. The team's reward is the mean of its agents' rewards, or their sum. Agents that are gone count,
+   with 0: else losing a costly agent would pay.
+2. Actions are Discrete, or a bounded Box, whose range is what comarl's [-1, 1] stands for. Legal
+   actions are read from `action_mask` in an observation or in an info, as PettingZoo has it.
+3. Observations are flattened as Gymnasium flattens them: dictionaries and tuples part by part,
+   whole numbers one-hot. Pictures are refused. Agents of unequal size are padded.
+4. The state is the environment's own, `state()`, where it has one that is no picture; else all
+   observations.
+5. An agent that is gone before the others sees zeros, can only choose action 0, and does nothing.
+   Its last observation is seen once.
+6. The episode is over when all agents are. It was cut by time if any of those that ended last was
+   truncated rather than terminated; else it terminated.
+7. Time runs out at `horizon`, by default the environment's own `max_cycles`, and that is a
+   truncation. Some environments call it a termination, so where `max_cycles` is an argument they
+   get one step more than `horizon`.
 """
 
 import ast
@@ -25,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from comarl.types import EnvSpec
-from comarl.validation import check_choices, check_range
+from comarl.validation import check_fields, check_range
 from comarl.workers.pool import Pool, Workers
 from comarl.workers.team import ParallelTeam
 
@@ -55,11 +58,13 @@ class PettingZoo:
     """the processes that step the copies"""
 
     def __post_init__(self):
-        check_choices(self)
+        check_fields(self)
         if self.horizon is not None:
             check_range(self, 1, None, "horizon")
         if LIMIT in self.arguments:
-            raise ValueError(f"kwargs {LIMIT}={self.arguments[LIMIT]}: time limits are comarl's; give --task.horizon")
+            raise ValueError(
+                f"kwargs {LIMIT}={self.arguments[LIMIT]}: time limits are comarl's; give --task.horizon"
+            )
 
     def __str__(self) -> str:
         return f"pettingzoo/{self.module}"
@@ -71,12 +76,15 @@ class PettingZoo:
 
     @functools.cached_property
     def _made(self) -> tuple[EnvSpec, Callable[[], ParallelTeam]]:
-        """The sizes, read from one environment that is never played, and what makes others in a worker."""
+        """The sizes, read from one environment that is never played, and what makes others in a
+        worker."""
         make = functools.partial(ParallelTeam, self.module, reward=self.reward, state=self.state)
         team = make(self.arguments)
         horizon = self.horizon or team.limit
         if horizon is None:
-            raise ValueError(f"horizon: {self.module} does not say when its time runs out; give --task.horizon")
+            raise ValueError(
+                f"horizon: {self.module} does not say when its time runs out; give --task.horizon"
+            )
         make_copy = functools.partial(make, self.arguments)
         if team.limit is not None:
             try:
@@ -86,7 +94,9 @@ class PettingZoo:
             except ValueError:
                 pass  # its limit is no argument
         ends = [sum(team.obs_sizes[: i + 1]) for i in range(len(team.agents))]
-        rows = [tuple(range(end - size, end)) for end, size in zip(ends, team.obs_sizes, strict=True)]
+        rows = [
+            tuple(range(end - size, end)) for end, size in zip(ends, team.obs_sizes, strict=True)
+        ]
         unequal = lambda sizes: sizes if len(set(sizes)) > 1 else None
         spec = EnvSpec(
             num_agents=len(team.agents),
@@ -103,7 +113,8 @@ class PettingZoo:
 
     @property
     def spec(self) -> EnvSpec:
-        """Raises ImportError or ValueError for what is no environment for a team, with what would be right."""
+        """Raises ImportError or ValueError for what is no environment for a team, with what would
+        be right."""
         return self._made[0]
 
     def make(self, num_copies: int) -> Pool:
@@ -111,7 +122,8 @@ class PettingZoo:
         return Pool(str(self), *self._made, num_copies, self.workers)
 
     def suited_to(self, actions: frozenset[str]) -> "PettingZoo":
-        """The same task with actions of these kinds, where the environment lets one choose as those of mpe2 do."""
+        """The same task with actions of these kinds, where the environment lets one choose as those
+        of mpe2 do."""
         kind = "discrete" if self.spec.discrete else "continuous"
         if kind in actions or "continuous_actions" in self.arguments:
             return self

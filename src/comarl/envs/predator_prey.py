@@ -1,16 +1,19 @@
-"""Predators and prey on a grid: two predators must catch a prey in one step, and who tries alone may be punished.
+"""Predators and prey on a grid: two predators must catch a prey in one step, and who tries alone
+may be punished.
 
-The `stag_hunt` of Boehmer, Kurin and Whiteson, Deep Coordination Graphs (ICML 2020), which LSF-SAC (arXiv 2201.01247,
-section VI.B) plays with 8 predators and 8 prey on 10x10 cells. Here an agent is a predator. One step:
+The `stag_hunt` of Boehmer, Kurin and Whiteson, Deep Coordination Graphs (ICML 2020), which LSF-SAC
+(arXiv 2201.01247, section VI.B) plays with 8 predators and 8 prey on 10x10 cells. Here an agent is
+a predator. One step:
 
 1. The agents move one after another, in random order. A move into an occupied cell fails.
-2. The prey take their turns in random order. `c` agents beside a prey chose to catch:
-   c >= 2: it is caught, worth 10, and leaves the grid; so do all `c` of them, who count for no other prey.
-   c == 1: the punishment, once for every such prey.
-   Unless caught, it moves to a free neighbouring cell, each as likely as another; it stays only if there is none.
+2. The prey take their turns in random order. `c` agents beside a prey chose to catch: c >= 2: it is
+   caught, worth 10, and leaves the grid; so do all `c` of them, who count for no other prey. c ==
+   1: the punishment, once for every such prey. Unless caught, it moves to a free neighbouring cell,
+   each as likely as another; it stays only if there is none.
 3. The episode is over when no prey or no agent is left; after `horizon` steps it is cut.
 
-As a capture takes two agents, the best return is 10 * min(prey, agents // 2): 40 in the full task, not 80.
+As a capture takes two agents, the best return is 10 * min(prey, agents // 2): 40 in the full task,
+not 80.
 """
 
 from dataclasses import dataclass
@@ -35,7 +38,8 @@ GONE = -(2**20)  # the cell of those off the grid: so far below all cells that n
 class Grid(NamedTuple):
     """Who is where. Cells are numbered row by row on a board with a margin as wide as agents see.
 
-    So a neighbour is a constant away from every cell, and what an agent sees never wraps into the next row.
+    So a neighbour is a constant away from every cell, and what an agent sees never wraps into the
+    next row.
     """
 
     agents: Int[Array, " agents"]  # cell, or GONE
@@ -56,7 +60,8 @@ Step = tuple[Grid, Timestep, Float[Array, ""], Bool[Array, ""], Bool[Array, ""]]
 
 @dataclass(frozen=True)
 class PredatorPrey:
-    """Settings of the task. Observations are binary windows of 5x5 cells, the state is the whole grid."""
+    """Settings of the task. Observations are binary windows of 5x5 cells, the state is the whole
+    grid."""
 
     agents: int = 8
     """how many predators there are"""
@@ -72,7 +77,9 @@ class PredatorPrey:
     def __post_init__(self):
         check_range(self, 1, None, "agents", "prey", "size", "horizon")
         if self.agents + self.prey > self.size**2:
-            raise ValueError(f"agents={self.agents} and prey={self.prey} must fit on {self.size}x{self.size} cells")
+            raise ValueError(
+                f"agents={self.agents} and prey={self.prey} must fit on {self.size}x{self.size} cells"
+            )
         if self.punishment > 0:
             raise ValueError(f"punishment={self.punishment} of PredatorPrey must be 0 or less")
 
@@ -107,7 +114,13 @@ class PredatorPrey:
         agents, prey, reward = self.turns_of_prey(agents, env_state.prey, action == CATCH, draws)
         after = Grid(agents, prey, env_state.time + 1)
         terminated = (agents == GONE).all() | (prey == GONE).all()
-        return after, self.look(after), reward, terminated, (after.time >= self.horizon) & ~terminated
+        return (
+            after,
+            self.look(after),
+            reward,
+            terminated,
+            (after.time >= self.horizon) & ~terminated,
+        )
 
     def metrics(self, env_state: Grid) -> dict[str, Float[Array, ""]]:
         return {"captures": (env_state.prey == GONE).sum().astype(jnp.float32)}
@@ -118,8 +131,11 @@ class PredatorPrey:
         agents, prey, preference = jnp.split(numbers, [self.agents, self.agents + self.prey])
         return Draws(order_of(agents), order_of(prey), preference.reshape(self.prey, 4))
 
-    def move_agents(self, env_state: Grid, action: Int[Array, " agents"], draws: Draws) -> Int[Array, " agents"]:
-        """The agents' cells after their moves. Where they want to go is fixed; who stands there is not."""
+    def move_agents(
+        self, env_state: Grid, action: Int[Array, " agents"], draws: Draws
+    ) -> Int[Array, " agents"]:
+        """The agents' cells after their moves. Where they want to go is fixed; who stands there is
+        not."""
         offset = jnp.asarray([*self.moves, 0, 0])[action]
         target = env_state.agents + offset
         possible = self.inside(target) & ~(target[:, None] == env_state.prey).any(1)
@@ -133,10 +149,16 @@ class PredatorPrey:
         return jax.lax.scan(turn, env_state.agents, (order, target[order], possible[order]))[0]
 
     def turns_of_prey(
-        self, agents: Int[Array, " agents"], prey: Int[Array, " prey"], catching: Bool[Array, " agents"], draws: Draws
+        self,
+        agents: Int[Array, " agents"],
+        prey: Int[Array, " prey"],
+        catching: Bool[Array, " agents"],
+        draws: Draws,
     ) -> tuple[Int[Array, " agents"], Int[Array, " prey"], Float[Array, ""]]:
-        """The cells of agents and prey after captures and the prey's moves, and the team's reward."""
-        beside = prey[:, None] + self.moves  # [prey 4]; no one but itself moves a prey before its turn
+        """The cells of agents and prey after captures and the prey's moves, and the team's
+        reward."""
+        # [prey 4]; no one but itself moves a prey before its turn
+        beside = prey[:, None] + self.moves
         reach = (beside[:, :, None] == agents).any(1) & catching  # [prey agents]
         allowed = self.inside(beside)
 
@@ -151,7 +173,9 @@ class PredatorPrey:
             free = allowed & ~taken
             goal = jnp.where(free.any(), beside[jnp.argmax(jnp.where(free, preference, -1.0))], own)
             prey = jnp.where(jnp.arange(self.prey) == who, jnp.where(caught, GONE, goal), prey)
-            return (agents, prey), jnp.where(caught, CAPTURE_REWARD, jnp.where(count == 1, self.punishment, 0.0))
+            return (agents, prey), jnp.where(
+                caught, CAPTURE_REWARD, jnp.where(count == 1, self.punishment, 0.0)
+            )
 
         every = (jnp.arange(self.prey), prey, beside, reach, allowed, draws.preference)
         in_order = jax.tree.map(lambda x: x[draws.prey_order], every)
@@ -159,11 +183,15 @@ class PredatorPrey:
         return agents, prey, rewards.sum()
 
     def look(self, env_state: Grid) -> Timestep:
-        """What agents see and may choose: moves inside the grid, to stay, and to catch if a prey is beside them."""
+        """What agents see and may choose: moves inside the grid, to stay, and to catch if a prey is
+        beside them."""
         board = self.board(env_state)
         on_grid = env_state.agents != GONE
-        corner = jnp.stack(jnp.divmod(env_state.agents, self.width), axis=1) - SIGHT  # of what each agent sees
-        window = jax.vmap(lambda at: jax.lax.dynamic_slice(board, at, (2 * SIGHT + 1, 2 * SIGHT + 1)))(corner)
+        # Of what each agent sees
+        corner = jnp.stack(jnp.divmod(env_state.agents, self.width), axis=1) - SIGHT
+        window = jax.vmap(
+            lambda at: jax.lax.dynamic_slice(board, at, (2 * SIGHT + 1, 2 * SIGHT + 1))
+        )(corner)
         beside = env_state.agents[:, None] + self.moves
         catch = (beside[:, :, None] == env_state.prey).any((1, 2))
         stay = jnp.ones_like(catch)
@@ -176,7 +204,9 @@ class PredatorPrey:
     def board(self, env_state: Grid) -> Int[Array, "row column"]:
         """What each cell holds, with the margin: 0 for nothing, 1 for an agent, 2 for a prey."""
         cells = jnp.zeros(self.width**2, jnp.int32)
-        cells = cells.at[env_state.agents].set(1, mode="drop").at[env_state.prey].set(2, mode="drop")
+        cells = (
+            cells.at[env_state.agents].set(1, mode="drop").at[env_state.prey].set(2, mode="drop")
+        )
         return cells.reshape(self.width, self.width)
 
     def inside(self, cell: Int[Array, "*cells"]) -> Bool[Array, "*cells"]:
@@ -202,7 +232,8 @@ class PredatorPrey:
 
 
 def channels(board: Int[Array, "*window row column"]) -> Float[Array, "*window row column 3"]:
-    """Whether a cell holds an agent, a prey, or a hare: a second kind of prey, which this task never has."""
+    """Whether a cell holds an agent, a prey, or a hare: a second kind of prey, which this task
+    never has."""
     return (board[..., None] == jnp.array([1, 2, 3])).astype(jnp.float32)
 
 

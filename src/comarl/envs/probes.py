@@ -1,7 +1,9 @@
-"""Probe tasks: one or two steps long, each isolates one faculty, and its values and best actions are known.
+"""Probe tasks: one or two steps long, each isolates one faculty, and its values and best actions
+are known.
 
-After the probe environments of Andy Jones and of rejax. If an algorithm fails one of them, the probe's name says where
-to look. Actions are continuous in [-1, 1]; two agents with one action each share the reward.
+After the probe environments of Andy Jones and of rejax. If an algorithm fails one of them, the
+probe's name says where to look. Actions are continuous in [-1, 1]; two agents with one action each
+share the reward.
 """
 
 from dataclasses import dataclass
@@ -33,7 +35,8 @@ class Probe:
     horizon: int = 1
     """steps of an episode"""
     terminates: bool = True
-    """whether the last step is a termination; else it is a truncation, behind which a value follows"""
+    """whether the last step is a termination; else it is a truncation, behind which a value
+    follows"""
 
     spec_sizes: ClassVar = (2, 2, 2, 1)  # agents, observation, state, action
 
@@ -43,13 +46,18 @@ class Probe:
         return EnvSpec(agents, obs, state, action, discrete=False, horizon=self.horizon)
 
     def look(self, env_state: ProbeState) -> Timestep:
-        """Agents see the signal and the time; so does the state. After a truncation all looks as before it."""
+        """Agents see the signal and the time; so does the state. After a truncation all looks as
+        before it."""
         time = env_state.time if self.terminates else jnp.int32(0)
         seen = jnp.stack([env_state.signal, time.astype(jnp.float32)])
         return Timestep(obs=jnp.stack([seen, seen]), state=seen)
 
     def reset(self, key: Key) -> tuple[ProbeState, Timestep]:
-        signal = jnp.where(jax.random.bernoulli(key), 1.0, -1.0) if self.name in SEES_SIGNAL else jnp.float32(0.0)
+        signal = (
+            jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
+            if self.name in SEES_SIGNAL
+            else jnp.float32(0.0)
+        )
         env_state = ProbeState(signal, jnp.int32(0))
         return env_state, self.look(env_state)
 
@@ -71,7 +79,9 @@ class Probe:
             "truncated": jnp.float32(1.0),
             "action": 1.0 - jnp.square(action - jnp.array([0.5, -0.5])).sum(),
             "signal-action": 1.0 - jnp.square(action - 0.5 * signal).sum(),
-            "together": 1.0 - jnp.square(action[0] + action[1] - 1.0) - 0.5 * jnp.square(action[0] - action[1]),
+            "together": 1.0
+            - jnp.square(action[0] + action[1] - 1.0)
+            - 0.5 * jnp.square(action[0] - action[1]),
         }
         return rewards[self.name]
 
@@ -82,11 +92,18 @@ PROBES = {
     probe.name: probe
     for probe in (
         Probe("constant", "one step, reward 1: the value of a constant is 1"),
-        Probe("signal", "one step, the reward is what is seen, 1 or -1: the value follows the observation"),
+        Probe(
+            "signal",
+            "one step, the reward is what is seen, 1 or -1: the value follows the observation",
+        ),
         Probe("delayed", "two steps, reward 1 on the second: the first is worth gamma", horizon=2),
-        Probe("truncated", "one step, reward 1, cut by time: worth 1 / (1 - gamma)", terminates=False),
+        Probe(
+            "truncated", "one step, reward 1, cut by time: worth 1 / (1 - gamma)", terminates=False
+        ),
         Probe("action", "one step, each agent has a best action of its own: 0.5 and -0.5, worth 1"),
         Probe("signal-action", "one step, the best action is half of what is seen, worth 1"),
-        Probe("together", "one step, the two actions must sum to 1 and be equal: 0.5 each, worth 1"),
+        Probe(
+            "together", "one step, the two actions must sum to 1 and be equal: 0.5 each, worth 1"
+        ),
     )
 }

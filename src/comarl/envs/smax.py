@@ -1,22 +1,30 @@
-"""SMAX: battles like StarCraft's, in JAX (Rutherford et al., JaxMARL, NeurIPS 2024), after the maps of SMAC.
+"""SMAX: battles like StarCraft's, in JAX (Rutherford et al., JaxMARL, NeurIPS 2024), after the maps
+of SMAC.
 
-An agent is a unit. The enemies follow JaxMARL's script: they shoot the closest in range, else walk towards one in
-sight, else across the map. What happens and what is seen is that of JaxMARL's `HeuristicEnemySMAX`, bit for bit.
+An agent is a unit. The enemies follow JaxMARL's script: they shoot the closest in range, else walk
+towards one in sight, else across the map. What happens and what is seen is that of JaxMARL's
+`HeuristicEnemySMAX`, bit for bit.
 
-- Actions: 0 to 3 move up, right, down, left; 4 stops; 5 + j shoots enemy j. The dead can only stop. Walls kill.
-- Reward, one for the team: the share of the enemies' health that is lost, summed over them and divided by their number,
-  and 1 for the win. The most that an episode can return is 2. The other one, `reward` "sparse", is that of the authors
-  of VM3-AC (Kim et al., AAMAS 2023) as far as it is known: `SPARSE`, and nothing for damage.
-- The end: a side without units terminates; both at once is a draw, which is not won. Time that runs out truncates after
-  exactly `horizon` steps, and is not won either. (JaxMARL plays a step more, and counts it as an end like others.)
+- Actions: 0 to 3 move up, right, down, left; 4 stops; 5 + j shoots enemy j. The dead can only stop.
+  Walls kill.
+- Reward, one for the team: the share of the enemies' health that is lost, summed over them and
+  divided by their number, and 1 for the win. The most that an episode can return is 2. The other
+  one, `reward` "sparse", is that of the authors of VM3-AC (Kim et al., AAMAS 2023) as far as it is
+  known: `SPARSE`, and nothing for damage.
+- The end: a side without units terminates; both at once is a draw, which is not won. Time that runs
+  out truncates after exactly `horizon` steps, and is not won either. (JaxMARL plays a step more,
+  and counts it as an end like others.)
 - Time limits are those of SMAC and SMACv2, map by map; JaxMARL has 100 for all.
-- Observations are in [-1, 1], but for the own position of who stands past a wall, and so dies in the next step: pushed
-  by neighbours, or, on smacv2 maps, from the start. So `EnvSpec.obs_range` is None.
-- The state is JaxMARL's, scaled much as SMAC scales its own. As JaxMARL has it, positions go up to 32, types to 5, a
-  cooldown falls by 0.5 each step without end, although it matters only while positive: with such inputs QMIX's values
-  began at 20 and grew to 60, where no return is above 2. `scaled_state` off leaves it as it is.
+- Observations are in [-1, 1], but for the own position of who stands past a wall, and so dies in
+  the next step: pushed by neighbours, or, on smacv2 maps, from the start. So `EnvSpec.obs_range` is
+  None.
+- The state is JaxMARL's, scaled much as SMAC scales its own. As JaxMARL has it, positions go up to
+  32, types to 5, a cooldown falls by 0.5 each step without end, although it matters only while
+  positive: with such inputs QMIX's values began at 20 and grew to 60, where no return is above 2.
+  `scaled_state` off leaves it as it is.
 
-Win rates are not comparable with SMAC's: there is no terrain, no shield and no healing, and the script is another one.
+Win rates are not comparable with SMAC's: there is no terrain, no shield and no healing, and the
+script is another one.
 """
 
 import contextlib
@@ -32,7 +40,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from comarl.types import EnvSpec, Key, Timestep
-from comarl.validation import UnknownName, check_choices, check_range, unknown
+from comarl.validation import UnknownName, check_fields, check_range, unknown
 
 UNITS = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")
 """the types that SMAX has, in the order of its numbers"""
@@ -69,7 +77,8 @@ MAPS = {
     "smacv2_10_units": Map(200, {"random unit": 10}, {"random unit": 10}),
     "smacv2_20_units": Map(200, {"random unit": 20}, {"random unit": 20}),
 }
-"""limits from `smac_maps.py` of oxwhirl/smac and oxwhirl/smacv2; random units also start at random places"""
+"""limits from `smac_maps.py` of oxwhirl/smac and oxwhirl/smacv2; random units also start at random
+places"""
 
 MISSING = {
     "MMM": "medivac",
@@ -84,7 +93,8 @@ MISSING = {
 
 
 class Sparse(NamedTuple):
-    """What the sparse reward gives for each enemy that dies, each ally that dies, each step, and the win."""
+    """What the sparse reward gives for each enemy that dies, each ally that dies, each step, and
+    the win."""
 
     kill: float = 10.0
     loss: float = -1.0
@@ -93,12 +103,15 @@ class Sparse(NamedTuple):
 
 
 SPARSE = Sparse()
-"""of StarCraft in the code of Kim and Sung, ADER (ICML 2023); VM3-AC's paper describes it without numbers"""
+"""of StarCraft in the code of Kim and Sung, ADER (ICML 2023); VM3-AC's paper describes it without
+numbers"""
 
 
 def summary(map_name: str) -> str:
     """The map in a line, such as "3 stalkers against 5 zealots"."""
-    count = lambda army: " and ".join(f"{number} {unit}{'s' * (number > 1)}" for unit, number in army.items())
+    count = lambda army: " and ".join(
+        f"{number} {unit}{'s' * (number > 1)}" for unit, number in army.items()
+    )
     return f"{count(MAPS[map_name].allies)} against {count(MAPS[map_name].enemies)}"
 
 
@@ -124,7 +137,7 @@ class Smax:
     """what every reward is multiplied by"""
 
     def __post_init__(self):
-        check_choices(self)
+        check_fields(self)
         if self.map_name in MISSING:
             raise UnknownName(
                 f"map {self.map_name!r} needs a unit that SMAX does not have, the {MISSING[self.map_name]}; "
@@ -151,7 +164,8 @@ class Smax:
     def reset(self, key: Key) -> tuple[PyTree, Timestep]:
         with jax.numpy_dtype_promotion("standard"):  # JaxMARL relies on it
             obs, env_state = _game(self).reset(key)
-            # Some of its types are weak here and firm after a step, for which all around it would be traced twice.
+            # Some of its types are weak here and firm after a step, for which all around it would
+            # be traced twice.
             env_state = jax.tree.map(lambda x: x.astype(x.dtype), env_state)
             return env_state, self.look(env_state, obs)
 
@@ -159,12 +173,18 @@ class Smax:
         """A shot at who is out of range is lost, unless they come near within the step."""
         game = _game(self)
         with jax.numpy_dtype_promotion("standard"):
-            obs, after, reward, _, _ = game.step_env(key, env_state, dict(zip(game.agents, action, strict=True)))
+            obs, after, reward, _, _ = game.step_env(
+                key, env_state, dict(zip(game.agents, action, strict=True))
+            )
             timestep = self.look(after, obs)
         allies, enemies = self.survivors(after)
         terminated = ~allies | ~enemies
         truncated = (after.state.step >= game.max_steps) & ~terminated
-        earned = reward[game.agents[0]] if self.reward == "dense" else self.sparse_reward(env_state, after)
+        earned = (
+            reward[game.agents[0]]
+            if self.reward == "dense"
+            else self.sparse_reward(env_state, after)
+        )
         return after, timestep, self.reward_scale * earned, terminated, truncated
 
     def sparse_reward(self, before: PyTree, after: PyTree) -> Float[Array, ""]:
@@ -172,10 +192,13 @@ class Smax:
         died = (before.state.unit_alive & ~after.state.unit_alive).astype(jnp.float32)
         losses, kills = jnp.split(died, [_game(self).num_allies])
         won = self.metrics(after)["won"]
-        return SPARSE.step + SPARSE.kill * kills.sum() + SPARSE.loss * losses.sum() + SPARSE.win * won
+        return (
+            SPARSE.step + SPARSE.kill * kills.sum() + SPARSE.loss * losses.sum() + SPARSE.win * won
+        )
 
     def metrics(self, env_state: PyTree) -> dict[str, Float[Array, ""]]:
-        """`won`: 1 if every enemy is dead and an ally lives. A draw and a battle cut by time are 0."""
+        """`won`: 1 if every enemy is dead and an ally lives. A draw and a battle cut by time are
+        0."""
         allies, enemies = self.survivors(env_state)
         return {"won": (allies & ~enemies).astype(jnp.float32)}
 
@@ -193,21 +216,30 @@ class Smax:
 
 
 def scale(game: Any, state: Float[Array, " state"]) -> Float[Array, " state"]:
-    """Positions in widths of the field, cooldowns while they last in the longest there is, types by their number."""
+    """Positions in widths of the field, cooldowns while they last in the longest there is, types by
+    their number."""
     number, features = game.num_allies + game.num_enemies, len(game.own_features)
     units, teams, types = jnp.split(state, [features * number, (features + 1) * number])
     health, x, y, cooldown, kind = jnp.split(units.reshape(number, features), [1, 2, 3, 4], axis=1)
     cooldown = jnp.maximum(cooldown, 0.0) / game.unit_type_weapon_cooldowns.max()
-    units = jnp.concatenate([health, x / game.map_width, y / game.map_height, cooldown, kind], axis=1)
+    units = jnp.concatenate(
+        [health, x / game.map_width, y / game.map_height, cooldown, kind], axis=1
+    )
     return jnp.concatenate([units.reshape(-1), teams, types / (len(UNITS) - 1.0)])
 
 
 @functools.cache
 def _game(task: Smax) -> Any:
-    """JaxMARL's environment: made once, and never inside a trace, whose tracers it would keep."""
+    """JaxMARL's environment: made once, and never inside a td_lambda, whose tracers it would
+    keep."""
     battle = MAPS[task.map_name]
     allies, enemies = sum(battle.allies.values()), sum(battle.enemies.values())
-    units = [unit for army in (battle.allies, battle.enemies) for unit, count in army.items() for _ in range(count)]
+    units = [
+        unit
+        for army in (battle.allies, battle.enemies)
+        for unit, count in army.items()
+        for _ in range(count)
+    ]
     random = "random unit" in units
     types = [0 if random else UNITS.index(unit) for unit in units]
     with jax.ensure_compile_time_eval():
@@ -227,7 +259,8 @@ def _import_smax() -> Any:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Nothing is printed, not even by JaxMARL's import, which undoes redirections: it puts `sys.__stdout__` back."""
+    """Nothing is printed, not even by JaxMARL's import, which undoes redirections: it puts
+    `sys.__stdout__` back."""
     streams = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
     sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = io.StringIO()
     try:

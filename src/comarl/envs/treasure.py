@@ -1,32 +1,37 @@
 """Treasure collection: collectors pick up treasures and bring each to the deposit of its kind.
 
-From Iqbal and Sha, Actor-Attention-Critic for Multi-Agent Reinforcement Learning (MAAC, ICML 2019); the rules are those
-of its maintained successor, `collect_treasure_v1` of mpe2 1.1. Collectors and deposits are agents on an endless plane;
-there is a deposit for each kind of treasure. One step:
+From Iqbal and Sha, Actor-Attention-Critic for Multi-Agent Reinforcement Learning (MAAC, ICML 2019);
+the rules are those of its maintained successor, `collect_treasure_v1` of mpe2 1.1. Collectors and
+deposits are agents on an endless plane; there is a deposit for each kind of treasure. One step:
 
-1. Agents accelerate as they chose, deposits, who are heavier, less; no one is faster than 1 or bumps into anyone.
-2. In their order, each treasure that a free collector touches goes to the first such collector; each that was gone
-   comes back at a random place, of a random kind.
+1. Agents accelerate as they chose, deposits, who are heavier, less; no one is faster than 1 or
+   bumps into anyone.
+2. In their order, each treasure that a free collector touches goes to the first such collector;
+   each that was gone comes back at a random place, of a random kind.
 3. Each collector with a treasure that touches its deposit delivers it.
-4. Every agent gets 5 for each pick-up and each delivery of the team. A collector loses 5 for each collector that it
-   overlaps, and a tenth of its distance: to the nearest treasure if it is free, else to its deposit. A deposit loses a
-   tenth of its distance to the nearest collector with a treasure for it, else to the middle of all collectors. The
-   team's reward is the mean of its agents'.
+4. Every agent gets 5 for each pick-up and each delivery of the team. A collector loses 5 for each
+   collector that it overlaps, and a tenth of its distance: to the nearest treasure if it is free,
+   else to its deposit. A deposit loses a tenth of its distance to the nearest collector with a
+   treasure for it, else to the middle of all collectors. The team's reward is the mean of its
+   agents'.
 
-An agent observes its place and velocity; a collector also what it holds; then the others, nearest first: offset,
-velocity, the kind that a deposit takes, the kind that a collector holds; then treasures, nearest first: offset and
-kind, and zeros for those that are gone. The state is all observations, one behind another. Nothing ends an episode but
-`horizon`.
+An agent observes its place and velocity; a collector also what it holds; then the others, nearest
+first: offset, velocity, the kind that a deposit takes, the kind that a collector holds; then
+treasures, nearest first: offset and kind, and zeros for those that are gone. The state is all
+observations, one behind another. Nothing ends an episode but `horizon`.
 
 `maac_compat` plays by MAAC's own code, instead:
 
-1. Agents push each other apart, the heavier the less. All accelerate by 2.25, whatever their mass: the acceleration of
-   1.5 is applied twice. A step moves places by the velocity after it, not by the one before.
-2. Reward and observations are those before pick-ups and deliveries. A reward of 5 is for each free collector on each
-   treasure, so two on one are worth 10; what is picked up and delivered in the same step is paid once.
-3. A treasure that is gone lies at (-999, -999) for a step: it is seen there, and a free collector is drawn there if no
-   other is left.
-4. An agent sees the nearest 7 others and 7 treasures, and a deposit is drawn to the nearest 7 collectors.
+1. Agents push each other apart, the heavier the less. All accelerate by 2.25, whatever their mass:
+   the acceleration of 1.5 is applied twice. A step moves places by the velocity after it, not by
+   the one before.
+2. Reward and observations are those before pick-ups and deliveries. A reward of 5 is for each free
+   collector on each treasure, so two on one are worth 10; what is picked up and delivered in the
+   same step is paid once.
+3. A treasure that is gone lies at (-999, -999) for a step: it is seen there, and a free collector
+   is drawn there if no other is left.
+4. An agent sees the nearest 7 others and 7 treasures, and a deposit is drawn to the nearest 7
+   collectors.
 """
 
 from dataclasses import dataclass
@@ -62,7 +67,8 @@ class Draws(NamedTuple):
 
 
 class World(NamedTuple):
-    """Who is where with what. Collectors are the first agents; deposit k takes treasures of kind k."""
+    """Who is where with what. Collectors are the first agents; deposit k takes treasures of kind
+    k."""
 
     agents: Float[Array, "agents 2"]
     velocity: Float[Array, "agents 2"]
@@ -124,7 +130,10 @@ class Treasure:
             discrete=False,
             horizon=self.horizon,
             obs_sizes=sizes,
-            obs_from_state=tuple(tuple(range(end - size, end)) for size, end in zip(sizes, ends.tolist(), strict=True)),
+            obs_from_state=tuple(
+                tuple(range(end - size, end))
+                for size, end in zip(sizes, ends.tolist(), strict=True)
+            ),
         )
 
     def seen(self, number: int) -> int:
@@ -138,7 +147,9 @@ class Treasure:
         there = jnp.ones(self.num_treasures, bool)
         zero = jnp.int32(0)
         draws = self.draws(treasures_key)
-        env_state = World(agents, jnp.zeros_like(agents), holding, draws.place, draws.kind, there, zero, zero)
+        env_state = World(
+            agents, jnp.zeros_like(agents), holding, draws.place, draws.kind, there, zero, zero
+        )
         return env_state, self.look(env_state)
 
     def step(self, env_state: World, action: Float[Array, "agents 2"], key: Key) -> Step:
@@ -180,7 +191,8 @@ class Treasure:
         return env_state._replace(agents=agents, velocity=velocity, time=env_state.time + 1)
 
     def exchange(self, env_state: World, draws: Draws) -> tuple[World, Int[Array, ""]]:
-        """After pick-ups, treasures that come back, and deliveries; how many pick-ups and deliveries there were."""
+        """After pick-ups, treasures that come back, and deliveries; how many pick-ups and
+        deliveries there were."""
         touches = self.to_treasures(env_state) < COLLECTOR + TREASURE
 
         def turn(holding: Array, one: tuple) -> tuple[Array, Array]:
@@ -194,7 +206,9 @@ class Treasure:
         delivered = self.at_deposit(env_state, holding)
         after = env_state._replace(
             holding=jnp.where(delivered, NOTHING, holding),
-            treasures=jnp.where(taken[:, None], GONE, jnp.where(back[:, None], draws.place, env_state.treasures)),
+            treasures=jnp.where(
+                taken[:, None], GONE, jnp.where(back[:, None], draws.place, env_state.treasures)
+            ),
             kind=jnp.where(back, draws.kind, env_state.kind),
             there=~taken,
             deliveries=env_state.deliveries + delivered.sum().astype(jnp.int32),
@@ -205,16 +219,22 @@ class Treasure:
         """How many free collectors are on treasures, and loaded ones at their deposits."""
         free = env_state.holding == NOTHING
         on_treasures = (self.to_treasures(env_state) < COLLECTOR + TREASURE) & free[:, None]
-        return (on_treasures.sum() + self.at_deposit(env_state, env_state.holding).sum()).astype(jnp.int32)
+        return (on_treasures.sum() + self.at_deposit(env_state, env_state.holding).sum()).astype(
+            jnp.int32
+        )
 
     def own_rewards(self, env_state: World) -> Float[Array, " agents"]:
         """What is each agent's alone: overlaps and distances."""
         collectors, deposits = jnp.split(env_state.agents, [self.collectors])
-        overlaps = (lengths(offsets(collectors, collectors)) < 2 * COLLECTOR).sum(1) - 1  # not with itself
+        overlaps = (lengths(offsets(collectors, collectors)) < 2 * COLLECTOR).sum(
+            1
+        ) - 1  # not with itself
         counts = self.counts(env_state)
         nearest = jnp.where(counts, self.to_treasures(env_state), jnp.inf).min(1)
         nearest = jnp.where(counts.any(), nearest, 0.0)
-        goal = jnp.where(env_state.holding == NOTHING, nearest, self.to_deposit(env_state, env_state.holding))
+        goal = jnp.where(
+            env_state.holding == NOTHING, nearest, self.to_deposit(env_state, env_state.holding)
+        )
         of_collectors = -OVERLAP_COST * overlaps.astype(jnp.float32) - DISTANCE_COST * goal
 
         apart = offsets(deposits, collectors)
@@ -225,15 +245,21 @@ class Treasure:
         return jnp.concatenate([of_collectors, -DISTANCE_COST * goal])
 
     def to_treasures(self, env_state: World) -> Float[Array, "collectors treasures"]:
-        """How far each collector is from each treasure; treasures that are gone are far from all."""
+        """How far each collector is from each treasure; treasures that are gone are far from
+        all."""
         return lengths(offsets(env_state.agents[: self.collectors], env_state.treasures))
 
-    def to_deposit(self, env_state: World, holding: Int[Array, " collectors"]) -> Float[Array, " collectors"]:
-        """How far each collector is from the deposit for what it holds; of no meaning for a free one."""
+    def to_deposit(
+        self, env_state: World, holding: Int[Array, " collectors"]
+    ) -> Float[Array, " collectors"]:
+        """How far each collector is from the deposit for what it holds; of no meaning for a free
+        one."""
         collectors, deposits = jnp.split(env_state.agents, [self.collectors])
         return lengths(deposits[jnp.maximum(holding, 0)] - collectors)
 
-    def at_deposit(self, env_state: World, holding: Int[Array, " collectors"]) -> Bool[Array, " collectors"]:
+    def at_deposit(
+        self, env_state: World, holding: Int[Array, " collectors"]
+    ) -> Bool[Array, " collectors"]:
         return (holding != NOTHING) & (self.to_deposit(env_state, holding) < COLLECTOR + DEPOSIT)
 
     def look(self, env_state: World) -> Timestep:
@@ -246,20 +272,28 @@ class Treasure:
         told = jnp.concatenate([velocity, takes, holds], axis=1)
 
         apart = offsets(agents, agents)
-        rows = jnp.concatenate([apart, jnp.broadcast_to(told, (*apart.shape[:2], told.shape[1]))], axis=2)
+        rows = jnp.concatenate(
+            [apart, jnp.broadcast_to(told, (*apart.shape[:2], told.shape[1]))], axis=2
+        )
         others = ~np.eye(self.agents, dtype=bool)
         without_own = lambda x: x[others].reshape(self.agents, self.agents - 1, -1)
         others = self.nearest_first(without_own(apart), without_own(rows))
 
         apart = offsets(agents, env_state.treasures)
         kind = (env_state.kind[:, None] == kinds).astype(jnp.float32)
-        rows = jnp.concatenate([apart, jnp.broadcast_to(kind, (*apart.shape[:2], self.deposits))], axis=2)
+        rows = jnp.concatenate(
+            [apart, jnp.broadcast_to(kind, (*apart.shape[:2], self.deposits))], axis=2
+        )
         treasures = self.nearest_first(apart, jnp.where(self.counts(env_state)[:, None], rows, 0.0))
 
         before = jnp.concatenate([agents, velocity], axis=1)
         behind = jnp.concatenate([x.reshape(self.agents, -1) for x in (others, treasures)], axis=1)
-        of_collectors = jnp.concatenate([before[: self.collectors], held, behind[: self.collectors]], axis=1)
-        of_deposits = jnp.concatenate([before[self.collectors :], behind[self.collectors :]], axis=1)
+        of_collectors = jnp.concatenate(
+            [before[: self.collectors], held, behind[: self.collectors]], axis=1
+        )
+        of_deposits = jnp.concatenate(
+            [before[self.collectors :], behind[self.collectors :]], axis=1
+        )
         state = jnp.concatenate([of_collectors.reshape(-1), of_deposits.reshape(-1)])
         return Timestep(self.spec.observe(state), state)
 

@@ -1,27 +1,34 @@
-"""Predators and waves of prey: prey stand still on a lattice; when all are caught, a wave worth more takes their place.
+"""Predators and waves of prey: prey stand still on a lattice; when all are caught, a wave worth
+more takes their place.
 
-The predator-prey of Kim, Jung, Cho and Sung, A Variational Approach to Mutual Information-Based Coordination for
-Multi-Agent Reinforcement Learning (VM3-AC, AAMAS 2023). The paper says little of it; the rest is after the task that
-its first author released with Kim, Park and Sung, Communication in Multi-Agent Reinforcement Learning: Intention
-Sharing (ICLR 2021). An agent is a predator. All live on the unit square, the prey on a square lattice over [0.1, 0.9]:
+The predator-prey of Kim, Jung, Cho and Sung, A Variational Approach to Mutual Information-Based
+Coordination for Multi-Agent Reinforcement Learning (VM3-AC, AAMAS 2023). The paper says little of
+it; the rest is after the task that its first author released with Kim, Park and Sung, Communication
+in Multi-Agent Reinforcement Learning: Intention Sharing (ICLR 2021). An agent is a predator. All
+live on the unit square, the prey on a square lattice over [0.1, 0.9]:
 
-1. Each predator moves by `speed` times its action, along each axis alone, and stops at the walls. It has no inertia.
-2. A predator touches a prey that is at most 1.25 radii away: a prey's own radius is a quarter of a predator's. A prey
-   that `catchers` predators touch, or more, is caught.
-3. The team gets `capture_reward` for each prey caught, times the wave's worth: with linear growth 1, 2, 3 and so on.
+1. Each predator moves by `speed` times its action, along each axis alone, and stops at the walls.
+   It has no inertia.
+2. A predator touches a prey that is at most 1.25 radii away: a prey's own radius is a quarter of a
+   predator's. A prey that `catchers` predators touch, or more, is caught.
+3. The team gets `capture_reward` for each prey caught, times the wave's worth: with linear growth
+   1, 2, 3 and so on.
 4. If that was the last prey, all are back in the same step, and the next wave begins.
 
-Nothing ends an episode but `horizon`. An agent observes every predator and then every prey, two numbers each: its own
-position, the others' relative to it, and (3, 3) for a prey that was caught. Neither wave nor time is among them. The
-state is all observations, one behind another, which is one of the two inputs that the paper has for its critics.
+Nothing ends an episode but `horizon`. An agent observes every predator and then every prey, two
+numbers each: its own position, the others' relative to it, and (3, 3) for a prey that was caught.
+Neither wave nor time is among them. The state is all observations, one behind another, which is one
+of the two inputs that the paper has for its critics.
 
 Differences from the released task:
 
-1. A prey is seen as caught in the step that catches it, and the new wave as soon as it is there; there, both show one
-   step late.
-2. A start that cannot be found is refused when the task is made. With 16 prey and radius 0.15, the released task for
-   four predators looks for one for ever: no point of the square is 1.5 radii away from all prey.
-3. Every predator sees all the square. Released ranges of sight are 1 and 5, and the square's diagonal is 1.41.
+1. A prey is seen as caught in the step that catches it, and the new wave as soon as it is there;
+   there, both show one step late.
+2. A start that cannot be found is refused when the task is made. With 16 prey and radius 0.15, the
+   released task for four predators looks for one for ever: no point of the square is 1.5 radii away
+   from all prey.
+3. Every predator sees all the square. Released ranges of sight are 1 and 5, and the square's
+   diagonal is 1.41.
 """
 
 import math
@@ -34,7 +41,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from comarl.types import EnvSpec, Key, Timestep
-from comarl.validation import check_choices, check_range
+from comarl.validation import check_fields, check_range
 
 MARGIN = 0.1  # between the lattice and the walls
 REACH = 1.25  # a predator's radius and a prey's, in radii
@@ -73,14 +80,16 @@ class Waves:
     capture_reward: float = 10.0
     """reward for a prey of the first wave"""
     growth: Literal["constant", "linear", "double"] = "linear"
-    """what later waves are worth: the same; two, three, four times the first; twice the one before"""
+    """what later waves are worth: the same; two, three, four times the first; twice the one
+    before"""
     start: Literal["together", "apart", "centre"] = "together"
-    """all predators at one random point, each at its own, or all in the middle; random ones are away from prey"""
+    """all predators at one random point, each at its own, or all in the middle; random ones are
+    away from prey"""
     horizon: int = 100
     """steps after which an episode is cut"""
 
     def __post_init__(self):
-        check_choices(self)
+        check_fields(self)
         check_range(self, 1, None, "predators", "horizon")
         check_range(self, 1, self.predators, "catchers")
         check_range(self, 0, None, "radius", "speed", "capture_reward")
@@ -148,7 +157,9 @@ class Waves:
     def worth(self, wave: Int[Array, ""]) -> Float[Array, ""]:
         """Of a prey, in those of the first wave; `wave` counts from 0."""
         number = wave.astype(jnp.float32)
-        return {"constant": jnp.float32(1.0), "linear": 1.0 + number, "double": jnp.exp2(number)}[self.growth]
+        return {"constant": jnp.float32(1.0), "linear": 1.0 + number, "double": jnp.exp2(number)}[
+            self.growth
+        ]
 
     def look(self, env_state: Square) -> Timestep:
         """What each predator sees of all."""
@@ -156,11 +167,14 @@ class Waves:
         relative = places - env_state.predators[:, None]  # [predators predators+prey 2]
         own = jnp.eye(*relative.shape[:2], dtype=bool)[..., None]
         caught = jnp.concatenate([jnp.zeros(self.predators, bool), ~env_state.alive])[:, None]
-        obs = jnp.where(caught, CAUGHT, jnp.where(own, places, relative)).reshape(self.predators, -1)
+        obs = jnp.where(caught, CAUGHT, jnp.where(own, places, relative)).reshape(
+            self.predators, -1
+        )
         return Timestep(obs, state=obs.reshape(-1))
 
     def free_point(self, key: Key) -> Float[Array, " 2"]:
-        """One point at random of those that are far enough from all prey: points are drawn until one is."""
+        """One point at random of those that are far enough from all prey: points are drawn until
+        one is."""
 
         def draw(carry: tuple) -> tuple:
             key, points_key = jax.random.split(carry[0])
@@ -168,7 +182,9 @@ class Waves:
             free = (distances(points, self.lattice) > CLEARANCE * self.radius).all(1)
             return key, points[jnp.argmax(free)], free.any()
 
-        return jax.lax.while_loop(lambda carry: ~carry[2], draw, (key, jnp.zeros(2), jnp.bool_(False)))[1]
+        return jax.lax.while_loop(
+            lambda carry: ~carry[2], draw, (key, jnp.zeros(2), jnp.bool_(False))
+        )[1]
 
     @property
     def lattice(self) -> Float[np.ndarray, "prey 2"]:
@@ -178,12 +194,15 @@ class Waves:
 
     @property
     def farthest(self) -> float:
-        """How far the point of the square is from all prey that is farthest: between four of them, or in a corner."""
+        """How far the point of the square is from all prey that is farthest: between four of them,
+        or in a corner."""
         half_spacing = (0.5 - MARGIN) / (math.isqrt(self.prey) - 1)
         return math.sqrt(2.0) * max(half_spacing, MARGIN)
 
 
-def distances(points: Float[Array, "points 2"], others: Array | np.ndarray) -> Float[Array, "points others"]:
+def distances(
+    points: Float[Array, "points 2"], others: Array | np.ndarray
+) -> Float[Array, "points others"]:
     return jnp.sqrt(jnp.square(points[:, None] - others).sum(-1))
 
 
@@ -192,4 +211,5 @@ PRESETS = {
     "3": Waves(predators=3),
     "4": Waves(predators=4, catchers=2, radius=0.15, start="centre"),
 }
-"""number of predators -> the settings under which one speed fits the paper's three returns, as far as they tell"""
+"""number of predators -> the settings under which one speed fits the paper's three returns, as far
+as they tell"""

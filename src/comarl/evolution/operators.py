@@ -1,7 +1,8 @@
-"""Evolution of teams. A team is a pytree, of linear policies whose leaves lead with `agents` or of whole networks; a
-population adds `teams` before.
+"""Evolution of teams. A team is a pytree, of linear policies whose leaves lead with `agents` or of
+whole networks; a population adds `teams` before.
 
-Operators are written for one team, or one agent of a team; the algorithm maps them over the population.
+Operators are written for one team, or one agent of a team; the algorithm maps them over the
+population.
 """
 
 import math
@@ -31,15 +32,20 @@ Crossover = Literal["agent", "copy", "parameter"]
 Mutation = Literal["agent", "parameter"]
 
 
-def breed(
-    population: PyTree, fitness: Float[Array, " teams"], tournament_size: int, cross: Cross, mutate: Mutate, key: Key
+def next_generation(
+    population: PyTree,
+    fitness: Float[Array, " teams"],
+    tournament_size: int,
+    cross: Cross,
+    mutate: Mutate,
+    key: Key,
 ) -> Generation:
     """The next generation (RACE, Sec. 3.3; the scheme is ERL's, Khadka & Tumer, 2018).
 
-    The best team, the elite, stays as it is. Tournaments select parents. Teams that are neither elite nor selected are
-    replaced in pairs, in random order, by the two offspring of the elite and a random selected team; a last one without
-    partner gets the first offspring. Then every team but the elite may mutate. `cross` and `mutate` are for one pair of
-    teams and one team.
+    The best team, the elite, stays as it is. Tournaments select parents. Teams that are neither
+    elite nor selected are replaced in pairs, in random order, by the two offspring of the elite and
+    a random selected team; a last one without partner gets the first offspring. Then every team but
+    the elite may mutate. `cross` and `mutate` are for one pair of teams and one team.
     """
     size = fitness.shape[0]
     select_key, order_key, parent_key, cross_key, mutate_key = jax.random.split(key, 5)
@@ -67,17 +73,21 @@ def breed(
 
 
 def choose_teams(condition: Bool[Array, " teams"], new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda n, o: jnp.where(condition.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)
+    return jax.tree.map(
+        lambda n, o: jnp.where(condition.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old
+    )
 
 
-def worst_slot(fitness: Float[Array, " teams"], elite: Int[Array, ""]) -> Int[Array, ""]:
-    """Where an injected team goes: the worst team's slot, or the next one if that is the elite's (all equal)."""
+def replacement_index(fitness: Float[Array, " teams"], elite: Int[Array, ""]) -> Int[Array, ""]:
+    """Where an injected team goes: the worst team's slot, or the next one if that is the elite's
+    (all equal)."""
     worst = jnp.argmin(fitness)
     return jnp.where(worst == elite, (worst + 1) % fitness.shape[0], worst)
 
 
-def fate(injected: Int[Array, ""], generation: Generation) -> Metrics:
-    """Whether the team injected last became the elite, was otherwise selected, or was discarded (RACE, Fig. 4).
+def injection_outcome(injected: Int[Array, ""], generation: Generation) -> Metrics:
+    """Whether the team injected last became the elite, was otherwise selected, or was discarded
+    (RACE, Fig. 4).
 
     NaN before the first injection, when there is nothing to count.
     """
@@ -88,10 +98,15 @@ def fate(injected: Int[Array, ""], generation: Generation) -> Metrics:
     return {f"injected_{name}": number(one) for name, one in fates.items()}
 
 
-def tournaments(fitness: Float[Array, " teams"], size: int, rounds: int, key: Key) -> Int[Array, " rounds"]:
-    """The winner of each of `rounds` tournaments: the best of `size` teams drawn with replacement."""
+def tournaments(
+    fitness: Float[Array, " teams"], size: int, rounds: int, key: Key
+) -> Int[Array, " rounds"]:
+    """The winner of each of `rounds` tournaments: the best of `size` teams drawn with
+    replacement."""
     rivals = jax.random.randint(key, (rounds, size), 0, fitness.shape[0])
-    return jnp.take_along_axis(rivals, jnp.argmax(fitness[rivals], axis=1, keepdims=True), axis=1)[:, 0]
+    return jnp.take_along_axis(rivals, jnp.argmax(fitness[rivals], axis=1, keepdims=True), axis=1)[
+        :, 0
+    ]
 
 
 def cross(kind: Crossover, one: Linear, other: Linear, key: Key) -> tuple[Linear, Linear]:
@@ -103,7 +118,9 @@ def cross(kind: Crossover, one: Linear, other: Linear, key: Key) -> tuple[Linear
     return jax.vmap(swap_rows)(one, other, jax.random.split(key, one.bias.shape[0]))
 
 
-def mutate(kind: Mutation, team: Linear, fraction: float, count: str, probability: float, key: Key) -> Linear:
+def mutate(
+    kind: Mutation, team: Linear, fraction: float, count: str, probability: float, key: Key
+) -> Linear:
     """A team of which each agent's linear policy mutates or stays, on its own."""
 
     def one(weight: Float[Array, "features action"], k: Key) -> Float[Array, "features action"]:
@@ -118,7 +135,8 @@ def mutate(kind: Mutation, team: Linear, fraction: float, count: str, probabilit
 
 
 def swap_agents(one: PyTree, other: PyTree, key: Key) -> tuple[PyTree, PyTree]:
-    """Agent-level crossover (RACE, Sec. 3.3): two teams exchange the whole policies of a random subset of agents."""
+    """Agent-level crossover (RACE, Sec. 3.3): two teams exchange the whole policies of a random
+    subset of agents."""
     num_agents = jax.tree.leaves(one)[0].shape[0]
     swap = jax.random.bernoulli(key, 0.5, (num_agents,))
     pick = lambda a, b: jnp.where(swap.reshape(-1, *[1] * (a.ndim - 1)), b, a)
@@ -126,19 +144,23 @@ def swap_agents(one: PyTree, other: PyTree, key: Key) -> tuple[PyTree, PyTree]:
 
 
 def copy_agents(one: PyTree, other: PyTree, key: Key) -> tuple[PyTree, PyTree]:
-    """The crossover of RACE's released code: for each agent one of the two policies overwrites the other, so that both
-    offspring are equal."""
+    """The crossover of RACE's released code: for each agent one of the two policies overwrites the
+    other, so that both offspring are equal."""
     num_agents = jax.tree.leaves(one)[0].shape[0]
     first = jax.random.bernoulli(key, 0.5, (num_agents,))
-    child = jax.tree.map(lambda a, b: jnp.where(first.reshape(-1, *[1] * (a.ndim - 1)), a, b), one, other)
+    child = jax.tree.map(
+        lambda a, b: jnp.where(first.reshape(-1, *[1] * (a.ndim - 1)), a, b), one, other
+    )
     return child, child
 
 
 def swap_rows(one: Linear, other: Linear, key: Key) -> tuple[Linear, Linear]:
-    """Parameter-level crossover, the operator of ERL that Fig. 6a compares with, for one agent of two teams.
+    """Parameter-level crossover, the operator of ERL that Fig. 6a compares with, for one agent of
+    two teams.
 
-    A random number of times, below twice the number of action rows, a random row of weights is copied from one policy
-    to the other, in a random direction; then the same, by draws of its own, for the biases.
+    A random number of times, below twice the number of action rows, a random row of weights is
+    copied from one policy to the other, in a random direction; then the same, by draws of its own,
+    for the biases.
     """
     weight_key, bias_key = jax.random.split(key)
     weights = copy_rows(one.weight.T, other.weight.T, weight_key)
@@ -183,21 +205,29 @@ def perturb(
     """
     noise = jax.random.normal(key, weight.shape)
     changed = jnp.where(
-        kind < 0.05, weight + 10.0 * weight * noise, jnp.where(kind < 0.10, noise, weight + 0.1 * weight * noise)
+        kind < 0.05,
+        weight + 10.0 * weight * noise,
+        jnp.where(kind < 0.10, noise, weight + 0.1 * weight * noise),
     )
     return jnp.clip(jnp.where(chosen, changed, weight), -1e6, 1e6)
 
 
-def choose_weights(shape: tuple[int, int], fraction: float, count: str, key: Key) -> Bool[Array, "features action"]:
-    """Which weights a mutation touches: each with probability `fraction`, or floor(fraction * features) per column."""
+def choose_weights(
+    shape: tuple[int, int], fraction: float, count: str, key: Key
+) -> Bool[Array, "features action"]:
+    """Which weights a mutation touches: each with probability `fraction`, or floor(fraction *
+    features) per column."""
     if count == "bernoulli":
         return jax.random.bernoulli(key, fraction, shape)
     rank = jnp.argsort(jnp.argsort(jax.random.uniform(key, shape), axis=0), axis=0)
     return rank < int(fraction * shape[0] + 1e-9)
 
 
-def mutate_agent(weight: Float[Array, "features action"], fraction: float, count: str, key: Key) -> Array:
-    """Agent-level mutation (RACE, Sec. 3.3): for each action, a fraction of its input weights, all by one kind.
+def mutate_agent(
+    weight: Float[Array, "features action"], fraction: float, count: str, key: Key
+) -> Array:
+    """Agent-level mutation (RACE, Sec. 3.3): for each action, a fraction of its input weights, all
+    by one kind.
 
     Biases are never mutated.
     """
@@ -207,34 +237,43 @@ def mutate_agent(weight: Float[Array, "features action"], fraction: float, count
     return perturb(weight, chosen, kind, noise_key)
 
 
-def mutate_weights(weight: Float[Array, "features action"], fraction: float, probability: float, key: Key) -> Array:
-    """Parameter-level mutation, ERL's, that Fig. 6b compares with: fewer than ceil(fraction * weights) single weights,
-    each by a kind of its own, and nothing at all with a probability that is itself drawn."""
+def mutate_weights(
+    weight: Float[Array, "features action"], fraction: float, probability: float, key: Key
+) -> Array:
+    """Parameter-level mutation, ERL's, that Fig. 6b compares with: fewer than ceil(fraction *
+    weights) single weights, each by a kind of its own, and nothing at all with a probability that
+    is itself drawn."""
     gate_key, rate_key, count_key, rank_key, kind_key, noise_key = jax.random.split(key, 6)
     mutates = jax.random.uniform(gate_key) < jax.random.uniform(rate_key, maxval=2.0) * probability
     ceiling = math.ceil(fraction * weight.size)
     count = jax.random.randint(count_key, (), 0, max(ceiling, 1))
-    rank = jnp.argsort(jnp.argsort(jax.random.uniform(rank_key, (weight.size,)))).reshape(weight.shape)
+    rank = jnp.argsort(jnp.argsort(jax.random.uniform(rank_key, (weight.size,)))).reshape(
+        weight.shape
+    )
     kind = jax.random.uniform(kind_key, weight.shape)
     return perturb(weight, (rank < count) & mutates, kind, noise_key)
 
 
 def cross_networks(one: PyTree, other: PyTree, key: Key) -> tuple[PyTree, PyTree]:
-    """ERL's crossover of whole networks (Khadka & Tumer, 2018): in every layer random rows of weights, those into one
-    unit, are copied from one network to the other, each in a random direction; biases by draws of their own."""
+    """ERL's crossover of whole networks (Khadka & Tumer, 2018): in every layer random rows of
+    weights, those into one unit, are copied from one network to the other, each in a random
+    direction; biases by draws of their own."""
     paths, structure = jax.tree.flatten_with_path(one)
     keys = jax.random.split(key, len(paths))
     pairs = [
         copy_rows(as_rows(path, a), as_rows(path, b), k)
         for (path, a), b, k in zip(paths, jax.tree.leaves(other), keys, strict=True)
     ]
-    build = lambda i: [from_rows(path, pair[i], a) for (path, a), pair in zip(paths, pairs, strict=True)]
+    build = lambda i: [
+        from_rows(path, pair[i], a) for (path, a), pair in zip(paths, pairs, strict=True)
+    ]
     return structure.unflatten(build(0)), structure.unflatten(build(1))
 
 
 def mutate_networks(team: PyTree, fraction: float, probability: float, key: Key) -> PyTree:
-    """ERL's mutation of whole networks: with `probability` the team mutates; then each matrix of weights does at even
-    odds that are drawn too, rand() < U(0, 2), in at most a `fraction` of its weights. Biases never change."""
+    """ERL's mutation of whole networks: with `probability` the team mutates; then each matrix of
+    weights does at even odds that are drawn too, rand() < U(0, 2), in at most a `fraction` of its
+    weights. Biases never change."""
     gate_key, key = jax.random.split(key)
     gate = jax.random.bernoulli(gate_key, probability)
     paths, structure = jax.tree.flatten_with_path(team)
@@ -249,17 +288,24 @@ def mutate_networks(team: PyTree, fraction: float, probability: float, key: Key)
         return perturb(leaf, chosen, jax.random.uniform(kind_key, leaf.shape), noise_key)
 
     keys = jax.random.split(key, len(paths))
-    return structure.unflatten([one(path, leaf, k) for (path, leaf), k in zip(paths, keys, strict=True)])
+    return structure.unflatten(
+        [one(path, leaf, k) for (path, leaf), k in zip(paths, keys, strict=True)]
+    )
 
 
 def is_weight(path: tuple) -> bool:
-    """Whether a leaf is a layer's weights `[..., inputs, outputs]`; else it has one number per unit."""
+    """Whether a leaf is a layer's weights `[..., inputs, outputs]`; else it has one number per
+    unit."""
     return getattr(path[-1], "name", "") == "weight"
 
 
 def as_rows(path: tuple, leaf: Array) -> Float[Array, "units width"]:
     """One row per unit: the weights into it, or its one number."""
-    return jnp.swapaxes(leaf, -1, -2).reshape(-1, leaf.shape[-2]) if is_weight(path) else leaf.reshape(-1, 1)
+    return (
+        jnp.swapaxes(leaf, -1, -2).reshape(-1, leaf.shape[-2])
+        if is_weight(path)
+        else leaf.reshape(-1, 1)
+    )
 
 
 def from_rows(path: tuple, rows: Float[Array, "units width"], like: Array) -> Array:

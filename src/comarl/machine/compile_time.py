@@ -11,7 +11,8 @@ EVENTS = ("jaxpr_to_mlir_module_duration", "backend_compile_duration")
 
 @contextmanager
 def compile_seconds() -> Iterator[Callable[[], float]]:
-    """A function that tells the seconds spent on lowering and compiling since the start of this context."""
+    """A function that tells the seconds spent on lowering and compiling since the start of this
+    context."""
     total = 0.0
 
     def listen(event: str, duration_secs: float, **_: Any) -> None:

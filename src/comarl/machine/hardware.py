@@ -17,7 +17,9 @@ def cpu_model() -> str:
 
 def usable_cores() -> int:
     """How many cores this process may use, with its container's share taken into account."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     quota = _read_words("/sys/fs/cgroup/cpu.max")
     if len(quota) == 2 and quota[0] != "max":
         cores = min(cores, max(1, round(int(quota[0]) / int(quota[1]))))
@@ -25,7 +27,8 @@ def usable_cores() -> int:
 
 
 def total_memory() -> int:
-    """Bytes of memory of the machine, or of the container if it has less; 0 if the system does not say."""
+    """Bytes of memory of the machine, or of the container if it has less; 0 if the system does not
+    say."""
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -9,7 +9,8 @@ from rich.console import Console
 
 @contextmanager
 def stop_requests(console: Console) -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a request to stop after the round, so that it can be saved; the second interrupts."""
+    """Turns the first Ctrl-C into a request to stop after the round, so that it can be saved; the
+    second interrupts."""
     requested = False
 
     def request(signum: int, frame: object) -> None:

@@ -1,8 +1,8 @@
 """Where the seeds of a run are computed. It changes no result, but for rounding.
 
-A processor has many cores, and the networks of one seed are too small to keep them busy. So JAX is told to see one
-device for each seed, which the cores share out among themselves. An accelerator is one device, on which seeds are array
-axes.
+A processor has many cores, and the networks of one seed are too small to keep them busy. So JAX is
+told to see one device for each seed, which the cores share out among themselves. An accelerator is
+one device, on which seeds are array axes.
 """
 
 import contextlib
@@ -24,25 +24,35 @@ class Placement:
 
     mesh: Mesh | None = None
     """a device for each seed; `None`: all are on one device"""
-    together: bool = False
-    """whether the seeds of a device learn as array axes; else they take turns, which keeps a CPU's caches warm"""
+    vmapped: bool = False
+    """whether the seeds of a device learn as array axes; else they take turns, which keeps a CPU's
+    caches warm"""
 
     def map(self, function: Callable, in_axes: Any = 0, out_axes: Any = 0) -> Callable:
         """`jax.vmap` of a function of one seed."""
         return self.split(jax.vmap(function, in_axes, out_axes), in_axes, out_axes)
 
     def split(self, function: Callable, in_axes: Any = 0, out_axes: Any = 0) -> Callable:
-        """A function of any number of seeds, each device's called with its own; what has axis `None` goes to all."""
+        """A function of any number of seeds, each device's called with its own; what has axis
+        `None` goes to all."""
         if self.mesh is None:
             return function
-        specs = (jax.tree.map(_spec, axes, is_leaf=lambda axis: axis is None) for axes in (in_axes, out_axes))
-        return jax.shard_map(function, mesh=self.mesh, in_specs=next(specs), out_specs=next(specs), check_vma=False)
+        specs = (
+            jax.tree.map(_spec, axes, is_leaf=lambda axis: axis is None)
+            for axes in (in_axes, out_axes)
+        )
+        return jax.shard_map(
+            function, mesh=self.mesh, in_specs=next(specs), out_specs=next(specs), check_vma=False
+        )
 
     def scatter(self, tree: PyTree, axes: Any = 0) -> PyTree:
-        """Brings every seed's part to its device. Leaves lead with seeds, but for those of axis `None`."""
+        """Brings every seed's part to its device. Leaves lead with seeds, but for those of axis
+        `None`."""
         if (mesh := self.mesh) is None:
             return tree
-        here = jax.tree.map(lambda axis: NamedSharding(mesh, _spec(axis)), axes, is_leaf=lambda axis: axis is None)
+        here = jax.tree.map(
+            lambda axis: NamedSharding(mesh, _spec(axis)), axes, is_leaf=lambda axis: axis is None
+        )
         return jax.device_put(tree, here)
 
     def gather(self, tree: PyTree) -> PyTree:
@@ -63,11 +73,12 @@ def see_a_device_for_each(seeds: int) -> None:
         jax.config.update("jax_num_cpu_devices", seeds)
 
 
-def place(seeds: int, together: bool | None) -> Placement:
-    """The placement that suits the machine, or with `together` given, the one on a single device that it says."""
+def place(seeds: int, vmapped: bool | None) -> Placement:
+    """The placement that suits the machine, or with `vmapped` given, the one on a single device
+    that it says."""
     on_cpu = jax.default_backend() == "cpu"
-    if together is not None or not on_cpu:
-        return Placement(together=not on_cpu if together is None else together)
+    if vmapped is not None or not on_cpu:
+        return Placement(vmapped=not on_cpu if vmapped is None else vmapped)
     if seeds == 1 or len(jax.devices()) < seeds:
         return Placement()
     return Placement(Mesh(np.array(jax.devices()[:seeds]), (SEEDS,)))

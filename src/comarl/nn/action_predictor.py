@@ -1,4 +1,5 @@
-"""How well agents' discrete actions predict each other: the variational distribution of the discrete VM3-AC."""
+"""How well agents' discrete actions predict each other: the variational distribution of the
+discrete VM3-AC."""
 
 import equinox as eqx
 import jax
@@ -13,10 +14,11 @@ from comarl.types import EnvSpec, Key
 
 
 class ActionPredictor(eqx.Module):
-    """q_ij(u_j | u_i, o_i, o_j) over j's available actions, for all pairs by one network, which is told i and j.
+    """q_ij(u_j | u_i, o_i, o_j) over j's available actions, for all pairs by one network, which is
+    told i and j.
 
-    Two hidden layers of ReLU. The first adds what it makes of u_i to what it makes of the rest, so that to be asked
-    about every u_i costs little more there than about one.
+    Two hidden layers of ReLU. The first adds what it makes of u_i to what it makes of the rest, so
+    that to be asked about every u_i costs little more there than about one.
     """
 
     seen: Linear
@@ -37,12 +39,17 @@ class ActionPredictor(eqx.Module):
         obs: Float[Array, "*batch agents obs"],
         available: Bool[Array, "*batch agents actions"] | None,
     ) -> Float[Array, "*batch pairs given actions"]:
-        """log q_ij(. | u_i, o_i, o_j) for each u_i that is `given`, one-hot: for every pair of its own, or for all."""
+        """log q_ij(. | u_i, o_i, o_j) for each u_i that is `given`, one-hot: for every pair of its
+        own, or for all."""
         (i, j), who = self.pairs, np.eye(self.spec.num_agents, dtype=np.float32)
-        told = np.broadcast_to(np.concatenate([who[i], who[j]], axis=-1), (*obs.shape[:-2], len(i), 2 * len(who)))
+        told = np.broadcast_to(
+            np.concatenate([who[i], who[j]], axis=-1), (*obs.shape[:-2], len(i), 2 * len(who))
+        )
         seen = self.seen(jnp.concatenate([obs[..., i, :], obs[..., j, :], told], axis=-1))
         logits = self.rest(jax.nn.relu(seen[..., None, :] + self.given(given)))
-        return jax.nn.log_softmax(only_available(logits, None if available is None else available[..., j, None, :]))
+        return jax.nn.log_softmax(
+            only_available(logits, None if available is None else available[..., j, None, :])
+        )
 
     @property
     def pairs(self) -> Int[np.ndarray, "2 pairs"]:
@@ -50,7 +57,9 @@ class ActionPredictor(eqx.Module):
         return ordered_pairs(self.spec.num_agents)
 
     def table(
-        self, obs: Float[Array, "*batch agents obs"], available: Bool[Array, "*batch agents actions"] | None
+        self,
+        obs: Float[Array, "*batch agents obs"],
+        available: Bool[Array, "*batch agents actions"] | None,
     ) -> Float[Array, "*batch pairs actions actions"]:
         """log q_ij(u_j | u_i, o_i, o_j) for every u_i and u_j."""
         return self(jnp.eye(self.spec.action_size), obs, available)

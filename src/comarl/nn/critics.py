@@ -1,4 +1,5 @@
-"""Critics: of the state and the whole team's action, or factored into what each agent sees and does."""
+"""Critics: of the state and the whole team's action, or factored into what each agent sees and
+does."""
 
 from collections.abc import Sequence
 
@@ -13,20 +14,29 @@ from comarl.types import EnvSpec, Key
 
 
 def join(
-    state: Float[Array, "batch state"], action: Float[Array, "batch agents action"], *more: Float[Array, "batch more"]
+    state: Float[Array, "batch state"],
+    action: Float[Array, "batch agents action"],
+    *more: Float[Array, "batch more"],
 ) -> Float[Array, "batch inputs"]:
     return jnp.concatenate([state, action.reshape(action.shape[0], -1), *more], axis=-1)
 
 
 class Critic(eqx.Module):
-    """Independent Q-functions of state and joint action, stacked: TD3 takes two and uses their minimum in targets."""
+    """Independent Q-functions of state and joint action, stacked: TD3 takes two and uses their
+    minimum in targets."""
 
     members: MLP  # leaves lead with `critics`
 
-    def __init__(self, spec: EnvSpec, hidden: Sequence[int], *, critics: int, layer_norm: bool, key: Key):
+    def __init__(
+        self, spec: EnvSpec, hidden: Sequence[int], *, critics: int, layer_norm: bool, key: Key
+    ):
         inputs = spec.state_size + spec.num_agents * spec.action_size
         make = lambda k: MLP(
-            (inputs, *hidden, 1), activation=leaky_relu, layer_norm=layer_norm, output_scale=0.1, key=k
+            (inputs, *hidden, 1),
+            activation=leaky_relu,
+            layer_norm=layer_norm,
+            output_scale=0.1,
+            key=k,
         )
         self.members = jax.vmap(make)(jax.random.split(key, critics))
 
@@ -45,10 +55,12 @@ class Critic(eqx.Module):
 
 
 class TeamCritic(eqx.Module):
-    """Q_theta(s, a, W): a value function extended by the policy that it values (PeVFA; RACE, Table 2).
+    """Q_theta(s, a, W): a value function extended by the policy that it values (PeVFA; RACE, Table
+    2).
 
-    Each action dimension of the team is one column of W: `features` weights and a bias. A small network embeds each
-    column; the mean over all columns of all agents is the team's embedding, an input beside state and action.
+    Each action dimension of the team is one column of W: `features` weights and a bias. A small
+    network embeds each column; the mean over all columns of all agents is the team's embedding, an
+    input beside state and action.
     """
 
     embedders: MLP  # leaves lead with `critics`: each Q-function has its own
@@ -56,22 +68,36 @@ class TeamCritic(eqx.Module):
     spec: EnvSpec = eqx.field(static=True)
 
     def __init__(
-        self, spec: EnvSpec, features: int, hidden: Sequence[int], embedding: int, *, layer_norm: bool, key: Key
+        self,
+        spec: EnvSpec,
+        features: int,
+        hidden: Sequence[int],
+        embedding: int,
+        *,
+        layer_norm: bool,
+        key: Key,
     ):
         embed_key, member_key = jax.random.split(key)
         sizes = (features + 1, embedding, embedding, embedding)
         make_embedder = lambda k: MLP(sizes, activation=leaky_relu, key=k)
         inputs = spec.state_size + spec.num_agents * spec.action_size + embedding
         make = lambda k: MLP(
-            (inputs, *hidden, 1), activation=leaky_relu, layer_norm=layer_norm, output_scale=0.1, key=k
+            (inputs, *hidden, 1),
+            activation=leaky_relu,
+            layer_norm=layer_norm,
+            output_scale=0.1,
+            key=k,
         )
         self.embedders = jax.vmap(make_embedder)(jax.random.split(embed_key, 2))
         self.members = jax.vmap(make)(jax.random.split(member_key, 2))
         self.spec = spec
 
     def embed(self, embedder: MLP, heads: Linear) -> Float[Array, " embedding"]:
-        """chi(W): the mean embedding of the team's real (not padded) columns; permuting actions does not change it."""
-        columns = jnp.concatenate([jnp.swapaxes(heads.weight, 1, 2), heads.bias[..., None]], axis=-1)
+        """chi(W): the mean embedding of the team's real (not padded) columns; permuting actions
+        does not change it."""
+        columns = jnp.concatenate(
+            [jnp.swapaxes(heads.weight, 1, 2), heads.bias[..., None]], axis=-1
+        )
         real = jnp.asarray(self.spec.action_mask)[..., None]
         return jnp.sum(embedder(columns) * real, axis=(0, 1)) / real.sum()
 
@@ -84,16 +110,24 @@ class TeamCritic(eqx.Module):
         heads: Linear,
     ) -> Float[Array, " batch"]:
         chi = self.embed(embedder, heads)
-        return member(join(state, action, jnp.broadcast_to(chi, (state.shape[0], *chi.shape))))[:, 0]
+        return member(join(state, action, jnp.broadcast_to(chi, (state.shape[0], *chi.shape))))[
+            :, 0
+        ]
 
     def __call__(
-        self, state: Float[Array, "batch state"], action: Float[Array, "batch agents action"], heads: Linear
+        self,
+        state: Float[Array, "batch state"],
+        action: Float[Array, "batch agents action"],
+        heads: Linear,
     ) -> Float[Array, "critics batch"]:
         one = lambda embedder, member: self.value(embedder, member, state, action, heads)
         return jax.vmap(one)(self.embedders, self.members)
 
     def first(
-        self, state: Float[Array, "batch state"], action: Float[Array, "batch agents action"], heads: Linear
+        self,
+        state: Float[Array, "batch state"],
+        action: Float[Array, "batch agents action"],
+        heads: Linear,
     ) -> Float[Array, " batch"]:
         """The first Q-function alone: the one that the encoder climbs."""
         embedder, member = jax.tree.map(lambda leaf: leaf[0], (self.embedders, self.members))
@@ -101,7 +135,8 @@ class TeamCritic(eqx.Module):
 
 
 class FactoredCritic(eqx.Module):
-    """Q_tot(s, u) = g_s(Q_1(o_1, u_1) .. Q_N(o_N, u_N)): FACMAC's critic (Peng et al., NeurIPS 2021, Sec. 4).
+    """Q_tot(s, u) = g_s(Q_1(o_1, u_1) .. Q_N(o_N, u_N)): FACMAC's critic (Peng et al., NeurIPS
+    2021, Sec. 4).
 
     The agents share the utility's parameters.
     """
@@ -124,7 +159,9 @@ class FactoredCritic(eqx.Module):
         utility_key, mixer_key = jax.random.split(key)
         inputs = spec.obs_size + spec.action_size + (spec.num_agents if with_identity else 0)
         self.utility = MLP((inputs, *hidden, 1), activation=jax.nn.relu, key=utility_key)
-        self.mixer = make_mixer(mixing, spec.num_agents, spec.state_size, width=width, hypernet=hypernet, key=mixer_key)
+        self.mixer = make_mixer(
+            mixing, spec.num_agents, spec.state_size, width=width, hypernet=hypernet, key=mixer_key
+        )
 
     def __call__(
         self,
@@ -140,9 +177,9 @@ class FactoredCritic(eqx.Module):
 class TeamFactoredCritic(eqx.Module):
     """Q_theta(s, u, W): the same, extended by the policies that it values (RACE on FACMAC).
 
-    An agent's policy is one column per action: `hidden` weights and a bias. Small networks embed the columns. The
-    utility sees chi_i, the mean over the columns of its own agent; the mixer sees, beside the state, the sum of chi_i
-    over agents by an embedding of its own.
+    An agent's policy is one column per action: `hidden` weights and a bias. Small networks embed
+    the columns. The utility sees chi_i, the mean over the columns of its own agent; the mixer sees,
+    beside the state, the sum of chi_i over agents by an embedding of its own.
     """
 
     utility_embedder: MLP
@@ -169,7 +206,12 @@ class TeamFactoredCritic(eqx.Module):
         inputs = embedding + spec.obs_size + spec.action_size
         self.utility = MLP((inputs, *hidden, 1), activation=jax.nn.relu, key=keys[2])
         self.mixer = make_mixer(
-            mixing, spec.num_agents, spec.state_size + embedding, width=width, hypernet=hypernet, key=keys[3]
+            mixing,
+            spec.num_agents,
+            spec.state_size + embedding,
+            width=width,
+            hypernet=hypernet,
+            key=keys[3],
         )
 
     def __call__(
@@ -179,7 +221,9 @@ class TeamFactoredCritic(eqx.Module):
         state: Float[Array, "*batch state"],
         heads: Linear,
     ) -> Float[Array, "*batch"]:
-        columns = jnp.concatenate([jnp.swapaxes(heads.weight, 1, 2), heads.bias[..., None]], axis=-1)
+        columns = jnp.concatenate(
+            [jnp.swapaxes(heads.weight, 1, 2), heads.bias[..., None]], axis=-1
+        )
         chi = self.utility_embedder(columns).mean(axis=1)  # [agents, embedding]
         chis = jnp.broadcast_to(chi, (*obs.shape[:-1], chi.shape[-1]))
         utilities = self.utility(jnp.concatenate([chis, obs, action], axis=-1))[..., 0]

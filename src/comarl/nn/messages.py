@@ -1,7 +1,8 @@
-"""Messages between agents: who tells whom what, what a message should let one predict, and what it costs.
+"""Messages between agents: who tells whom what, what a message should let one predict, and what it
+costs.
 
-NDQ (Wang, Wang, Zheng, Zhang, ICLR 2020) and LSF-SAC (Zhou, Lan, Aggarwal, 2022) share them. x_i is agent i's input,
-f_m the encoder, q_psi the posterior over actions.
+NDQ (Wang, Wang, Zheng, Zhang, ICLR 2020) and LSF-SAC (Zhou, Lan, Aggarwal, 2022) share them. x_i is
+agent i's input, f_m the encoder, q_psi the posterior over actions.
 
     M_ji ~ N(f_m(x_j)_i, 1)             what j tells i, itself included; drawn anew whenever it is needed
     m_i  = (M_1i .. M_Ni)               what i is told, in the senders' order
@@ -40,8 +41,18 @@ class Messenger(eqx.Module):
     posterior: MLP
     size: int = eqx.field(static=True)
 
-    def __init__(self, spec: EnvSpec, routing: Routing, *, size: int, hidden: int, recurrent: bool = False, key: Key):
-        """`size` numbers a message, of which one goes to each agent ("pairwise") or the same to all ("broadcast")."""
+    def __init__(
+        self,
+        spec: EnvSpec,
+        routing: Routing,
+        *,
+        size: int,
+        hidden: int,
+        recurrent: bool = False,
+        key: Key,
+    ):
+        """`size` numbers a message, of which one goes to each agent ("pairwise") or the same to all
+        ("broadcast")."""
         inputs, agents = input_size(spec), spec.num_agents
         encoder_key, head_key, posterior_key = jax.random.split(key, 3)
         if recurrent:
@@ -56,7 +67,11 @@ class Messenger(eqx.Module):
 
     def __call__(self, x: Float[Array, "time agents inputs"], key: Key, spread: float) -> Messages:
         """What is said during an episode, with noise of standard deviation `spread`."""
-        features = self.encoder.unroll(x) if isinstance(self.encoder, RecurrentEncoder) else self.encoder(x)
+        features = (
+            self.encoder.unroll(x)
+            if isinstance(self.encoder, RecurrentEncoder)
+            else self.encoder(x)
+        )
         mean = self.head(features).reshape(*x.shape[:-1], -1, self.size)
         sent = mean + spread * noise_of_steps(key, mean.shape) if spread else mean
         return Messages(mean, sent, deliver(sent))
@@ -69,30 +84,37 @@ class Messenger(eqx.Module):
         kl_weight: float,
         entropy_weight: float,
     ) -> Float[Array, " time"]:
-        """L_m at each step, up to a constant: what is told should say which action `label` is, in few words."""
-        log_q = jax.nn.log_softmax(self.posterior(with_told(x, messages.told)))
+        """L_m at each step, up to a constant: what is told should say which action `label` is, in
+        few words."""
+        log_q = jax.nn.log_softmax(self.posterior(concat_messages(x, messages.told)))
         prediction = -pick(log_q, label).sum(-1)
         total = lambda square: 0.5 * square.sum((-3, -2, -1))
-        kl, cross_entropy = total(jnp.square(messages.mean)), total(jnp.square(messages.sent) + jnp.log(2.0 * jnp.pi))
+        kl, cross_entropy = (
+            total(jnp.square(messages.mean)),
+            total(jnp.square(messages.sent) + jnp.log(2.0 * jnp.pi)),
+        )
         return prediction + kl_weight * kl + entropy_weight * cross_entropy
 
 
-def deliver(sent: Float[Array, "*steps senders receivers size"]) -> Float[Array, "*steps senders told"]:
+def deliver(
+    sent: Float[Array, "*steps senders receivers size"],
+) -> Float[Array, "*steps senders told"]:
     """To each agent what all of them, itself included, say to it."""
     *steps, senders, receivers, size = sent.shape
     told = jnp.swapaxes(sent, -3, -2).reshape(*steps, receivers, senders * size)
     return jnp.broadcast_to(told, (*steps, senders, senders * size))
 
 
-def with_told(
+def concat_messages(
     x: Float[Array, "*steps agents inputs"], told: Float[Array, "*steps agents told"] | None
 ) -> Float[Array, "*steps agents more"]:
     """What an agent sees, and what it is told."""
     return x if told is None else jnp.concatenate([x, told], axis=-1)
 
 
-class InformedNet(eqx.Module):
-    """What each agent makes of its history and of what it was told, for each of its actions: Q_i(tau_i, m_i, .)."""
+class MessageConditionedNet(eqx.Module):
+    """What each agent makes of its history and of what it was told, for each of its actions:
+    Q_i(tau_i, m_i, .)."""
 
     encoder: RecurrentEncoder
     head: Linear

@@ -9,7 +9,8 @@ from comarl.types import Key
 
 
 class Mine(eqx.Module):
-    """T_omega(s, z): how well a state and a representation fit, as a dot product (RACE, App. A.1)."""
+    """T_omega(s, z): how well a state and a representation fit, as a dot product (RACE, App.
+    A.1)."""
 
     state_branch: Torso
     z_branch: Torso
@@ -28,5 +29,6 @@ class Mine(eqx.Module):
     def team_scores(
         self, state: Float[Array, "batch state"], z: Float[Array, "batch agents features"]
     ) -> Float[Array, "batch batch agents"]:
-        """The score of every state of the batch with every agent's representation in every item of the batch."""
+        """The score of every state of the batch with every agent's representation in every item of
+        the batch."""
         return jax.numpy.einsum("sd,bnd->sbn", self.state_branch(state), self.z_branch(z))

@@ -12,11 +12,13 @@ from comarl.types import Key
 
 
 class Mixer(eqx.Module):
-    """QMIX's mixing network (Rashid et al., ICML 2018, Sec. 4): two layers, whose weights are made from the state.
+    """QMIX's mixing network (Rashid et al., ICML 2018, Sec. 4): two layers, whose weights are made
+    from the state.
 
         Q_tot = |W2(s)| elu(|W1(s)| q + b1(s)) + b2(s)
 
-    With `monotonic` off the weights may be negative: FACMAC's non-monotonic critic (Peng et al., NeurIPS 2021).
+    With `monotonic` off the weights may be negative: FACMAC's non-monotonic critic (Peng et al.,
+    NeurIPS 2021).
     """
 
     first_weights: MLP | Linear
@@ -36,7 +38,8 @@ class Mixer(eqx.Module):
         monotonic: bool = True,
         key: Key,
     ):
-        """`hypernet` is the width of its hidden layer; 0 leaves it a single linear layer, as older code has it."""
+        """`hypernet` is the width of its hidden layer; 0 leaves it a single linear layer, as older
+        code has it."""
         keys = jax.random.split(key, 4)
 
         def make(outputs: int, key: Key) -> MLP | Linear:
@@ -61,7 +64,8 @@ class Mixer(eqx.Module):
 
 
 class Sum(eqx.Module):
-    """VDN's mixer (Sunehag et al., AAMAS 2018, Eq. 3): the team's value is the sum of the utilities."""
+    """VDN's mixer (Sunehag et al., AAMAS 2018, Eq. 3): the team's value is the sum of the
+    utilities."""
 
     def __call__(
         self, utilities: Float[Array, "*batch agents"], state: Float[Array, "*batch state"]
@@ -72,8 +76,17 @@ class Sum(eqx.Module):
 Mixing = Literal["monotonic", "any", "sum"]
 
 
-def make_mixer(mixing: Mixing, num_agents: int, state_size: int, *, width: int, hypernet: int, key: Key) -> Mixer | Sum:
+def make_mixer(
+    mixing: Mixing, num_agents: int, state_size: int, *, width: int, hypernet: int, key: Key
+) -> Mixer | Sum:
     """The mixer of a name: QMIX's, the same without its sign constraint, or VDN's."""
     if mixing == "sum":
         return Sum()
-    return Mixer(num_agents, state_size, width=width, hypernet=hypernet, monotonic=mixing == "monotonic", key=key)
+    return Mixer(
+        num_agents,
+        state_size,
+        width=width,
+        hypernet=hypernet,
+        monotonic=mixing == "monotonic",
+        key=key,
+    )

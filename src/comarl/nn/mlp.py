@@ -1,6 +1,8 @@
-"""Fully connected networks. Every leaf is an array and all else is static, so plain `jax` transforms apply.
+"""Fully connected networks. Every leaf is an array and all else is static, so plain `jax`
+transforms apply.
 
-Weights are stored `[inputs, outputs]` and inputs may have any leading axes: a batch then is one matrix product.
+Weights are stored `[inputs, outputs]` and inputs may have any leading axes: a batch then is one
+matrix product.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,14 +23,17 @@ def leaky_relu(x: Array) -> Array:
 
 
 class Linear(eqx.Module):
-    """`x @ weight + bias`, drawn from U(-scale/sqrt(inputs), scale/sqrt(inputs)) as PyTorch does."""
+    """`x @ weight + bias`, drawn from U(-scale/sqrt(inputs), scale/sqrt(inputs)) as PyTorch
+    does."""
 
     weight: Float[Array, "*stack inputs outputs"]
     bias: Float[Array, "*stack outputs"]
 
     def __init__(self, inputs: int, outputs: int, *, key: Key, scale: float = 1.0):
         # One draw for weights and bias: each draw costs compile time.
-        both = jax.random.uniform(key, (inputs + 1, outputs), minval=-1.0, maxval=1.0) * (scale / inputs**0.5)
+        both = jax.random.uniform(key, (inputs + 1, outputs), minval=-1.0, maxval=1.0) * (
+            scale / inputs**0.5
+        )
         self.weight, self.bias = both[:-1], both[-1]
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
@@ -36,7 +41,8 @@ class Linear(eqx.Module):
 
 
 class LayerNorm(eqx.Module):
-    """ERL-Re2's layer normalisation: unbiased standard deviation, with the epsilon added to it, not to the variance."""
+    """ERL-Re2's layer normalisation: unbiased standard deviation, with the epsilon added to it, not
+    to the variance."""
 
     scale: Float[Array, "*stack features"]
     offset: Float[Array, "*stack features"]
@@ -61,9 +67,13 @@ class Torso(eqx.Module):
     norms: tuple[LayerNorm, ...]
     activation: Activation = eqx.field(static=True)
 
-    def __init__(self, sizes: Sequence[int], *, activation: Activation, layer_norm: bool = False, key: Key):
+    def __init__(
+        self, sizes: Sequence[int], *, activation: Activation, layer_norm: bool = False, key: Key
+    ):
         keys = jax.random.split(key, len(sizes) - 1)
-        self.layers = tuple(Linear(i, o, key=k) for i, o, k in zip(sizes[:-1], sizes[1:], keys, strict=True))
+        self.layers = tuple(
+            Linear(i, o, key=k) for i, o, k in zip(sizes[:-1], sizes[1:], keys, strict=True)
+        )
         self.norms = tuple(LayerNorm(size) for size in sizes[1:]) if layer_norm else ()
         self.activation = activation
 

@@ -1,4 +1,5 @@
-"""Deterministic team policies: an encoder and a linear head per agent (and team), or one network for all agents."""
+"""Deterministic team policies: an encoder and a linear head per agent (and team), or one network
+for all agents."""
 
 import equinox as eqx
 import jax
@@ -11,7 +12,9 @@ from comarl.types import EnvSpec, Key
 
 def make_encoders(spec: EnvSpec, hidden: tuple[int, ...], layer_norm: bool, key: Key) -> Torso:
     """Z_phi_i for each agent, stacked: leaves lead with `agents`."""
-    make = lambda k: Torso((spec.obs_size, *hidden), activation=jnp.tanh, layer_norm=layer_norm, key=k)
+    make = lambda k: Torso(
+        (spec.obs_size, *hidden), activation=jnp.tanh, layer_norm=layer_norm, key=k
+    )
     return jax.vmap(make)(jax.random.split(key, spec.num_agents))
 
 
@@ -21,7 +24,9 @@ def make_heads(spec: EnvSpec, features: int, key: Key, scale: float = 1.0) -> Li
     return jax.vmap(make)(jax.random.split(key, spec.num_agents))
 
 
-def encode(encoders: Torso, obs: Float[Array, "*batch agents obs"]) -> Float[Array, "agents *batch features"]:
+def encode(
+    encoders: Torso, obs: Float[Array, "*batch agents obs"]
+) -> Float[Array, "agents *batch features"]:
     """z_i = Z_phi_i(o_i). Agents lead, so that each agent's batch is one matrix product."""
     return jax.vmap(lambda encoder, o: encoder(o))(encoders, jnp.moveaxis(obs, -2, 0))
 
@@ -45,7 +50,8 @@ def explore_with_noise(
 def smooth_target(
     action: Float[Array, "batch agents action"], spread: float, clip: float, spec: EnvSpec, key: Key
 ) -> Float[Array, "batch agents action"]:
-    """Target policy smoothing (TD3, Fujimoto et al., 2018, Eq. 14): the target policy's action plus clipped noise."""
+    """Target policy smoothing (TD3, Fujimoto et al., 2018, Eq. 14): the target policy's action plus
+    clipped noise."""
     if spread == 0:
         return action
     noise = jnp.clip(spread * jax.random.normal(key, action.shape), -clip, clip)
@@ -63,11 +69,17 @@ class SharedActor(eqx.Module):
         self.network = MLP(sizes, activation=jax.nn.relu, key=key)
         self.spec = spec
 
-    def with_identity(self, obs: Float[Array, "*batch agents obs"]) -> Float[Array, "*batch agents inputs"]:
+    def with_identity(
+        self, obs: Float[Array, "*batch agents obs"]
+    ) -> Float[Array, "*batch agents inputs"]:
         """Observations with each agent's number, one-hot."""
         identity = jnp.eye(self.spec.num_agents)
-        return jnp.concatenate([obs, jnp.broadcast_to(identity, (*obs.shape[:-1], len(identity)))], axis=-1)
+        return jnp.concatenate(
+            [obs, jnp.broadcast_to(identity, (*obs.shape[:-1], len(identity)))], axis=-1
+        )
 
-    def __call__(self, obs: Float[Array, "*batch agents obs"]) -> Float[Array, "*batch agents action"]:
+    def __call__(
+        self, obs: Float[Array, "*batch agents obs"]
+    ) -> Float[Array, "*batch agents action"]:
         """Actions in [-1, 1]; the padded entries of smaller agents are 0."""
         return jnp.tanh(self.network(self.with_identity(obs))) * self.spec.action_mask

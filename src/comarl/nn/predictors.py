@@ -1,6 +1,8 @@
-"""Networks that predict agents' actions from each other's: the variational distributions of VM3-AC (Kim et al., 2023).
+"""Networks that predict agents' actions from each other's: the variational distributions of VM3-AC
+(Kim et al., 2023).
 
-A Gaussian q_ij(a_j | a_i, o_i, o_j) for each ordered pair of agents. Agents, or pairs of them, lead.
+A Gaussian q_ij(a_j | a_i, o_i, o_j) for each ordered pair of agents. Agents, or pairs of them,
+lead.
 """
 
 from typing import Literal
@@ -30,7 +32,9 @@ class Predictors(eqx.Module):
     spec: EnvSpec = eqx.field(static=True)
     variance: float | None = eqx.field(static=True)  # None: learnt
     constant: bool = eqx.field(static=True)
-    identities: int = eqx.field(static=True)  # of how many of i and j a network is told who they are
+    identities: int = eqx.field(
+        static=True
+    )  # of how many of i and j a network is told who they are
 
     def __init__(
         self,
@@ -43,11 +47,20 @@ class Predictors(eqx.Module):
         key: Key,
     ):
         agents = spec.num_agents
-        stack, identities = {"pair": (agents * (agents - 1), 0), "agent": (agents, 1), "all": (1, 2)}[sharing]
+        stack, identities = {
+            "pair": (agents * (agents - 1), 0),
+            "agent": (agents, 1),
+            "all": (1, 2),
+        }[sharing]
         inputs = spec.action_size + 2 * spec.obs_size + identities * agents
         outputs = spec.action_size * (2 if variance is None else 1)
         self.networks = Stack(stack, (inputs, *hidden, outputs), key=key)
-        self.spec, self.variance, self.constant, self.identities = spec, variance, constant, identities
+        self.spec, self.variance, self.constant, self.identities = (
+            spec,
+            variance,
+            constant,
+            identities,
+        )
 
     @property
     def pairs(self) -> np.ndarray:
@@ -67,11 +80,16 @@ class Predictors(eqx.Module):
         return self.spec.action_mask[self.pairs[0 if exchanged else 1], None]
 
     def __call__(
-        self, given: Float[Array, "agents batch action"], obs: Float[Array, "agents batch obs"], exchanged: bool = False
+        self,
+        given: Float[Array, "agents batch action"],
+        obs: Float[Array, "agents batch obs"],
+        exchanged: bool = False,
     ) -> tuple[Float[Array, "pairs batch action"], Float[Array, "pairs batch action"] | None]:
-        """What each network expects its j to do given what its i does, and the log variance, if it is learnt.
+        """What each network expects its j to do given what its i does, and the log variance, if it
+        is learnt.
 
-        `exchanged` puts j in the place of i: the network is asked for the direction that it does not learn.
+        `exchanged` puts j in the place of i: the network is asked for the direction that it does
+        not learn.
         """
         i, j = self.pairs[::-1] if exchanged else self.pairs
         x = jnp.concatenate([given[i], obs[i], obs[j]], axis=-1)
@@ -98,7 +116,11 @@ class Predictors(eqx.Module):
         constant = float(np.log(2.0 * np.pi)) if self.constant else 0.0
         if log_variance is None:
             assert self.variance is not None
-            entry = square / self.variance + constant + (float(np.log(self.variance)) if self.constant else 0.0)
+            entry = (
+                square / self.variance
+                + constant
+                + (float(np.log(self.variance)) if self.constant else 0.0)
+            )
         else:
             entry = square * jnp.exp(-log_variance) + log_variance + constant
         return -0.5 * (entry * self.mask(exchanged)).sum(axis=-1)

@@ -12,7 +12,8 @@ from comarl.types import EnvSpec, Episode, Key
 
 
 class Gates(NamedTuple):
-    """What the reset gate, the update gate and the candidate of a GRU each get, as arrays of their own."""
+    """What the reset gate, the update gate and the candidate of a GRU each get, as arrays of their
+    own."""
 
     r: Float[Array, "*batch hidden"]
     z: Float[Array, "*batch hidden"]
@@ -20,13 +21,16 @@ class Gates(NamedTuple):
 
 
 class GatedLinear(eqx.Module):
-    """Three linear layers side by side, drawn from U(-1/sqrt(hidden), 1/sqrt(hidden)) as PyTorch draws its GRU's."""
+    """Three linear layers side by side, drawn from U(-1/sqrt(hidden), 1/sqrt(hidden)) as PyTorch
+    draws its GRU's."""
 
     weight: Float[Array, "*stack 3 inputs hidden"]
     bias: Float[Array, "*stack 3 hidden"]
 
     def __init__(self, inputs: int, hidden: int, *, key: Key):
-        both = jax.random.uniform(key, (3, inputs + 1, hidden), minval=-1.0, maxval=1.0) / hidden**0.5
+        both = (
+            jax.random.uniform(key, (3, inputs + 1, hidden), minval=-1.0, maxval=1.0) / hidden**0.5
+        )
         self.weight, self.bias = both[:, :-1], both[:, -1]
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Gates:
@@ -60,10 +64,11 @@ def gru_step(from_memory: GatedLinear, memory: Array, inputs: Gates) -> tuple[Ar
 def gru_unroll(
     from_memory: GatedLinear, inputs: Gates, keep: Float[Array, " time"]
 ) -> Float[Array, "time agents hidden"]:
-    """The memories of a row of steps, from an empty one; `keep` is 0 at the steps that begin anew, else 1.
+    """The memories of a row of steps, from an empty one; `keep` is 0 at the steps that begin anew,
+    else 1.
 
-    Its gradient is written out, because that of a scan would add up the weights' gradient step by step: here it is one
-    matrix product over all steps, which halves the time of a whole update.
+    Its gradient is written out, because that of a scan would add up the weights' gradient step by
+    step: here it is one matrix product over all steps, which halves the time of a whole update.
     """
     return gru_forward(from_memory, inputs, keep)[0]
 
@@ -79,7 +84,8 @@ def gru_forward(from_memory: GatedLinear, inputs: Gates, keep: Array) -> tuple[A
 
 
 def gru_backward(residual: tuple, cotangent: Array) -> tuple[GatedLinear, Gates, Array]:
-    """Through time: `dh` is the loss's gradient by each memory, from which all else follows at once."""
+    """Through time: `dh` is the loss's gradient by each memory, from which all else follows at
+    once."""
     from_memory, memories, (r, z, n), mine, keep = residual
     before = keep[:, None, None] * jnp.concatenate([jnp.zeros_like(memories[:1]), memories[:-1]])
     by_n = (1.0 - z) * (1.0 - n * n)  # of h' by what is inside the tanh, and so on
@@ -134,7 +140,8 @@ class RecurrentEncoder(eqx.Module):
     ) -> Float[Array, "time agents hidden"]:
         """A whole row of steps. Only the recurrence itself waits for the step before.
 
-        Memory is empty at the first step and, in a row of several episodes, wherever `starts` is true.
+        Memory is empty at the first step and, in a row of several episodes, wherever `starts` is
+        true.
         """
         keep = jnp.ones(x.shape[0]) if starts is None else jnp.where(starts, 0.0, 1.0)
         return gru_unroll(self.gru.from_memory, self.project(x), keep)
@@ -148,7 +155,8 @@ def input_size(spec: EnvSpec) -> int:
 def agent_inputs(
     spec: EnvSpec, obs: Float[Array, "*batch agents obs"], last_action: Int[Array, "*batch agents"]
 ) -> Float[Array, "*batch agents inputs"]:
-    """What every agent's network sees: its observation, its last action (-1 for none) and its number, one-hot."""
+    """What every agent's network sees: its observation, its last action (-1 for none) and its
+    number, one-hot."""
     identity = jnp.broadcast_to(jnp.eye(spec.num_agents), (*obs.shape[:-1], spec.num_agents))
     return jnp.concatenate([obs, jax.nn.one_hot(last_action, spec.action_size), identity], axis=-1)
 
@@ -156,7 +164,8 @@ def agent_inputs(
 def last_actions(
     action: Int[Array, "time agents"], starts: Bool[Array, " steps"] | None = None
 ) -> Int[Array, "steps agents"]:
-    """For each step of an episode and the one after its end: the action before it; -1 before the first.
+    """For each step of an episode and the one after its end: the action before it; -1 before the
+    first.
 
     In a row of several episodes `starts` says where each begins.
     """
@@ -176,7 +185,8 @@ class Memory(eqx.Module):
 
 
 class RecurrentNet(eqx.Module):
-    """What each agent makes of its history, for each of its actions: utilities, or the logits of a policy."""
+    """What each agent makes of its history, for each of its actions: utilities, or the logits of a
+    policy."""
 
     encoder: RecurrentEncoder
     head: Linear
@@ -200,8 +210,11 @@ class RecurrentNet(eqx.Module):
         return self.head(unroll_episode(self.encoder, self.spec, episode))
 
 
-def unroll_episode(encoder: RecurrentEncoder, spec: EnvSpec, episode: Episode) -> Float[Array, "steps agents hidden"]:
-    """Every agent's history at each step of an episode, and after its end; so for each of several in one row."""
+def unroll_episode(
+    encoder: RecurrentEncoder, spec: EnvSpec, episode: Episode
+) -> Float[Array, "steps agents hidden"]:
+    """Every agent's history at each step of an episode, and after its end; so for each of several
+    in one row."""
     return encoder.unroll(episode_inputs(spec, episode), episode.starts)
 
 

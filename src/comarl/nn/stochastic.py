@@ -1,4 +1,5 @@
-"""Stochastic policies of a team, each a Gaussian squashed by tanh, and networks side by side. Agents lead."""
+"""Stochastic policies of a team, each a Gaussian squashed by tanh, and networks side by side.
+Agents lead."""
 
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ from comarl.types import EnvSpec, Key
 
 
 class Stack(eqx.Module):
-    """Networks of one shape, one for each row of what they get, or one for a number of rows that follow each other."""
+    """Networks of one shape, one for each row of what they get, or one for a number of rows that
+    follow each other."""
 
     networks: MLP  # leaves lead with `stack`
 
@@ -21,12 +23,17 @@ class Stack(eqx.Module):
         make = lambda k: MLP(sizes, activation=jax.nn.relu, key=k)
         self.networks = jax.vmap(make)(jax.random.split(key, stack))
 
-    def __call__(self, x: Float[Array, "*rows batch inputs"]) -> Float[Array, "all_rows batch outputs"]:
-        """Without an axis of rows all networks get the same, which makes their first layers one matrix product."""
+    def __call__(
+        self, x: Float[Array, "*rows batch inputs"]
+    ) -> Float[Array, "all_rows batch outputs"]:
+        """Without an axis of rows all networks get the same, which makes their first layers one
+        matrix product."""
         if x.ndim == 2:
             return jax.vmap(lambda network: network(x))(self.networks)
         stack = self.networks.output.bias.shape[0]
-        y = jax.vmap(lambda network, x: network(x))(self.networks, x.reshape(stack, -1, x.shape[-1]))
+        y = jax.vmap(lambda network, x: network(x))(
+            self.networks, x.reshape(stack, -1, x.shape[-1])
+        )
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
@@ -55,7 +62,8 @@ class Drawn(NamedTuple):
 
 
 class Policies(eqx.Module):
-    """pi_i(a_i | o_i, z): a_i = tanh(mean + e^log_std normal). Latent vectors z may have no entries."""
+    """pi_i(a_i | o_i, z): a_i = tanh(mean + e^log_std normal). Latent vectors z may have no
+    entries."""
 
     networks: Stack
     spec: EnvSpec = eqx.field(static=True)
@@ -83,7 +91,9 @@ class Policies(eqx.Module):
     ) -> tuple[Float[Array, "agents batch action"], Float[Array, "agents batch action"]]:
         """Means and log standard deviations, before tanh."""
         inputs = jnp.concatenate([obs, jnp.broadcast_to(z, (obs.shape[0], *z.shape))], axis=-1)
-        outputs = self.networks(with_identity(inputs, np.eye(obs.shape[0])) if self.share else inputs)
+        outputs = self.networks(
+            with_identity(inputs, np.eye(obs.shape[0])) if self.share else inputs
+        )
         mean, raw = jnp.split(outputs, 2, axis=-1)
         low, high = self.log_std_range
         return mean, low + 0.5 * (high - low) * (jnp.tanh(raw) + 1.0)
@@ -93,7 +103,8 @@ class Policies(eqx.Module):
         return jnp.tanh(u) * self.spec.action_mask[:, None]
 
     def draw(self, obs: Float[Array, "agents batch obs"], noise: Noise) -> Drawn:
-        """log pi(a | o, z), or with further draws of z log (mean over them and the true z of pi(a | o, .))."""
+        """log pi(a | o, z), or with further draws of z log (mean over them and the true z of pi(a |
+        o, .))."""
         mean, log_std = self(obs, noise.z)
         u, mask = mean + jnp.exp(log_std) * noise.normal, self.spec.action_mask
         log_pi = squashed_log_density(noise.normal, u, log_std, mask)

@@ -1,8 +1,8 @@
 """What training knows of all agents, and the value of it to each: V_i(x) or Q_i(x, a). Agents lead.
 
-Every critic here is called with what is seen and with all agents' actions. With `own`, agent i's value is that of doing
-own_i where the others do as they do, for all i at once: as a function of `own` it has gradients to each agent's own
-action alone, if `action` is a number.
+Every critic here is called with what is seen and with all agents' actions. With `own`, agent i's
+value is that of doing own_i where the others do as they do, for all i at once: as a function of
+`own` it has gradients to each agent's own action alone, if `action` is a number.
 """
 
 from typing import Literal, NamedTuple
@@ -18,7 +18,8 @@ from comarl.nn.stochastic import Stack, with_identity
 from comarl.types import EnvSpec, Key, Timestep
 
 Form = Literal["mlp", "split", "attention"]
-"""a network of all at once; one that first encodes an agent and the others apart; or one that attends to the others"""
+"""a network of all at once; one that first encodes an agent and the others apart; or one that
+attends to the others"""
 
 
 class Seen(NamedTuple):
@@ -41,7 +42,9 @@ def see(timestep: Timestep, spec: EnvSpec, known: Literal["obs", "state"] = "obs
     return Seen(jnp.moveaxis(jnp.where(mask, timestep.obs, 0.0), 1, 0), x)
 
 
-def see_actions(action: Float[Array, "batch agents action"], spec: EnvSpec) -> Float[Array, "agents batch action"]:
+def see_actions(
+    action: Float[Array, "batch agents action"], spec: EnvSpec
+) -> Float[Array, "agents batch action"]:
     """Those of the replay, 0 where padded."""
     return jnp.moveaxis(jnp.where(spec.action_mask > 0, action, 0.0), 1, 0)
 
@@ -68,7 +71,9 @@ class Values(eqx.Module):
     spec: EnvSpec = eqx.field(static=True)
     share: bool = eqx.field(static=True)
 
-    def __init__(self, spec: EnvSpec, inputs: int, hidden: tuple[int, ...], *, share: bool, key: Key):
+    def __init__(
+        self, spec: EnvSpec, inputs: int, hidden: tuple[int, ...], *, share: bool, key: Key
+    ):
         """`share` makes it one network, which sees whom it serves."""
         inputs, stack = (inputs + spec.num_agents, 1) if share else (inputs, spec.num_agents)
         self.networks = Stack(stack, (inputs, *hidden, 1), key=key)
@@ -80,8 +85,12 @@ class Values(eqx.Module):
         elif own is None:  # the same input for all
             x = with_actions(seen.known, action, self.spec)
         else:
-            x = jax.vmap(lambda joint: with_actions(seen.known, joint, self.spec))(deviating(own, action))
-        return self.networks(with_identity(x, np.eye(self.spec.num_agents)) if self.share else x)[..., 0]
+            x = jax.vmap(lambda joint: with_actions(seen.known, joint, self.spec))(
+                deviating(own, action)
+            )
+        return self.networks(with_identity(x, np.eye(self.spec.num_agents)) if self.share else x)[
+            ..., 0
+        ]
 
 
 def units(seen: Seen, action: Array | None) -> Float[Array, "agents batch unit"]:
@@ -90,7 +99,8 @@ def units(seen: Seen, action: Array | None) -> Float[Array, "agents batch unit"]
 
 
 class SplitValues(eqx.Module):
-    """An agent and the others each have a first layer of their own, as in Intention Sharing (Kim et al., ICLR 2021)."""
+    """An agent and the others each have a first layer of their own, as in Intention Sharing (Kim et
+    al., ICLR 2021)."""
 
     own: Stack
     others: Stack
@@ -118,13 +128,14 @@ class SplitValues(eqx.Module):
 
 
 class AttentionValues(eqx.Module):
-    """Each agent attends to the others: the critic of MAAC (Iqbal & Sha, ICML 2019), for continuous actions.
+    """Each agent attends to the others: the critic of MAAC (Iqbal & Sha, ICML 2019), for continuous
+    actions.
 
         e_j = f(o_j, a_j),  w_hij = softmax over j != i of (Q_h g(o_i)) . (K_h e_j) / sqrt(width)
         Q_i = head(e_i, sum_j w_1ij v_1(e_j), sum_j w_2ij v_2(e_j) ..)
 
-    One set of parameters serves all agents, whom their observations tell apart, so that its size does not grow with
-    their number, and the order of the others does not matter.
+    One set of parameters serves all agents, whom their observations tell apart, so that its size
+    does not grow with their number, and the order of the others does not matter.
     """
 
     encoder: Torso  # f
@@ -147,7 +158,11 @@ class AttentionValues(eqx.Module):
         every, agents = self.encoder(units(seen, action)), seen.obs.shape[0]
         mine = every if own is None else self.encoder(units(seen, own))
         split = lambda x: x.reshape(*x.shape[:-1], self.heads, -1)
-        query, key, value = split(self.looker(seen.obs) @ self.queries), split(every @ self.keys), self.values(every)
+        query, key, value = (
+            split(self.looker(seen.obs) @ self.queries),
+            split(every @ self.keys),
+            self.values(every),
+        )
         logits = jnp.einsum("ibhw,jbhw->bhij", query, key) / query.shape[-1] ** 0.5
         weights = jax.nn.softmax(jnp.where(np.eye(agents, dtype=bool), -jnp.inf, logits))
         heard = jnp.einsum("bhij,jbhw->ibhw", weights, split(value)).reshape(mine.shape)
@@ -168,7 +183,8 @@ def make_values(
     share: bool = False,
     key: Key,
 ) -> AgentValues:
-    """Q of observations and actions if `acts`, else V. With one agent there is nothing to split or to attend to."""
+    """Q of observations and actions if `acts`, else V. With one agent there is nothing to split or
+    to attend to."""
     if form == "mlp" or spec.num_agents == 1:
         size = spec.state_size if known == "state" else int(obs_mask(spec).sum())
         return Values(spec, size + acts * int(spec.action_mask.sum()), hidden, share=share, key=key)

@@ -14,42 +14,56 @@ def step_keys(key: Key, steps: int) -> Keys:
 
 
 def noise_of_steps(key: Key, shape: tuple[int, ...]) -> Float[Array, "time ..."]:
-    """Standard normal noise `[time ...]`, by a key of each step's own: it is the same however long the padding."""
+    """Standard normal noise `[time ...]`, by a key of each step's own: it is the same however long
+    the padding."""
     return jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(step_keys(key, shape[0]))
 
 
 def straight_through_gumbel(
-    logits: Float[Array, "*batch actions"], available: Bool[Array, "*batch actions"] | None, key: Key
+    logits: Float[Array, "*batch actions"],
+    available: Bool[Array, "*batch actions"] | None,
+    key: Key,
 ) -> Float[Array, "*batch actions"]:
-    """A one-hot draw from softmax(logits) whose gradient is that of the relaxed draw, at temperature 1.
+    """A one-hot draw from softmax(logits) whose gradient is that of the relaxed draw, at
+    temperature 1.
 
     The straight-through Gumbel-softmax estimator (Jang et al., ICLR 2017, Sec. 2.2).
     """
     noise = jax.random.gumbel(key, logits.shape)
     relaxed = jax.nn.softmax(only_available(logits + noise, available))
     drawn = jax.nn.one_hot(jnp.argmax(relaxed, axis=-1), logits.shape[-1])
-    return drawn + (relaxed - jax.lax.stop_gradient(relaxed))  # in this order: forward it is exactly `drawn`
+    return drawn + (
+        relaxed - jax.lax.stop_gradient(relaxed)
+    )  # in this order: forward it is exactly `drawn`
 
 
 def straight_through_steps(
-    logits: Float[Array, "batch time agents actions"], available: Bool[Array, "batch time agents actions"], key: Key
+    logits: Float[Array, "batch time agents actions"],
+    available: Bool[Array, "batch time agents actions"],
+    key: Key,
 ) -> Float[Array, "batch time agents actions"]:
     """The same at every step of a batch of episodes, by a key of the step's own.
 
-    So a draw does not depend on how long episodes are padded, which differs where seeds learn side by side.
+    So a draw does not depend on how long episodes are padded, which differs where seeds learn side
+    by side.
     """
     keys = step_keys(key, logits.shape[1])
     return jax.vmap(straight_through_gumbel, in_axes=(1, 1, 0), out_axes=1)(logits, available, keys)
 
 
-def draw_steps(logits: Float[Array, "batch time agents actions"], key: Key) -> Int[Array, "batch time agents"]:
+def draw_steps(
+    logits: Float[Array, "batch time agents actions"], key: Key
+) -> Int[Array, "batch time agents"]:
     """A joint action at every step of a batch of episodes, by a key of the step's own."""
     keys = step_keys(key, logits.shape[1])
-    return jax.vmap(jax.random.categorical, in_axes=(0, 1), out_axes=1)(keys, logits).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical, in_axes=(0, 1), out_axes=1)(keys, logits).astype(
+        jnp.int32
+    )
 
 
 def log_probability(probability: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """Its logarithm, finite at 0: what is masked may have no chance, and its gradient must still be a number."""
+    """Its logarithm, finite at 0: what is masked may have no chance, and its gradient must still be
+    a number."""
     return jnp.log(jnp.maximum(probability, 1e-30))
 
 

@@ -1,21 +1,49 @@
-"""How discrete teams choose: greedily, by chance, or by a policy, and always among what is available."""
+"""How discrete teams choose: greedily, by chance, or by a policy, and always among what is
+available."""
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from comarl.types import Clock, Key
+from comarl.validation import check_range
 
-NEVER = -1e10  # the logit of an action that is not available: finite, so that gradients stay numbers
+# The logit of an action that is not available: finite, so that gradients stay numbers.
+NEVER = -1e10
 
 
 def linear(start: float, end: float, steps: int, now: Int[Array, ""]) -> Float[Array, ""]:
     """From `start` to `end` over the first `steps` environment steps, then `end`."""
     progress = jnp.minimum(now.astype(jnp.float32) / max(steps, 1), 1.0)
     return start + (end - start) * progress
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """The share of random actions while a team explores, which falls linearly.
+
+    >>> from comarl.types import Clock
+    >>> epsilon = Epsilon(first=1.0, last=0.0, steps=100)
+    >>> float(epsilon.at(Clock(jnp.int32(25), jnp.int32(0), jnp.int32(0))))
+    0.75
+    """
+
+    first: float = 1.0
+    """share at first"""
+    last: float = 0.05
+    """share in the end"""
+    steps: int = 50_000
+    """environment steps from the first to the last, of all teams"""
+
+    def __post_init__(self):
+        check_range(self, 0, 1, "first", "last")
+        check_range(self, 0, None, "steps")
+
+    def at(self, clock: Clock) -> Float[Array, ""]:
+        """The share at this moment of a run."""
+        return linear(self.first, self.last, self.steps, clock.env_steps)
 
 
 def only_available(
@@ -32,29 +60,11 @@ def greedy(
     return jnp.argmax(only_available(scores, available), axis=-1).astype(jnp.int32)
 
 
-def pick(values: Float[Array, "*batch actions"], action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+def pick(
+    values: Float[Array, "*batch actions"], action: Int[Array, "*batch"]
+) -> Float[Array, "*batch"]:
     """The entry of each agent's action."""
     return jnp.take_along_axis(values, action[..., None], axis=-1)[..., 0]
-
-
-def explore_or_greedy(
-    draw: Callable[..., Array],
-    settings: Any,
-    scores: Float[Array, "agents actions"],
-    available: Bool[Array, "agents actions"] | None,
-    clock: Clock,
-    key: Key,
-    *,
-    explore: bool,
-) -> Int[Array, " agents"]:
-    """Each agent's best action, or while exploring what `draw` makes of the scores and the epsilon of now.
-
-    `draw` is `epsilon_greedy` or `epsilon_softmax`; `settings` have the fields `epsilon` and `epsilon_steps`.
-    """
-    if not explore:
-        return greedy(scores, available)
-    first, last = settings.epsilon
-    return draw(scores, available, linear(first, last, settings.epsilon_steps, clock.env_steps), key)
 
 
 def epsilon_greedy(
@@ -88,4 +98,6 @@ def epsilon_softmax(
     key: Key,
 ) -> Int[Array, " agents"]:
     """Drawn from (1 - epsilon) softmax(logits) + epsilon (uniform over the available actions)."""
-    return jax.random.categorical(key, jnp.log(policy_with_epsilon(logits, available, epsilon))).astype(jnp.int32)
+    return jax.random.categorical(
+        key, jnp.log(policy_with_epsilon(logits, available, epsilon))
+    ).astype(jnp.int32)

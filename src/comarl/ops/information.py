@@ -6,14 +6,16 @@ from jaxtyping import Array, Bool, Float
 
 
 def jensen_shannon_gap(scores: Float[Array, "rows rows"]) -> Float[Array, " rows"]:
-    """How far each matched pair is from standing out: the negated per-row term of the Jensen-Shannon bound.
+    """How far each matched pair is from standing out: the negated per-row term of the
+    Jensen-Shannon bound.
 
-    `scores[m, k]` is T(s_m, z_k), so the diagonal scores what belongs together. With sp(x) = log(1 + exp(x)),
+    `scores[m, k]` is T(s_m, z_k), so the diagonal scores what belongs together. With sp(x) = log(1
+    + exp(x)),
 
         gap_m = mean_{k != m} [sp(scores[m, k]) - log 2] - [log 2 - sp(-scores[m, m])]
 
-    It is 0 for a T that is 0 everywhere; descending it raises the bound on I(z; s) (RACE, Eq. 3, up to a constant
-    2 log 2; MINE in the form that PMIC, Li et al. 2022, uses).
+    It is 0 for a T that is 0 everywhere; descending it raises the bound on I(z; s) (RACE, Eq. 3, up
+    to a constant 2 log 2; MINE in the form that PMIC, Li et al. 2022, uses).
     """
     rows = scores.shape[0]
     matched = jnp.diagonal(scores)
@@ -22,11 +24,15 @@ def jensen_shannon_gap(scores: Float[Array, "rows rows"]) -> Float[Array, " rows
     return (mismatched - jnp.log(2.0)) - (jnp.log(2.0) - softplus(-matched))
 
 
-def team_gaps(scores: Float[Array, "batch batch agents"], mask: Bool[Array, " batch"]) -> Float[Array, "batch agents"]:
-    """The same gap for the agents of several episodes at one step, where `scores[m, k, i]` is T(s_m, z_ki).
+def team_gaps(
+    scores: Float[Array, "batch batch agents"], mask: Bool[Array, " batch"]
+) -> Float[Array, "batch agents"]:
+    """The same gap for the agents of several episodes at one step, where `scores[m, k, i]` is
+    T(s_m, z_ki).
 
-    What does not belong to state m is every agent of every other episode that is still going on (`mask`); agents of the
-    same episode share its state, so they are no counterexamples. 0 where there is no other episode, and after an end.
+    What does not belong to state m is every agent of every other episode that is still going on
+    (`mask`); agents of the same episode share its state, so they are no counterexamples. 0 where
+    there is no other episode, and after an end.
     """
     softplus = jax.nn.softplus
     others = mask[:, None] & mask[None, :] & ~jnp.eye(mask.shape[0], dtype=bool)
@@ -38,7 +44,9 @@ def team_gaps(scores: Float[Array, "batch batch agents"], mask: Bool[Array, " ba
     return jnp.where((number > 0)[:, None], gaps, 0.0)
 
 
-def value_weights(values: Float[Array, "*batch"], mask: Bool[Array, "*batch"] | None = None) -> Float[Array, "*batch"]:
+def value_weights(
+    values: Float[Array, "*batch"], mask: Bool[Array, "*batch"] | None = None
+) -> Float[Array, "*batch"]:
     """Values scaled to [0, 1] over the batch (RACE, Eq. 5): good states count, the worst does not.
 
     What `mask` leaves out has no part in the scale, and weight 0.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import equinox as eqx
 import jax
@@ -13,16 +13,19 @@ from comarl.types import tree_where
 from comarl.validation import check_range
 
 Module = TypeVar("Module")
+Aux = TypeVar("Aux")
 
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam with its gradient clipped to a global norm. Hashable, unlike the optax transformation that it makes."""
+    """Adam with its gradient clipped to a global norm. Hashable, unlike the optax transformation
+    that it makes."""
 
     learning_rate: float = 1e-3
     """step size"""
     max_grad_norm: float = 10.0
-    """the whole gradient of one network is scaled down to this norm if longer; 0 turns clipping off"""
+    """the whole gradient of one network is scaled down to this norm if longer; 0 turns clipping
+    off"""
     epsilon: float = 1e-8
     """added to the root of the second moment"""
 
@@ -36,12 +39,14 @@ class Adam:
 
 @dataclass(frozen=True)
 class RmsProp:
-    """RMSProp as PyTorch has it, with epsilon outside the root, which is what PyMARL was tuned with."""
+    """RMSProp as PyTorch has it, with epsilon outside the root, which is what PyMARL was tuned
+    with."""
 
     learning_rate: float = 5e-4
     """step size"""
     max_grad_norm: float = 10.0
-    """the whole gradient of one network is scaled down to this norm if longer; 0 turns clipping off"""
+    """the whole gradient of one network is scaled down to this norm if longer; 0 turns clipping
+    off"""
     decay: float = 0.99
     """of the running second moment"""
     epsilon: float = 1e-5
@@ -53,19 +58,34 @@ class RmsProp:
 
     @property
     def transform(self) -> optax.GradientTransformation:
-        rmsprop = optax.rmsprop(self.learning_rate, decay=self.decay, eps=self.epsilon, eps_in_sqrt=False)
+        rmsprop = optax.rmsprop(
+            self.learning_rate, decay=self.decay, eps=self.epsilon, eps_in_sqrt=False
+        )
         return clipped(self.max_grad_norm, rmsprop)
 
 
 Optimiser = Adam | RmsProp
 
 
-def clipped(max_grad_norm: float, transform: optax.GradientTransformation) -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), transform) if max_grad_norm else transform
+def clipped(
+    max_grad_norm: float, transform: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    return (
+        optax.chain(optax.clip_by_global_norm(max_grad_norm), transform)
+        if max_grad_norm
+        else transform
+    )
 
 
 class Learner(eqx.Module, Generic[Module]):
-    """Parameters and their optimiser's state. `value` is what forward passes use."""
+    """Parameters and their optimiser's state. `value` is what forward passes use.
+
+    >>> import jax.numpy as jnp
+    >>> learner = Learner.create(jnp.float32(3.0), Adam(learning_rate=0.5))
+    >>> learner, loss = learner.descend(lambda x: x**2)
+    >>> float(loss), round(float(learner.value), 3)
+    (9.0, 2.5)
+    """
 
     value: Module
     opt_state: optax.OptState
@@ -75,15 +95,94 @@ class Learner(eqx.Module, Generic[Module]):
     def create(cls, value: Module, optimiser: Optimiser) -> "Learner[Module]":
         return cls(value, optimiser.transform.init(value), optimiser)  # type: ignore[arg-type]
 
-    def descend(self, loss: Callable[[Module], Float[Array, ""]]) -> tuple["Learner[Module]", Float[Array, ""]]:
-        """One step down the gradient of `loss(value)`, and the loss before it."""
-        loss_value, gradient = jax.value_and_grad(loss)(self.value)
-        return self.apply(gradient), loss_value
+    @overload
+    def descend(
+        self, loss: Callable[[Module], Float[Array, ""]]
+    ) -> tuple["Learner[Module]", Float[Array, ""]]: ...
+
+    @overload
+    def descend(
+        self, loss: Callable[[Module], tuple[Float[Array, ""], Aux]], *, has_aux: Literal[True]
+    ) -> tuple["Learner[Module]", tuple[Float[Array, ""], Aux]]: ...
+
+    def descend(self, loss: Callable, *, has_aux: bool = False) -> tuple["Learner[Module]", Any]:
+        """One step down the gradient of `loss(value)`, and the loss before it.
+
+        With `has_aux`, `loss` returns a pair, of which the first is descended; both come back.
+        """
+        found, gradient = jax.value_and_grad(loss, has_aux=has_aux)(self.value)
+        return self.apply(gradient), found
 
     def apply(self, gradient: Module) -> "Learner[Module]":
         """One step along a gradient computed elsewhere."""
         updates, opt_state = self.optimiser.transform.update(gradient, self.opt_state, self.value)  # type: ignore
         return Learner(optax.apply_updates(self.value, updates), opt_state, self.optimiser)  # type: ignore[arg-type]
+
+
+class Tracked(eqx.Module, Generic[Module]):
+    """A learner and its slow copy, `target`: the critic Q and the target critic Q' of a paper.
+
+    >>> import jax.numpy as jnp
+    >>> critic = Tracked.create(jnp.float32(3.0), Adam(learning_rate=0.5))
+    >>> critic, loss = critic.descend(lambda x: x**2)
+    >>> critic = critic.polyak(0.1)
+    >>> round(float(critic.value), 3), round(float(critic.target), 3)
+    (2.5, 2.95)
+    """
+
+    learner: Learner[Module]
+    target: Module
+
+    @classmethod
+    def create(cls, value: Module, optimiser: Optimiser) -> "Tracked[Module]":
+        """The copy begins as the original."""
+        return cls(Learner.create(value, optimiser), value)
+
+    @property
+    def value(self) -> Module:
+        """What the optimiser changes."""
+        return self.learner.value
+
+    @overload
+    def descend(
+        self, loss: Callable[[Module], Float[Array, ""]]
+    ) -> tuple["Tracked[Module]", Float[Array, ""]]: ...
+
+    @overload
+    def descend(
+        self, loss: Callable[[Module], tuple[Float[Array, ""], Aux]], *, has_aux: Literal[True]
+    ) -> tuple["Tracked[Module]", tuple[Float[Array, ""], Aux]]: ...
+
+    def descend(self, loss: Callable, *, has_aux: bool = False) -> tuple["Tracked[Module]", Any]:
+        """As `Learner.descend`; the target stays."""
+        learner, found = self.learner.descend(loss, has_aux=has_aux)  # type: ignore[call-overload]
+        return Tracked(learner, self.target), found
+
+    def apply(self, gradient: Module) -> "Tracked[Module]":
+        """As `Learner.apply`; the target stays."""
+        return Tracked(self.learner.apply(gradient), self.target)
+
+    def polyak(self, tau: float) -> "Tracked[Module]":
+        """The target moves a fraction `tau` of the way to the learner."""
+        return Tracked(self.learner, polyak(self.target, self.value, tau))
+
+    def copy_every(self, period: int, updates: Int[Array, ""]) -> "Tracked[Module]":
+        """The target becomes the learner after every `period`-th update of a run."""
+        return Tracked(self.learner, copy_every(period, updates, self.target, self.value))
+
+
+def descend_jointly(
+    learners: tuple[Learner | Tracked, ...],
+    loss: Callable[[tuple], tuple[Float[Array, ""], Aux]],
+) -> tuple[tuple, tuple[Float[Array, ""], Aux]]:
+    """One step of each of several learners down one loss of all their values, `loss(values)`.
+
+    `loss` returns what is descended and something beside it; both come back after the learners.
+    """
+    values = tuple(learner.value for learner in learners)
+    found, gradients = jax.value_and_grad(loss, has_aux=True)(values)
+    pairs = zip(learners, gradients, strict=True)
+    return tuple(learner.apply(gradient) for learner, gradient in pairs), found
 
 
 def polyak(target: PyTree, online: PyTree, tau: float) -> PyTree:
@@ -92,5 +191,6 @@ def polyak(target: PyTree, online: PyTree, tau: float) -> PyTree:
 
 
 def copy_every(period: int, updates: Int[Array, ""], target: PyTree, online: PyTree) -> PyTree:
-    """`online` after every `period`-th update, else `target`. `updates` is how many there were before this one."""
+    """`online` after every `period`-th update, else `target`. `updates` is how many there were
+    before this one."""
     return tree_where((updates + 1) % period == 0, online, target)

@@ -1,4 +1,5 @@
-"""The same episodes from a task outside JAX: copies of it, one per seed and team, stepped together by the host."""
+"""The same episodes from a task outside JAX: copies of it, one per seed and team, stepped together
+by the host."""
 
 import functools
 
@@ -32,9 +33,11 @@ def play(
     keys: Keys,
     mode: Mode,
 ) -> Episode:
-    """One episode of each of `teams`, `[seeds copies time ...]`; those not `playing` are masked from the start.
+    """One episode of each of `teams`, `[seeds copies time ...]`; those not `playing` are masked
+    from the start.
 
-    The arrays are always as long as the task's horizon, so that nothing is compiled anew for another length.
+    The arrays are always as long as the task's horizon, so that nothing is compiled anew for
+    another length.
     """
     spec, shape = env.spec, teams.shape
     resets, memory_keys, act_keys = split_keys(keys, shape[1])
@@ -45,7 +48,16 @@ def play(
     alive, time = playing.copy(), 0
     while alive.any():
         memory, action = act(
-            algorithm, spec, agent, clock, teams, memory, look(spec, timestep, shape), act_keys, np.int32(time), mode
+            algorithm,
+            spec,
+            agent,
+            clock,
+            teams,
+            memory,
+            look(spec, timestep, shape),
+            act_keys,
+            np.int32(time),
+            mode,
         )
         action = np.asarray(action)
         timestep, reward, terminated, truncated = env.step(action.reshape(-1, *action.shape[2:]))
@@ -57,7 +69,8 @@ def play(
 
 @functools.partial(jax.jit, static_argnums=1)
 def split_keys(keys: Keys, num_teams: int) -> tuple[Int[Array, "seeds copies"], Keys, Keys]:
-    """For each seed and team: the number that seeds the task's reset, and keys for memory and actions."""
+    """For each seed and team: the number that seeds the task's reset, and keys for memory and
+    actions."""
 
     def one(key: Key) -> tuple[Array, Key, Key]:
         reset_key, memory_key, act_key = jax.random.split(key, 3)
@@ -67,8 +80,12 @@ def split_keys(keys: Keys, num_teams: int) -> tuple[Int[Array, "seeds copies"], 
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def first_memory(algorithm: Algorithm, spec: EnvSpec, agent: PyTree, timestep: HostTimestep, keys: Keys) -> PyTree:
-    return jax.vmap(jax.vmap(algorithm.initial_memory, (None, 0, 0)))(agent, see(spec, timestep), keys)
+def first_memory(
+    algorithm: Algorithm, spec: EnvSpec, agent: PyTree, timestep: HostTimestep, keys: Keys
+) -> PyTree:
+    return jax.vmap(jax.vmap(algorithm.initial_memory, (None, 0, 0)))(
+        agent, see(spec, timestep), keys
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("algorithm", "spec", "mode"))
@@ -87,7 +104,9 @@ def act(
     """The actions of every team of every seed at one step."""
 
     def one(agent: PyTree, clock: Clock, team: Array, memory: PyTree, timestep: Timestep, key: Key):
-        return policy_of(algorithm, spec, agent, team, clock, mode)(memory, timestep, jax.random.fold_in(key, time))
+        return policy_of(algorithm, spec, agent, team, clock, mode)(
+            memory, timestep, jax.random.fold_in(key, time)
+        )
 
     over_teams = jax.vmap(one, in_axes=(None, None, 0, 0, 0, 0))
     over_seeds = jax.vmap(over_teams, in_axes=(0, PER_SEED, 0, 0, 0, 0))
@@ -95,7 +114,8 @@ def act(
 
 
 def look(spec: EnvSpec, timestep: HostTimestep, shape: tuple[int, int]) -> HostTimestep:
-    """A timestep `[copies ...]` as `[seeds teams ...]`. Observations that are a gather of the state are left out."""
+    """A timestep `[copies ...]` as `[seeds teams ...]`. Observations that are a gather of the state
+    are left out."""
     split = lambda x: x.reshape(*shape, *x.shape[1:])
     obs = np.zeros((*shape, 0, 0), np.float32) if spec.obs_from_state else split(timestep.obs)
     available = None if timestep.available is None else split(timestep.available)
@@ -106,7 +126,9 @@ def see(spec: EnvSpec, timestep: HostTimestep) -> Timestep:
     """What the teams see, in JAX, with the observations that `look` left out."""
     state = jnp.asarray(timestep.state)
     obs = spec.observe(state) if spec.obs_from_state else jnp.asarray(timestep.obs)
-    return Timestep(obs, state, None if timestep.available is None else jnp.asarray(timestep.available))
+    return Timestep(
+        obs, state, None if timestep.available is None else jnp.asarray(timestep.available)
+    )
 
 
 class Recorder:
@@ -152,7 +174,14 @@ class Recorder:
     def episodes(self, memory: PyTree) -> Episode:
         split = lambda x: jnp.asarray(x.reshape(*self.shape, *x.shape[1:]))
         obs = self.obs if self.obs.shape[1] else np.zeros((*self.state.shape[:2], 0, 0), np.float32)
-        timesteps = Timestep(split(obs), split(self.state), None if self.available is None else split(self.available))
+        timesteps = Timestep(
+            split(obs), split(self.state), None if self.available is None else split(self.available)
+        )
         return Episode(
-            memory, timesteps, split(self.action), split(self.reward), split(self.terminated), split(self.mask)
+            memory,
+            timesteps,
+            split(self.action),
+            split(self.reward),
+            split(self.terminated),
+            split(self.mask),
         )

@@ -10,10 +10,11 @@ from jaxtyping import PyTree
 from comarl.machine.placement import ONE_DEVICE, Placement
 from comarl.play import host_rollout, rollout
 from comarl.types import Algorithm, Clock, Environment, Episode, Keys
-from comarl.workers.pool import Pool, Tell, say
+from comarl.workers.pool import Pool, RestartCallback, log_to_stderr
 
 Player = Callable[[PyTree, Clock, np.ndarray, np.ndarray, Keys, rollout.Mode], Episode]
-"""Plays `teams` `[seeds teams]` where `playing`, with one key per seed: whatever the task, the same episodes."""
+"""Plays `teams` `[seeds teams]` where `playing`, with one key per seed: whatever the task, the same
+episodes."""
 
 
 def make_player(
@@ -21,10 +22,11 @@ def make_player(
     task: Any,
     seeds: int,
     num_copies: int,
-    on_restart: Tell = say,
+    on_restart: RestartCallback = log_to_stderr,
     placement: Placement = ONE_DEVICE,
 ) -> tuple[Player, Callable[[], None]]:
-    """What plays `num_copies` episodes of each of `seeds` seeds, and what to call when it is no longer needed.
+    """What plays `num_copies` episodes of each of `seeds` seeds, and what to call when it is no
+    longer needed.
 
     `on_restart` is told of every worker process that died and was replaced, where a task has some.
     """
@@ -34,9 +36,13 @@ def make_player(
     if isinstance(env, Pool):
         env.on_restart = on_restart
 
-    def play(agent: PyTree, clock: Clock, teams: Any, playing: Any, keys: Keys, mode: rollout.Mode) -> Episode:
+    def play(
+        agent: PyTree, clock: Clock, teams: Any, playing: Any, keys: Keys, mode: rollout.Mode
+    ) -> Episode:
         # Acting is little work and often, so that all seeds had better do it on one device.
         agent, clock, keys = placement.gather((agent, clock, keys))
-        return placement.scatter(host_rollout.play(algorithm, env, agent, clock, teams, playing, keys, mode))
+        return placement.scatter(
+            host_rollout.play(algorithm, env, agent, clock, teams, playing, keys, mode)
+        )
 
     return play, env.close

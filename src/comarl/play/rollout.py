@@ -30,19 +30,25 @@ Mode = Literal["explore", "greedy", "random"]
 Policy = Callable[[PyTree, Timestep, Key], tuple[PyTree, Array]]
 
 
-def policy_of(algorithm: Algorithm, spec: EnvSpec, agent: PyTree, team: Index, clock: Clock, mode: Mode) -> Policy:
+def policy_of(
+    algorithm: Algorithm, spec: EnvSpec, agent: PyTree, team: Index, clock: Clock, mode: Mode
+) -> Policy:
     """One team's way of acting, as a function of its memory and what it sees."""
     if mode == "random":
         return lambda memory, timestep, key: (memory, random_action(spec, timestep, key))
     explore = mode == "explore"
-    return lambda memory, timestep, key: algorithm.act(agent, team, memory, timestep, clock, key, explore=explore)
+    return lambda memory, timestep, key: algorithm.act(
+        agent, team, memory, timestep, clock, key, explore=explore
+    )
 
 
 def random_action(spec: EnvSpec, timestep: Timestep, key: Key) -> Array:
     """Uniform over [-1, 1], or over the available actions."""
     if spec.discrete:
         shape = (spec.num_agents, spec.action_size)
-        return jax.random.categorical(key, only_available(jnp.zeros(shape), timestep.available)).astype(jnp.int32)
+        return jax.random.categorical(
+            key, only_available(jnp.zeros(shape), timestep.available)
+        ).astype(jnp.int32)
     return jnp.asarray(spec.action_mask) * jax.random.uniform(
         key, (spec.num_agents, spec.action_size), minval=-1.0, maxval=1.0
     )
@@ -60,7 +66,8 @@ def play(
     mode: Mode,
     placement: Placement = ONE_DEVICE,
 ) -> Episode:
-    """One episode of each of `teams`, `[seeds copies time ...]`; those not `playing` are masked from the start.
+    """One episode of each of `teams`, `[seeds copies time ...]`; those not `playing` are masked
+    from the start.
 
     `keys` is one key per seed.
     """
@@ -91,7 +98,9 @@ def rollout(
         memory, action = policy(memory, timestep, act_key)
         env_state, after, reward, terminated, truncated = env.step(env_state, action, step_key)
         record = (timestep, action, jnp.where(over, 0.0, reward), terminated & ~over, ~over)
-        counts = tree_where(over, counts, env.metrics(env_state))  # as they were when the episode ended
+        counts = tree_where(
+            over, counts, env.metrics(env_state)
+        )  # as they were when the episode ended
         return (env_state, after, memory, counts, over | terminated | truncated), record
 
     reset_key, memory_key, steps_key = jax.random.split(key, 3)

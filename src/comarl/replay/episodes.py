@@ -1,16 +1,17 @@
-"""Replay of whole episodes, for what must see their steps in order. Written for one seed; the loop maps it."""
+"""Replay of whole episodes, for what must see their steps in order. Written for one seed; the loop
+maps it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from comarl.replay.transitions import remembered
+from comarl.replay.transitions import latent_of
 from comarl.types import EnvSpec, Episode, Key, Timestep
-from comarl.validation import check_choices, check_range
+from comarl.validation import check_fields, check_range
 
 
 class Latent(eqx.Module):
@@ -19,10 +20,12 @@ class Latent(eqx.Module):
     latent: Float[Array, "*batch latent"]
 
 
-class Kept(eqx.Module):
+class EpisodeStorage(eqx.Module):
     """Whole episodes, one per row, in the form in which they are kept."""
 
-    obs: Array | None  # [rows, time+1, agents, obs]; None where observations are a gather of the state
+    obs: (
+        Array | None
+    )  # [rows, time+1, agents, obs]; None where observations are a gather of the state
     state: Array  # [rows, time+1, state]
     available: Bool[Array, "rows steps agents actions"] | None
     action: Array  # [rows, time, agents, ...]
@@ -35,7 +38,7 @@ class Kept(eqx.Module):
 class EpisodeRingState(eqx.Module):
     """The latest episodes, and where the next one goes."""
 
-    kept: Kept
+    kept: EpisodeStorage
     cursor: Int[Array, ""]  # the row that is written next
     size: Int[Array, ""]  # episodes held
 
@@ -49,14 +52,25 @@ class EpisodeRing:
     batch_size: int = 32
     """episodes per draw; learning waits until there are so many"""
     storage: Literal["full", "half", "byte"] = "full"
-    """how observations and states are kept: in 32 bits, in 16, or in 8 where the task declares their range"""
+    """how observations and states are kept: in 32 bits, in 16, or in 8 where the task declares
+    their range"""
     latent: int = 0
-    """length of the vector `memory.latent` that is kept with each episode; 0 for policies that have none"""
+    """length of the vector `memory.latent` that is kept with each episode; 0 for policies that have
+    none"""
+    recent: int = 0
+    """how many of the newest episodes count as recent, of which each batch then has some more; 0
+    for a uniform draw alone"""
+    recent_batch: int = 0
+    """recent episodes per draw, which come before the `batch_size` drawn from all"""
+
+    batch: ClassVar[type] = Episode
 
     def __post_init__(self):
-        check_choices(self)
+        check_fields(self)
         check_range(self, 1, None, "capacity", "batch_size")
         check_range(self, 0, None, "latent")
+        check_range(self, 0, self.capacity, "recent")
+        check_range(self, min(1, self.recent), self.recent, "recent_batch")
         if self.batch_size > self.capacity:
             raise ValueError(
                 f"replay.batch_size {self.batch_size}: it must be at most the capacity, {self.capacity} episodes"
@@ -68,17 +82,21 @@ class EpisodeRing:
 
     def ready(self, ring: EpisodeRingState) -> Bool[Array, ""]:
         """Whether there is enough to draw from."""
-        return ring.size >= self.batch_size
+        return ring.size >= max(self.batch_size, self.recent_batch)
 
     def init(self, spec: EnvSpec) -> EpisodeRingState:
         time, agents = spec.horizon, spec.num_agents
         zeros = lambda *shape, dtype=jnp.float32: jnp.zeros((self.capacity, *shape), dtype)
         # A discrete action is a small number: 8 bits hold it without loss.
         action = (time, agents) if spec.discrete else (time, agents, spec.action_size)
-        kept = Kept(
-            obs=None if spec.obs_from_state else self.pack(spec, zeros(time + 1, agents, spec.obs_size)),
+        kept = EpisodeStorage(
+            obs=None
+            if spec.obs_from_state
+            else self.pack(spec, zeros(time + 1, agents, spec.obs_size)),
             state=self.pack(spec, zeros(time + 1, spec.state_size)),
-            available=zeros(time + 1, agents, spec.action_size, dtype=bool) if spec.discrete else None,
+            available=zeros(time + 1, agents, spec.action_size, dtype=bool)
+            if spec.discrete
+            else None,
             action=zeros(*action, dtype=small_int(spec) if spec.discrete else jnp.float32),
             reward=zeros(time),
             terminated=zeros(time, dtype=bool),
@@ -88,14 +106,23 @@ class EpisodeRing:
         return EpisodeRingState(kept, jnp.int32(0), jnp.int32(0))
 
     def add(self, ring: EpisodeRingState, episodes: Episode, spec: EnvSpec) -> EpisodeRingState:
-        """Puts episodes `[teams time ...]` over the oldest. One that did not take place leaves no trace."""
+        """Puts episodes `[teams time ...]` over the oldest. One that did not take place leaves no
+        trace."""
         played = episodes.mask[:, 0]
-        row = jnp.where(played, (ring.cursor + jnp.cumsum(played) - 1) % self.capacity, self.capacity)
-        obs, state, available = episodes.timesteps.obs, episodes.timesteps.state, episodes.timesteps.available
+        row = jnp.where(
+            played, (ring.cursor + jnp.cumsum(played) - 1) % self.capacity, self.capacity
+        )
+        obs, state, available = (
+            episodes.timesteps.obs,
+            episodes.timesteps.state,
+            episodes.timesteps.available,
+        )
         # After its end an episode is zeros, whatever the task showed there.
         seen = jnp.pad(episodes.mask, ((0, 0), (1, 0)), constant_values=True)
-        blank = lambda x, there: jnp.where(there.reshape(*there.shape, *[1] * (x.ndim - 2)), x, jnp.zeros((), x.dtype))
-        kept = Kept(
+        blank = lambda x, there: jnp.where(
+            there.reshape(*there.shape, *[1] * (x.ndim - 2)), x, jnp.zeros((), x.dtype)
+        )
+        kept = EpisodeStorage(
             obs=None if spec.obs_from_state else self.pack(spec, blank(obs, seen)),
             state=self.pack(spec, blank(state, seen)),
             available=None if available is None else blank(available, seen),
@@ -103,7 +130,7 @@ class EpisodeRing:
             reward=blank(episodes.reward, episodes.mask),
             terminated=episodes.terminated & episodes.mask,
             mask=episodes.mask,
-            memory=Latent(remembered(self.latent, episodes.memory)) if self.latent else (),
+            memory=Latent(latent_of(self.latent, episodes.memory)) if self.latent else (),
         )
         put = lambda old, new: old.at[row].set(new, mode="drop")
         number = played.sum().astype(jnp.int32)
@@ -114,11 +141,31 @@ class EpisodeRing:
         )
 
     def sample(self, ring: EpisodeRingState, spec: EnvSpec, key: Key) -> Episode:
-        """A batch of different episodes, as they were played up to the precision of `storage`."""
-        lots = jnp.where(jnp.arange(self.capacity) < ring.size, jax.random.uniform(key, (self.capacity,)), -1.0)
-        return self.look(ring, spec, jax.lax.top_k(lots, self.batch_size)[1])
+        """A batch of different episodes, as they were played up to the precision of `storage`.
 
-    def look(self, ring: EpisodeRingState, spec: EnvSpec, row: Int[Array, " batch"]) -> Episode:
+        With `recent`, different recent episodes come first; the others may be the same again.
+        """
+        if not self.recent:
+            return self.gather(ring, spec, self.draw_uniform(ring, key))
+        recent_key, all_key = jax.random.split(key)
+        recent = self.gather(ring, spec, self.draw_recent(ring, recent_key))
+        uniform = self.gather(ring, spec, self.draw_uniform(ring, all_key))
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), recent, uniform)
+
+    def draw_uniform(self, ring: EpisodeRingState, key: Key) -> Int[Array, " batch"]:
+        """Rows of different episodes, of all that are held."""
+        random = jax.random.uniform(key, (self.capacity,))
+        random_scores = jnp.where(jnp.arange(self.capacity) < ring.size, random, -1.0)
+        return jax.lax.top_k(random_scores, self.batch_size)[1]
+
+    def draw_recent(self, ring: EpisodeRingState, key: Key) -> Int[Array, " recent"]:
+        """Rows of different episodes, of the newest."""
+        random = jax.random.uniform(key, (self.recent,))
+        random_scores = jnp.where(jnp.arange(self.recent) < ring.size, random, -1.0)
+        age = jax.lax.top_k(random_scores, self.recent_batch)[1]
+        return (ring.cursor - 1 - age) % self.capacity
+
+    def gather(self, ring: EpisodeRingState, spec: EnvSpec, row: Int[Array, " batch"]) -> Episode:
         """The episodes of these rows."""
         drawn = jax.tree.map(lambda x: x[row], ring.kept)
         state = self.unpack(spec, drawn.state)
@@ -140,34 +187,6 @@ class EpisodeRing:
             low, high = spec.obs_range
             return x.astype(jnp.float32) * ((high - low) / 255.0) + low
         return x.astype(jnp.float32)
-
-
-@dataclass(frozen=True)
-class RecentAndOld(EpisodeRing):
-    """One ring of episodes and two draws in each batch: first some of the newest, then some of all that are kept."""
-
-    recent: int = 32
-    """how many of the newest episodes count as recent"""
-    recent_batch: int = 16
-    """recent episodes per draw, which come before the `batch_size` drawn from all"""
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_range(self, 1, self.capacity, "recent")
-        check_range(self, 1, self.recent, "recent_batch")
-
-    def ready(self, ring: EpisodeRingState) -> Bool[Array, ""]:
-        """Whether there is enough for both draws."""
-        return ring.size >= max(self.batch_size, self.recent_batch)
-
-    def sample(self, ring: EpisodeRingState, spec: EnvSpec, key: Key) -> Episode:
-        """`recent_batch` different recent episodes, then `batch_size` different ones, which may be the same."""
-        recent_key, all_key = jax.random.split(key)
-        age = jnp.arange(self.recent)
-        lots = jnp.where(age < ring.size, jax.random.uniform(recent_key, (self.recent,)), -1.0)
-        row = (ring.cursor - 1 - jax.lax.top_k(lots, self.recent_batch)[1]) % self.capacity
-        both = self.look(ring, spec, row), super().sample(ring, spec, all_key)
-        return jax.tree.map(lambda *x: jnp.concatenate(x), *both)
 
 
 def small_int(spec: EnvSpec) -> jnp.dtype:

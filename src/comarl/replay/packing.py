@@ -1,4 +1,5 @@
-"""Short episodes behind one another in one row, so that what is computed is mostly steps that took place."""
+"""Short episodes behind one another in one row, so that what is computed is mostly steps that took
+place."""
 
 import dataclasses
 import functools
@@ -9,26 +10,30 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from comarl.types import Algorithm, EnvSpec, Episode
+from comarl.types import Algorithm, EnvSpec, Episode, Packs
 
 
 def pack(batch: Episode) -> Episode:
-    """The same episodes `[batch time ...]` in as few rows as first-fit takes, the longest first; other rows are empty.
+    """The same episodes `[batch time ...]` in as few rows as first-fit takes, the longest first;
+    other rows are empty.
 
-    An episode takes its steps and one slot more, for the timestep after its last step: what stands at a step and in
-    the next slot is a transition, as before. Its action slot is masked, by which what comes next is told to be another
-    episode (`Episode.starts`).
+    An episode takes its steps and one slot more, for the timestep after its last step: what stands
+    at a step and in the next slot is a transition, as before. Its action slot is masked, by which
+    what comes next is told to be another episode (`Episode.starts`).
     """
     size, time = batch.mask.shape
     lengths = batch.mask.sum(axis=1)
     order = jnp.argsort(-lengths)
 
-    def place(ends: Int[Array, " rows"], length: Int[Array, ""]) -> tuple[Array, tuple[Array, Array]]:
+    def place(
+        ends: Int[Array, " rows"], length: Int[Array, ""]
+    ) -> tuple[Array, tuple[Array, Array]]:
         row = jnp.argmax(ends + length <= time)  # an empty one is always among them
         return ends.at[row].add(length + 1), (row, ends[row])
 
     _, (row, offset) = jax.lax.scan(place, jnp.zeros(size, lengths.dtype), lengths[order])
-    # For each slot of each row: the episode and the step that it shows, the first of all if it shows none.
+    # For each slot of each row: the episode and the step that it shows, the first of all if it
+    # shows none.
     steps = jnp.arange(time + 1)
     there = steps <= lengths[order][:, None]
     slot = (jnp.where(there, row[:, None], size), offset[:, None] + steps)
@@ -52,14 +57,19 @@ FILLED = (0.25, 1 / 3, 0.5, 0.75, 1.0)  # of a batch's rows, that packed episode
 
 
 def cuts(algorithm: Algorithm, spec: EnvSpec) -> list[Callable[[PyTree], PyTree]]:
-    """What cuts a batch to each size that updates are compiled for: quarters of the horizon, or rows that are filled.
+    """What cuts a batch to each size that updates are compiled for: quarters of the horizon, or
+    rows that are filled.
 
-    Most episodes end long before the horizon, and what comes after an end changes nothing but costs as much.
+    Most episodes end long before the horizon, and what comes after an end changes nothing but costs
+    as much.
     """
-    if algorithm.learns_from == "transitions" or spec.horizon < MIN_STEPS:
+    if algorithm.replay.batch is not Episode or spec.horizon < MIN_STEPS:
         return [lambda batch: batch]
     if packs(algorithm, spec):
-        return [lambda batch, part=part: batch.rows(rows_of(batch.mask.shape[0], part)) for part in FILLED]
+        return [
+            lambda batch, part=part: batch.rows(rows_of(batch.mask.shape[0], part))
+            for part in FILLED
+        ]
     return [functools.partial(Episode.cut, time=rows_of(spec.horizon, part)) for part in QUARTERS]
 
 
@@ -69,12 +79,16 @@ def rows_of(number: int, part: float) -> int:
 
 
 def packs(algorithm: Algorithm, spec: EnvSpec) -> bool:
-    """Whether short episodes share rows: where it is worth it, and the algorithm can tell them apart."""
-    return getattr(algorithm, "packs", False) and spec.horizon >= MIN_STEPS
+    """Whether short episodes share rows: where it is worth it, and the algorithm can tell them
+    apart."""
+    return isinstance(algorithm, Packs) and algorithm.packs and spec.horizon >= MIN_STEPS
 
 
-def which_cut(algorithm: Algorithm, spec: EnvSpec, batches: PyTree, indices: Int[Array, " chunk"]) -> Array:
-    """The first cut that keeps every step that took place, for each seed and each batch of a chunk."""
+def which_cut(
+    algorithm: Algorithm, spec: EnvSpec, batches: PyTree, indices: Int[Array, " chunk"]
+) -> Array:
+    """The first cut that keeps every step that took place, for each seed and each batch of a
+    chunk."""
     if len(cuts(algorithm, spec)) == 1:
         return jnp.zeros((jax.tree.leaves(batches)[0].shape[0], indices.shape[0]), jnp.int32)
     if packs(algorithm, spec):

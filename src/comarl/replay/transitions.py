@@ -1,4 +1,5 @@
-"""Replay of transitions: where experience waits to be learnt from. Written for one seed; the loop maps it."""
+"""Replay of transitions: where experience waits to be learnt from. Written for one seed; the loop
+maps it."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,14 +14,18 @@ from comarl.validation import check_range
 
 
 class RingState(eqx.Module):
-    """Rows hold episodes one after the other: each step's state, then the state after the last step.
+    """Rows hold episodes one after the other: each step's state, then the state after the last
+    step.
 
-    So a next state is the following row and nothing is stored twice. `starts` lists the rows where a transition
-    begins, oldest first, as a ring of its own: sampling from it is uniform, and never crosses an episode's end.
+    So a next state is the following row and nothing is stored twice. `starts` lists the rows where
+    a transition begins, oldest first, as a ring of its own: sampling from it is uniform, and never
+    crosses an episode's end.
     """
 
     state: Float[Array, "capacity state"]
-    obs: Float[Array, "capacity agents obs"] | None  # None where observations are a gather of the state
+    obs: (
+        Float[Array, "capacity agents obs"] | None
+    )  # None where observations are a gather of the state
     action: Array  # [capacity, agents, ...]
     reward: Float[Array, " capacity"]
     terminated: Bool[Array, " capacity"]
@@ -29,7 +34,9 @@ class RingState(eqx.Module):
     cursor: Int[Array, ""]  # the row that is written next
     first: Int[Array, ""]  # where in `starts` the oldest transition stands
     size: Int[Array, ""]  # transitions held
-    latent: Float[Array, "capacity latent"] | None  # of the row's episode; None where policies have no such vector
+    latent: (
+        Float[Array, "capacity latent"] | None
+    )  # of the row's episode; None where policies have no such vector
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,10 @@ class Ring:
     batch_size: int = 128
     """transitions per draw"""
     latent: int = 0
-    """length of the vector `memory.latent` that is kept with each transition; 0 for policies that have none"""
+    """length of the vector `memory.latent` that is kept with each transition; 0 for policies that
+    have none"""
+
+    batch: ClassVar[type] = Transition
 
     def __post_init__(self):
         check_range(self, 2, None, "capacity")
@@ -58,7 +68,9 @@ class Ring:
 
     def init(self, spec: EnvSpec) -> RingState:
         rows = self.capacity
-        shape = (rows, spec.num_agents) if spec.discrete else (rows, spec.num_agents, spec.action_size)
+        shape = (
+            (rows, spec.num_agents) if spec.discrete else (rows, spec.num_agents, spec.action_size)
+        )
         zero = jnp.int32(0)
         return RingState(
             state=jnp.zeros((rows, spec.state_size)),
@@ -77,7 +89,9 @@ class Ring:
     def add(self, ring: RingState, episodes: Episode, spec: EnvSpec) -> RingState:
         """Appends episodes `[teams time ...]`, overwriting the oldest rows."""
         capacity = self.capacity
-        begins = jnp.pad(episodes.mask, ((0, 0), (0, 1)))  # [teams, time + 1]: a transition begins here
+        begins = jnp.pad(
+            episodes.mask, ((0, 0), (0, 1))
+        )  # [teams, time + 1]: a transition begins here
         filled = jnp.pad(episodes.mask, ((0, 0), (1, 0)))  # rows 1.. are reached by a step
         filled = filled.at[:, 0].set(episodes.mask[:, 0])  # row 0 exists if there was a step at all
         order = jnp.cumsum(filled.reshape(-1)) - 1
@@ -85,7 +99,8 @@ class Ring:
         # Rows that are not filled go out of bounds, where `mode="drop"` discards them.
         row = jnp.where(filled.reshape(-1), (ring.cursor + order) % capacity, capacity)
 
-        lost = ring.is_start.at[row].get(mode="fill", fill_value=False).sum()  # transitions that are overwritten now
+        # Transitions that are overwritten now
+        lost = ring.is_start.at[row].get(mode="fill", fill_value=False).sum()
         first, kept = (ring.first + lost) % capacity, ring.size - lost
         number = jnp.cumsum(begins.reshape(-1)) - 1
         place = jnp.where(begins.reshape(-1), (first + kept + number) % capacity, capacity)
@@ -93,14 +108,19 @@ class Ring:
         put = lambda old, new: old.at[row].set(new.reshape(-1, *old.shape[1:]), mode="drop")
 
         def pad_time(x: Array) -> Array:
-            """One more step, and zeros where there was none: what is stored never depends on what is masked."""
+            """One more step, and zeros where there was none: what is stored never depends on what
+            is masked."""
             x = jnp.pad(x, ((0, 0), (0, 1)) + ((0, 0),) * (x.ndim - 2))
-            return jnp.where(begins.reshape(*begins.shape, *[1] * (x.ndim - 2)), x, jnp.zeros((), x.dtype))
+            return jnp.where(
+                begins.reshape(*begins.shape, *[1] * (x.ndim - 2)), x, jnp.zeros((), x.dtype)
+            )
 
         latent = ring.latent
         if latent is not None:
-            of_episode = remembered(self.latent, episodes.memory)
-            latent = put(latent, jnp.broadcast_to(of_episode[:, None], (*begins.shape, self.latent)))
+            of_episode = latent_of(self.latent, episodes.memory)
+            latent = put(
+                latent, jnp.broadcast_to(of_episode[:, None], (*begins.shape, self.latent))
+            )
         return RingState(
             state=put(ring.state, episodes.timesteps.state),
             obs=None if ring.obs is None else put(ring.obs, episodes.timesteps.obs),
@@ -120,31 +140,44 @@ class Ring:
         draw = jax.random.randint(key, (self.batch_size,), 0, ring.size)
         row = ring.starts[(ring.first + draw) % self.capacity]
         return Transition(
-            now=self.look(ring, spec, row),
+            now=self.gather(ring, spec, row),
             action=ring.action[row],
             reward=ring.reward[row],
             terminated=ring.terminated[row],
-            next=self.look(ring, spec, (row + 1) % self.capacity),
+            next=self.gather(ring, spec, (row + 1) % self.capacity),
             latent=None if ring.latent is None else ring.latent[row],
         )
 
-    def look(self, ring: RingState, spec: EnvSpec, row: Int[Array, " batch"]) -> Timestep:
+    def gather(self, ring: RingState, spec: EnvSpec, row: Int[Array, " batch"]) -> Timestep:
+        """What was seen in these rows."""
         state = ring.state[row]
         return Timestep(spec.observe(state) if ring.obs is None else ring.obs[row], state)
 
 
-def remembered(latent: int, memory: PyTree) -> Float[Array, "*batch latent"]:
+def latent_of(latent: int, memory: PyTree) -> Float[Array, "*batch latent"]:
     """The vector of an episode that is to be kept, of this length."""
     if not hasattr(memory, "latent"):
-        raise ValueError(f"replay.latent {latent}: it must be 0, because these policies have no such vector")
+        raise ValueError(
+            f"replay.latent {latent}: it must be 0, because these policies have no such vector"
+        )
     return memory.latent
 
 
 @dataclass(frozen=True)
-class Nothing:
+class NoReplay:
     """Keeps nothing: for what does not learn from experience."""
 
-    capacity: ClassVar = 0
+    batch: ClassVar[type] = tuple
+
+    @property
+    def capacity(self) -> int:
+        """No row."""
+        return 0
+
+    @property
+    def batch_size(self) -> int:
+        """Nothing is drawn."""
+        return 0
 
     def rows(self, num_episodes: int, spec: EnvSpec) -> int:
         return 0

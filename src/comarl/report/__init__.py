@@ -1,4 +1,5 @@
-"""`comarl report RUN...`: curves and tables of finished or running runs. It reads what they wrote and never trains."""
+"""`comarl report RUN...`: curves and tables of finished or running runs. It reads what they wrote
+and never trains."""
 
 import dataclasses
 import warnings
@@ -14,7 +15,14 @@ from comarl.report.runs import ReportError as ReportError
 from comarl.report.runs import SeedCurve as SeedCurve
 from comarl.report.runs import check_measured, compared_by, read_run
 from comarl.report.statistics import Middle
-from comarl.report.tables import improvements, latex_table, markdown_table, per_seed_csv, table_rows, training_csv
+from comarl.report.tables import (
+    improvements,
+    latex_table,
+    markdown_table,
+    per_seed_csv,
+    table_rows,
+    training_csv,
+)
 from comarl.report.tables import rich_table as rich_table
 from comarl.runs.records import RETURN
 from comarl.training.payoff import learnt, payoff_csv, payoff_markdown
@@ -27,17 +35,19 @@ def report(
     middle: Middle = "mean",
     training: Sequence[str] = (),
 ) -> list[Path]:
-    """Writes curves.png, curves.svg, table.md, table.tex and per_seed.csv of these run folders into `out`.
+    """Writes curves.png, curves.svg, table.md, table.tex and per_seed.csv of these run folders into
+    `out`.
 
-    `metric` is what the runs are compared by: by default the win rate on tasks that have it, else the return. For
-    tasks that are compared by another metric the returns are drawn, too, in curves_return.png and .svg. The `middle` of
-    the seeds is the line of a curve; tables show means. Of matrix games payoff.md and payoff.csv say what was learnt.
+    `metric` is what the runs are compared by: by default the win rate on tasks that have it, else
+    the return. For tasks that are compared by another metric the returns are drawn, too, in
+    curves_return.png and .svg. The `middle` of the seeds is the line of a curve; tables show means.
+    Of matrix games payoff.md and payoff.csv say what was learnt.
 
-    What `training` names, such as "critic_loss", is drawn over training, too, in training.png and .svg, with the
-    numbers in training.csv.
+    What `training` names, such as "critic_loss", is drawn over training, too, in training.png and
+    .svg, with the numbers in training.csv.
 
-    Raises ReportError for a folder without evaluations, or without `metric`, or if no run has measured what `training`
-    names, before anything is written.
+    Raises ReportError for a folder without evaluations, or without `metric`, or if no run has
+    measured what `training` names, before anything is written.
     """
     curves = comparison(runs)
     by = compared_by(curves, metric)
@@ -45,7 +55,9 @@ def report(
     figures = {"curves": draw(curves, by, middle=middle)}
     besides = [task for task, name in by.items() if name != RETURN]
     if besides:
-        figures["curves_return"] = draw(curves, dict.fromkeys(by, RETURN), tasks=besides, middle=middle)
+        figures["curves_return"] = draw(
+            curves, dict.fromkeys(by, RETURN), tasks=besides, middle=middle
+        )
     if training:
         check_measured(curves, training)
         figures["training"] = draw_training(curves, training, middle=middle)
@@ -62,14 +74,20 @@ def report(
         texts |= {"payoff.md": payoff_markdown(games), "payoff.csv": payoff_csv(games)}
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
-    pictures = [save(figure, out / f"{name}{kind}") for name, figure in figures.items() for kind in (".png", ".svg")]
+    pictures = [
+        save(figure, out / f"{name}{kind}")
+        for name, figure in figures.items()
+        for kind in (".png", ".svg")
+    ]
     return [*pictures, *(out / name for name in texts)]
 
 
 def comparison(folders: Sequence[Path]) -> list[Curves]:
-    """The runs in these folders: runs that differ in nothing but seeds and budget are one, others are told apart.
+    """The runs in these folders: runs that differ in nothing but seeds and budget are one, others
+    are told apart.
 
-    Warns if two seeds that should differ have the same curve. A folder that is named twice counts once.
+    Warns if two seeds that should differ have the same curve. A folder that is named twice counts
+    once.
     """
     folders = list({folder.resolve(): folder for folder in folders}.values())
     if not folders:
@@ -77,7 +95,10 @@ def comparison(folders: Sequence[Path]) -> list[Curves]:
     runs = [read_run(folder) for folder in folders]
     _warn_of_equal_curves(runs)
     settings = [_settings(run.config) for run in runs]
-    labelled = [dataclasses.replace(run, label=_label(place, runs, settings)) for place, run in enumerate(runs)]
+    labelled = [
+        dataclasses.replace(run, label=_label(place, runs, settings))
+        for place, run in enumerate(runs)
+    ]
     groups: dict[tuple[str, str], list[Curves]] = {}
     for run in labelled:
         groups.setdefault((run.label, run.task), []).append(run)
@@ -85,13 +106,17 @@ def comparison(folders: Sequence[Path]) -> list[Curves]:
 
 
 def _warn_of_equal_curves(runs: Sequence[Curves]) -> None:
-    """Two seeds of one number and one curve, or two of one run: then something that should vary did not.
+    """Two seeds of one number and one curve, or two of one run: then something that should vary did
+    not.
 
     A return that never changes proves nothing: all who never catch anything get 0.
     """
     seeds = [(run, seed) for run in runs for seed in run.seeds]
     for (run, one), (other, two) in combinations(seeds, 2):
-        if run.task != other.task or (one.env_steps, one.marl_team) != (two.env_steps, two.marl_team):
+        if run.task != other.task or (one.env_steps, one.marl_team) != (
+            two.env_steps,
+            two.marl_team,
+        ):
             continue
         varied = len({value for returns in one.marl_team for value in returns}) > 1
         if varied and (one.seed == two.seed or run is other):
@@ -103,19 +128,33 @@ def _warn_of_equal_curves(runs: Sequence[Curves]) -> None:
 
 
 def _settings(config: Any, prefix: str = "") -> dict[str, Any]:
-    """A configuration as one level, "algorithm.beta": 0.1, without what says which seeds were run, and how far."""
+    """A configuration as one level, "algorithm.beta": 0.1, without what says which seeds were run,
+    and how far."""
     if not isinstance(config, dict):
         return {prefix: config}
-    items = {name: value for name, value in config.items() if "seed" not in name and f"{prefix}.{name}" != ".steps"}
-    return {key: x for name, value in items.items() for key, x in _settings(value, f"{prefix}.{name}").items()}
+    items = {
+        name: value
+        for name, value in config.items()
+        if "seed" not in name and f"{prefix}.{name}" != ".steps"
+    }
+    return {
+        key: x
+        for name, value in items.items()
+        for key, x in _settings(value, f"{prefix}.{name}").items()
+    }
 
 
 def _label(place: int, runs: Sequence[Curves], settings: Sequence[dict[str, Any]]) -> str:
-    """An algorithm's name, with the settings in which its runs on this task differ: "race-matd3 (beta=0.0)"."""
+    """An algorithm's name, with the settings in which its runs on this task differ: "race-matd3
+    (beta=0.0)"."""
     run, mine = runs[place], settings[place]
     same = [(other.algorithm, other.task) == (run.algorithm, run.task) for other in runs]
     namesakes = list(compress(settings, same))
-    names = [name for name in dict.fromkeys(chain(*namesakes)) if any(x.get(name) != mine.get(name) for x in namesakes)]
+    names = [
+        name
+        for name in dict.fromkeys(chain(*namesakes))
+        if any(x.get(name) != mine.get(name) for x in namesakes)
+    ]
     if not names:
         return run.algorithm
     short = ", ".join(f"{name.rpartition('.')[2]}={mine.get(name)}" for name in names)
@@ -123,7 +162,8 @@ def _label(place: int, runs: Sequence[Curves], settings: Sequence[dict[str, Any]
 
 
 def _pool(runs: Sequence[Curves]) -> Curves:
-    """Runs that differ in nothing but seeds as one; a seed that was run twice counts once, the first time."""
+    """Runs that differ in nothing but seeds as one; a seed that was run twice counts once, the
+    first time."""
     seeds: dict[int, SeedCurve] = {}
     for run in runs:
         for seed in run.seeds:
@@ -132,4 +172,6 @@ def _pool(runs: Sequence[Curves]) -> Curves:
                 warnings.warn(again, stacklevel=4)
             seeds.setdefault(seed.seed, seed)
     folders = tuple(folder for run in runs for folder in run.folders)
-    return dataclasses.replace(runs[0], folders=folders, seeds=tuple(seeds[number] for number in sorted(seeds)))
+    return dataclasses.replace(
+        runs[0], folders=folders, seeds=tuple(seeds[number] for number in sorted(seeds))
+    )

@@ -1,7 +1,8 @@
 """Learning curves.
 
-Drawing needs matplotlib, which comes with the extra `report` and is imported by the functions that draw. They build
-figures of their own and leave the caller's pyplot, backend and settings as they are.
+Drawing needs matplotlib, which comes with the extra `report` and is imported by the functions that
+draw. They build figures of their own and leave the caller's pyplot, backend and settings as they
+are.
 """
 
 import textwrap
@@ -15,9 +16,10 @@ import numpy as np
 
 from comarl.report.runs import Curves, Team, compared_by, read_run, shown_scale
 from comarl.report.statistics import SEEDS_FOR_AN_INTERVAL, Middle, summarise
-from comarl.runs.records import RETURN, WON, in_words
+from comarl.runs.records import RETURN, WON, metric_label
 
-# Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow, which is faint on white.
+# Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow, which is faint
+# on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
 BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK = PALETTE
 COLOURS = {
@@ -27,8 +29,12 @@ COLOURS = {
 """by an algorithm's name, or else by how it begins: "race" is for race-matd3 and race-facmac"""
 MARKERS = "os^DvPX"
 FEW_LABELS, FEW_RUNS = 4, 3
-"""more labels in a figure than this have markers, too; with more runs in a panel the seeds' thin lines would hide it"""
-LINES: dict[Team, tuple[str, str]] = {"marl_team": ("-", "MARL team"), "best_team": ("--", "best team by training")}
+"""more labels in a figure than this have markers, too; with more runs in a panel the seeds' thin
+lines would hide it"""
+LINES: dict[Team, tuple[str, str]] = {
+    "marl_team": ("-", "MARL team"),
+    "best_team": ("--", "best team by training"),
+}
 
 
 def draw(
@@ -39,12 +45,14 @@ def draw(
     best_team: bool = True,
     middle: Middle = "mean",
 ) -> Any:
-    """A matplotlib figure with one panel per task and one colour per algorithm; `by` says each task's metric.
+    """A matplotlib figure with one panel per task and one colour per algorithm; `by` says each
+    task's metric.
 
-    The line is the mean over seeds. Around it is the 95 % t interval, or for fewer than five seeds their range, with
-    each seed as a thin line where few runs share the panel; the text above it says which. Around a `middle` of "median"
-    is the range of all seeds. Dashed is the best team, where there is a population. Of the runs only those on `tasks`
-    are drawn, in the colours that they have among all.
+    The line is the mean over seeds. Around it is the 95 % t interval, or for fewer than five seeds
+    their range, with each seed as a thin line where few runs share the panel; the text above it
+    says which. Around a `middle` of "median" is the range of all seeds. Dashed is the best team,
+    where there is a population. Of the runs only those on `tasks` are drawn, in the colours that
+    they have among all.
     """
     by = by or compared_by(runs)
     tasks = tasks or list(by)
@@ -60,7 +68,9 @@ def draw(
             style, thin = every[run.label], shows_seeds(run, here)
             _draw_team(axis, run, "marl_team", by[task], style, middle, shaded=True, thin=thin)
             if best_team and run.has_population:
-                _draw_team(axis, run, "best_team", by[task], style, middle, shaded=False, thin=False)
+                _draw_team(
+                    axis, run, "best_team", by[task], style, middle, shaded=False, thin=False
+                )
         _describe(axis, task, captions(here, middle), y_label(here, best_team, by[task]))
         _limit(axis, by[task])
     both = best_team and any(run.has_population for run in shown)
@@ -71,7 +81,8 @@ def draw(
 
 
 def draw_training(runs: Sequence[Curves], names: Sequence[str], *, middle: Middle = "mean") -> Any:
-    """A matplotlib figure of what was measured in training: a panel for each task and name, of the runs that have it.
+    """A matplotlib figure of what was measured in training: a panel for each task and name, of the
+    runs that have it.
 
     The colours are those of `draw`. A point is a seed's mean since its last evaluation.
     """
@@ -82,25 +93,49 @@ def draw_training(runs: Sequence[Curves], names: Sequence[str], *, middle: Middl
         here = [run for run in runs if run.task == task and name in run.measured]
         for run in here:
             grid, values = run.training_on_grid(name)
-            _draw_line(axis, grid, values, every[run.label], middle, shaded=True, thin=shows_seeds(run, here))
-        _describe(axis, task, captions(here, middle) if here else "not measured here", f"{in_words(name)} in training")
+            _draw_line(
+                axis,
+                grid,
+                values,
+                every[run.label],
+                middle,
+                shaded=True,
+                thin=shows_seeds(run, here),
+            )
+        _describe(
+            axis,
+            task,
+            captions(here, middle) if here else "not measured here",
+            f"{metric_label(name)} in training",
+        )
     _legend(figure, list(every.items()))
     return figure
 
 
 def draw_single(run: Curves) -> Any:
-    """A matplotlib figure of one run: each seed as a thin line and their mean, for the MARL team and the best team.
+    """A matplotlib figure of one run: each seed as a thin line and their mean, for the MARL team
+    and the best team.
 
     Beside the return's panel is one of the win rate, where the task has it.
     """
     metrics = [*([WON] if WON in run.metrics else []), RETURN]
     figure, axes = _panels(len(metrics))
-    teams: list[tuple[Team, str]] = [("marl_team", BLUE), *([("best_team", VERMILLION)] if run.has_population else [])]
-    styles = [(LINES[team][1], {"color": colour, "linestyle": LINES[team][0]}) for team, colour in teams]
+    teams: list[tuple[Team, str]] = [
+        ("marl_team", BLUE),
+        *([("best_team", VERMILLION)] if run.has_population else []),
+    ]
+    styles = [
+        (LINES[team][1], {"color": colour, "linestyle": LINES[team][0]}) for team, colour in teams
+    ]
     for axis, metric in zip(axes, metrics, strict=True):
         for (team, _), (_, style) in zip(teams, styles, strict=True):
             _draw_team(axis, run, team, metric, style, "mean", shaded=False, thin=True)
-        _describe(axis, f"{run.label} on {run.task}", _caption(run, "mean", thin=True), y_label([run], True, metric))
+        _describe(
+            axis,
+            f"{run.label} on {run.task}",
+            _caption(run, "mean", thin=True),
+            y_label([run], True, metric),
+        )
         _limit(axis, metric)
     _legend(figure, styles)
     return figure
@@ -112,7 +147,8 @@ def single_run_curve(folder: Path) -> Path:
 
 
 def line_styles(algorithms: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """How to draw each label: the fixed colour of its algorithm, the next free one if another label here has that.
+    """How to draw each label: the fixed colour of its algorithm, the next free one if another label
+    here has that.
 
     Beyond four labels each has a marker, too. Beyond seven colours repeat, with other markers.
     """
@@ -146,7 +182,8 @@ def shows_seeds(run: Curves, here: Sequence[Curves]) -> bool:
 
 
 def captions(runs: Sequence[Curves], middle: Middle = "mean") -> str:
-    """What is drawn, with what around it, and of how many seeds: once for all runs of which the same is said."""
+    """What is drawn, with what around it, and of how many seeds: once for all runs of which the
+    same is said."""
     labels: dict[str, list[str]] = {}
     for run in runs:
         drawn = summarise(np.zeros((len(run.seeds), 1)), middle)[-1]
@@ -156,7 +193,10 @@ def captions(runs: Sequence[Curves], middle: Middle = "mean") -> str:
         return usual
     named = {phrase: f"{', '.join(of)}: {phrase}" for phrase, of in labels.items()}
     if len(labels[usual]) > 1:
-        named = {usual: f"{usual}, but", **{phrase: text for phrase, text in named.items() if phrase != usual}}
+        named = {
+            usual: f"{usual}, but",
+            **{phrase: text for phrase, text in named.items() if phrase != usual},
+        }
     return "\n".join(named.values())
 
 
@@ -170,11 +210,16 @@ def _caption(run: Curves, drawn: str, *, thin: bool) -> str:
 
 
 def y_label(runs: Sequence[Curves], best_team: bool, metric: str = RETURN) -> str:
-    """What is measured, with the episodes of an evaluation: "10 episodes", or "5-10" where evaluations differ."""
+    """What is measured, with the episodes of an evaluation: "10 episodes", or "5-10" where
+    evaluations differ."""
     counts = {len(values) for run in runs for seed in run.seeds for values in seed.marl_team}
     number = "-".join(str(count) for count in sorted({min(counts), max(counts)}))
     subject = "team" if best_team and any(run.has_population for run in runs) else "MARL team"
-    measured = f"test win rate of the {subject} in %" if metric == WON else f"{in_words(metric)} of the {subject}"
+    measured = (
+        f"test win rate of the {subject} in %"
+        if metric == WON
+        else f"{metric_label(metric)} of the {subject}"
+    )
     return f"{measured}\n(greedy, {number} episode{'' if number == '1' else 's'})"
 
 
@@ -194,10 +239,14 @@ def _panels(number: int) -> tuple[Any, list[Any]]:
         from matplotlib.figure import Figure
         from matplotlib.ticker import EngFormatter
     except ImportError as error:
-        raise ImportError('drawing curves needs matplotlib: pip install "comarl[report]"') from error
+        raise ImportError(
+            'drawing curves needs matplotlib: pip install "comarl[report]"'
+        ) from error
     columns = 2 if number == 4 else min(3, number)
     rows = -(-number // columns)
-    figure = Figure(figsize=(max(6.4, 4.4 * columns), 3.4 * rows + 1.0), layout="constrained", facecolor="white")
+    figure = Figure(
+        figsize=(max(6.4, 4.4 * columns), 3.4 * rows + 1.0), layout="constrained", facecolor="white"
+    )
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[number:]:
@@ -211,9 +260,18 @@ def _panels(number: int) -> tuple[Any, list[Any]]:
 
 
 def _draw_team(
-    axis: Any, run: Curves, team: Team, metric: str, style: dict[str, Any], middle: Middle, *, shaded: bool, thin: bool
+    axis: Any,
+    run: Curves,
+    team: Team,
+    metric: str,
+    style: dict[str, Any],
+    middle: Middle,
+    *,
+    shaded: bool,
+    thin: bool,
 ) -> None:
-    """The middle of the seeds as a line; a band around it; the seeds as thin lines, up to where the line ends."""
+    """The middle of the seeds as a line; a band around it; the seeds as thin lines, up to where the
+    line ends."""
     style = {"linestyle": LINES[team][0], **style}
     if team == "best_team":  # the same colour, and quieter
         style |= {"linewidth": 1.3, "marker": None}
@@ -222,20 +280,35 @@ def _draw_team(
     _draw_line(axis, grid, scale * values, style, middle, shaded=shaded, thin=thin)
     if len(grid) < 2:  # too early for lines: a dot per evaluation
         for seed in run.seeds:
-            axis.plot(seed.env_steps, scale * seed.means(team, metric), "o", color=style["color"], markersize=4)
+            axis.plot(
+                seed.env_steps,
+                scale * seed.means(team, metric),
+                "o",
+                color=style["color"],
+                markersize=4,
+            )
 
 
 def _draw_once(
-    axis: Any, here: Sequence[Curves], metric: str, styles: Mapping[str, dict[str, Any]], middle: Middle
+    axis: Any,
+    here: Sequence[Curves],
+    metric: str,
+    styles: Mapping[str, dict[str, Any]],
+    middle: Middle,
 ) -> None:
-    """Runs that were evaluated once, side by side: a dot for each seed, and their middle with what is around it."""
+    """Runs that were evaluated once, side by side: a dot for each seed, and their middle with what
+    is around it."""
     scale, drawn = shown_scale(metric), ""
     for place, run in enumerate(here):
         values = scale * np.stack([seed.means("marl_team", metric) for seed in run.seeds])
         color = styles[run.label]["color"]
-        axis.plot(np.full(len(values), place - 0.1), values, "o", color=color, alpha=0.5, markersize=5)
+        axis.plot(
+            np.full(len(values), place - 0.1), values, "o", color=color, alpha=0.5, markersize=5
+        )
         (line,), (low,), (high,), drawn = summarise(values, middle)
-        axis.errorbar(place + 0.1, line, [[line - low], [high - line]], fmt="D", color=color, capsize=4)
+        axis.errorbar(
+            place + 0.1, line, [[line - low], [high - line]], fmt="D", color=color, capsize=4
+        )
     axis.set_xlim(-0.6, len(here) - 0.4)
     axis.set_xticks([])
     steps = sorted({seed.env_steps[0] for run in here for seed in run.seeds})
@@ -247,9 +320,17 @@ def _draw_once(
 
 
 def _draw_line(
-    axis: Any, grid: Any, values: Any, style: dict[str, Any], middle: Middle, *, shaded: bool, thin: bool
+    axis: Any,
+    grid: Any,
+    values: Any,
+    style: dict[str, Any],
+    middle: Middle,
+    *,
+    shaded: bool,
+    thin: bool,
 ) -> None:
-    """The middle of `values` `[seeds time]` as a line; a band around it; the seeds as thin lines."""
+    """The middle of `values` `[seeds time]` as a line; a band around it; the seeds as thin
+    lines."""
     if thin and len(values) > 1:
         for value in values:
             axis.plot(grid, value, color=style["color"], linewidth=0.6, alpha=0.6)
@@ -264,8 +345,12 @@ def _describe(axis: Any, title: str, caption: str, y_label: str) -> None:
     """The words around a panel."""
     axis.set_xlabel("environment steps (all teams)", fontsize=9)
     axis.set_ylabel(y_label, fontsize=9)
-    whole = caption.replace("95 % t interval", "95\u00a0%\u00a0t\u00a0interval")  # no line ends within it
-    lines = [part for line in whole.split("\n") for part in textwrap.wrap(line, 56)]  # a panel is about as wide
+    whole = caption.replace(
+        "95 % t interval", "95\u00a0%\u00a0t\u00a0interval"
+    )  # no line ends within it
+    lines = [
+        part for line in whole.split("\n") for part in textwrap.wrap(line, 56)
+    ]  # a panel is about as wide
     axis.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=8 + 11 * len(lines))
     place = {"xycoords": "axes fraction", "xytext": (0, 5), "textcoords": "offset points"}
     axis.annotate("\n".join(lines), (0, 1), **place, fontsize=8, color="0.35", va="bottom")
@@ -283,4 +368,6 @@ def _legend(figure: Any, entries: Sequence[tuple[str, dict[str, Any]]]) -> None:
     handles = [Line2D([], [], label=label, linewidth=1.8, **style) for label, style in entries]
     widest = 0.8 + 0.075 * max(len(label) for label, _ in entries)  # inches
     columns = max(1, min(len(entries), int(figure.get_figwidth() / widest)))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+    )

@@ -1,4 +1,5 @@
-"""What run folders say: the evaluations of every seed, and what the runs of a task are compared by."""
+"""What run folders say: the evaluations of every seed, and what the runs of a task are compared
+by."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ Values = tuple[tuple[float, ...], ...]
 
 
 class ReportError(ValueError):
-    """Runs that cannot be reported on as asked; the message names them and says what would be right."""
+    """Runs that cannot be reported on as asked; the message names them and says what would be
+    right."""
 
 
 def shown_scale(metric: str) -> float:
@@ -37,9 +39,11 @@ class SeedCurve:
     best_team: Values
     """returns; empty tuples where there is no population"""
     metrics: dict[str, Values] = field(default_factory=dict)
-    """what the task counts besides, by its name in the record, such as "marl_team_won"; empty tuples where missing"""
+    """what the task counts besides, by its name in the record, such as "marl_team_won"; empty
+    tuples where missing"""
     training: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """what was measured in training, such as "critic_loss": the mean since the last evaluation; nan where missing"""
+    """what was measured in training, such as "critic_loss": the mean since the last evaluation; nan
+    where missing"""
 
     def values(self, team: Team, metric: str = RETURN) -> Values:
         """The raw numbers of a team's episodes."""
@@ -71,8 +75,14 @@ class Curves:
     @property
     def metrics(self) -> tuple[str, ...]:
         """What besides the return every evaluation of every seed has counted."""
-        names = dict.fromkeys(name for seed in self.seeds for name in records.counted(seed.metrics))
-        return tuple(name for name in names if all(all(seed.values("marl_team", name)) for seed in self.seeds))
+        names = dict.fromkeys(
+            name for seed in self.seeds for name in records.extra_metrics(seed.metrics)
+        )
+        return tuple(
+            name
+            for name in names
+            if all(all(seed.values("marl_team", name)) for seed in self.seeds)
+        )
 
     def on_grid(self, team: Team, metric: str = RETURN) -> tuple[np.ndarray, np.ndarray]:
         """The seeds' means on their common grid of env_steps: [time] and [seeds, time]."""
@@ -84,7 +94,9 @@ class Curves:
         """What training has measured of every seed, such as "critic_loss"."""
         names = dict.fromkeys(name for seed in self.seeds for name in seed.training)
         return tuple(
-            name for name in names if all(np.isfinite(seed.training.get(name, ())).any() for seed in self.seeds)
+            name
+            for name in names
+            if all(np.isfinite(seed.training.get(name, ())).any() for seed in self.seeds)
         )
 
     def training_on_grid(self, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -93,11 +105,14 @@ class Curves:
         env_steps = [np.array(seed.env_steps, float) for seed in self.seeds]
         known = [np.isfinite(value) for value in values]
         pairs = list(zip(env_steps, values, known, strict=True))
-        return on_common_grid([steps[has] for steps, _, has in pairs], [value[has] for _, value, has in pairs])
+        return on_common_grid(
+            [steps[has] for steps, _, has in pairs], [value[has] for _, value, has in pairs]
+        )
 
 
 def compared_by(runs: Sequence[Curves], metric: str | None = None) -> dict[str, str]:
-    """The metric by which the runs of each task are compared: by default the win rate where all have it, else returns.
+    """The metric by which the runs of each task are compared: by default the win rate where all
+    have it, else returns.
 
     Raises ReportError if `metric` is given and a run lacks it.
     """
@@ -123,35 +138,56 @@ def check_measured(runs: Sequence[Curves], names: Sequence[str]) -> None:
 
 
 def read_run(folder: Path) -> Curves:
-    """The evaluations that a run has recorded in its folder so far. Raises ReportError if there are none."""
+    """The evaluations that a run has recorded in its folder so far. Raises ReportError if there are
+    none."""
     if not (folder / records.METRICS).is_file():
-        raise ReportError(f"{folder}: no {records.METRICS} in it; give the folder of a run, where training writes one")
+        raise ReportError(
+            f"{folder}: no {records.METRICS} in it; give the folder of a run, where training writes one"
+        )
     try:
         lines = [line for line in records.read(folder) if line.get("marl_team")]
         seeds = sorted({line["seed"] for line in lines})
-        curves = tuple(_seed_curve(seed, [line for line in lines if line["seed"] == seed]) for seed in seeds)
+        curves = tuple(
+            _seed_curve(seed, [line for line in lines if line["seed"] == seed]) for seed in seeds
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ReportError(f"{folder}: its {records.METRICS} is not a run's record ({error!r}); restore it") from error
+        raise ReportError(
+            f"{folder}: its {records.METRICS} is not a run's record ({error!r}); restore it"
+        ) from error
     if not curves:
-        raise ReportError(f"{folder}: no evaluation yet; wait for the first one, or train with a larger budget")
+        raise ReportError(
+            f"{folder}: no evaluation yet; wait for the first one, or train with a larger budget"
+        )
     try:
         config = records.read_config(folder) if (folder / records.CONFIG).exists() else {}
     except ValueError as error:
-        raise ReportError(f"{folder}: its {records.CONFIG} is not JSON ({error}); restore it or delete it") from error
-    name, task = (str(config.get(key) or folder.resolve().name) for key in ("algorithm_name", "task_name"))
+        raise ReportError(
+            f"{folder}: its {records.CONFIG} is not JSON ({error}); restore it or delete it"
+        ) from error
+    name, task = (
+        str(config.get(key) or folder.resolve().name) for key in ("algorithm_name", "task_name")
+    )
     return Curves((folder,), name, name, task, curves, config)
 
 
 def _seed_curve(seed: int, lines: list[dict[str, Any]]) -> SeedCurve:
     def values(name: str) -> Values:  # a number that was not finite is null in the record
-        return tuple(tuple(float("nan" if x is None else x) for x in line.get(name) or ()) for line in lines)
+        return tuple(
+            tuple(float("nan" if x is None else x) for x in line.get(name) or ()) for line in lines
+        )
 
-    env_steps, updates = (tuple(int(line[name]) for line in lines) for name in ("env_steps", "updates"))
-    names = dict.fromkeys(name for line in lines for name in line if name.startswith(("marl_team_", "best_team_")))
+    env_steps, updates = (
+        tuple(int(line[name]) for line in lines) for name in ("env_steps", "updates")
+    )
+    names = dict.fromkeys(
+        name for line in lines for name in line if name.startswith(("marl_team_", "best_team_"))
+    )
     metrics = {name: values(name) for name in names}
     measured = [line.get("training") or {} for line in lines]
     training = {
         name: tuple(float("nan" if (x := means.get(name)) is None else x) for means in measured)
         for name in dict.fromkeys(name for means in measured for name in means)
     }
-    return SeedCurve(seed, env_steps, updates, values("marl_team"), values("best_team"), metrics, training)
+    return SeedCurve(
+        seed, env_steps, updates, values("marl_team"), values("best_team"), metrics, training
+    )

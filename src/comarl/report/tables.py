@@ -14,20 +14,37 @@ import numpy as np
 
 from comarl.report.papers import Paper, paper_numbers
 from comarl.report.runs import Curves, SeedCurve, Team, compared_by, shown_scale
-from comarl.report.statistics import SEEDS_FOR_AN_INTERVAL, bootstrap_interval, probability_of_improvement, t_interval
-from comarl.runs.records import RETURN, WON, in_words
+from comarl.report.statistics import (
+    SEEDS_FOR_AN_INTERVAL,
+    bootstrap_interval,
+    probability_of_improvement,
+    t_interval,
+)
+from comarl.runs.records import RETURN, WON, metric_label
 
 CSV_HEADER = (  # after which come the same four columns of every metric besides the return
     *("algorithm", "task", "seed", "env_steps", "updates"),
     *("marl_team_mean", "best_team_mean", "marl_team_returns", "best_team_returns"),
 )
 EACH_WITH_EACH = 4
-"""more algorithms on a task than this are not compared each with each: there would be too many lines"""
+"""more algorithms on a task than this are not compared each with each: there would be too many
+lines"""
 TEAMS: tuple[Team, ...] = ("marl_team", "best_team")
 LATEX = {
     **{character: "\\" + character for character in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "†": r"$^\dagger$", "‡": r"$^\ddagger$"},
+    **{
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "|": r"\textbar{}",
+    },
+    **{
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "±": r"$\pm$",
+        "†": r"$^\dagger$",
+        "‡": r"$^\ddagger$",
+    },
 }
 
 
@@ -61,7 +78,9 @@ class Row:
 
     @property
     def at_papers_budget(self) -> bool:
-        return all(abs(steps - self.paper.steps) <= 0.02 * self.paper.steps for steps in self.env_steps)
+        return all(
+            abs(steps - self.paper.steps) <= 0.02 * self.paper.steps for steps in self.env_steps
+        )
 
     @property
     def mark(self) -> str:
@@ -72,15 +91,21 @@ class Row:
 
 
 def final_scores(run: Curves, team: Team = "marl_team", metric: str = RETURN) -> np.ndarray:
-    """One score per seed: the mean over the last 10 % of its evaluations, rounded up, so at least one."""
-    return np.array([seed.means(team, metric)[-ceil(len(seed.env_steps) / 10) :].mean() for seed in run.seeds])
+    """One score per seed: the mean over the last 10 % of its evaluations, rounded up, so at least
+    one."""
+    return np.array(
+        [seed.means(team, metric)[-ceil(len(seed.env_steps) / 10) :].mean() for seed in run.seeds]
+    )
 
 
 def table_rows(runs: Sequence[Curves], by: Mapping[str, str] | None = None) -> list[Row]:
     """One row per run, those of one task together; `by` says each task's metric."""
     by, papers = by or compared_by(runs), paper_numbers()
     tasks = list(by)
-    return [_row(run, by[run.task], papers) for run in sorted(runs, key=lambda run: tasks.index(run.task))]
+    return [
+        _row(run, by[run.task], papers)
+        for run in sorted(runs, key=lambda run: tasks.index(run.task))
+    ]
 
 
 def _row(run: Curves, metric: str, papers: dict[tuple[str, str], Paper]) -> Row:
@@ -114,7 +139,7 @@ def columns(rows: Sequence[Row]) -> list[str]:
 
 def header(rows: Sequence[Row]) -> tuple[str, ...]:
     """The heads of a table's columns."""
-    metrics = ("final return" if name == RETURN else in_words(name) for name in columns(rows))
+    metrics = ("final return" if name == RETURN else metric_label(name) for name in columns(rows))
     paper = "paper at 1e6 steps" if all(row.paper.same_game for row in rows) else "paper"
     return ("task", "algorithm", *metrics, "best seed", "best team", "seeds", "env. steps", paper)
 
@@ -152,7 +177,9 @@ def _number(value: float, final: Final, metric: str) -> str:
     """With as many decimals as the mean and its interval need."""
     if metric == WON:
         return f"{shown_scale(metric) * value:.1f} %"
-    digits = decimals(max(abs(final.mean), 0.0 if isnan(final.half_interval) else final.half_interval))
+    digits = decimals(
+        max(abs(final.mean), 0.0 if isnan(final.half_interval) else final.half_interval)
+    )
     return f"{value:.{digits}f}"
 
 
@@ -168,21 +195,27 @@ def notes(rows: Sequence[Row]) -> list[str]:
         "(at least one), then over seeds; ± is the 95 % Student t interval over seeds."
     ]
     if any(WON in row.finals for row in rows):
-        said.append("Win rate: the share of greedy episodes that were won, averaged and with an interval in that way.")
+        said.append(
+            "Win rate: the share of greedy episodes that were won, averaged and with an interval in that way."
+        )
     besides = dict.fromkeys(row.metric for row in rows if row.metric != RETURN)
     if besides:
         said.append(
-            f"Best seed and best team: by {' or '.join(map(in_words, besides))} where a task has that, else by return."
+            f"Best seed and best team: by {' or '.join(map(metric_label, besides))} where a task has that, else by return."
         )
     if any(row.seeds == 1 for row in rows):
         said.append("One seed has no interval: it says nothing about the next seed.")
     if any(row.seeds == 2 for row in rows):
         said.append("Two seeds have an interval of 12.7 standard errors to either side.")
     if any(not isnan(row.finals[RETURN].best_team) for row in rows):
-        said.append("Best team: the same mean for the team of the population that did best in training.")
+        said.append(
+            "Best team: the same mean for the team of the population that did best in training."
+        )
     said += dict.fromkeys(row.paper.source for row in rows if row.paper.text)
     if any(row.mark == " †" for row in rows):
-        said.append("† the paper's number is at another budget than this row's environment steps: no comparison.")
+        said.append(
+            "† the paper's number is at another budget than this row's environment steps: no comparison."
+        )
     if any(row.mark == " ‡" for row in rows):
         said.append(
             "‡ a win rate of StarCraft II (SMAC) on the map of that name: another game than SMAX, no comparison."
@@ -191,7 +224,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 
 def improvements(runs: Sequence[Curves], by: Mapping[str, str] | None = None) -> list[str]:
-    """For each two algorithms on one task, the probability that a seed of the first beats one of the second.
+    """For each two algorithms on one task, the probability that a seed of the first beats one of
+    the second.
 
     Of more than four algorithms on a task only the first is compared, with each of the others.
     """
@@ -205,8 +239,12 @@ def improvements(runs: Sequence[Curves], by: Mapping[str, str] | None = None) ->
         scores = [final_scores(run, metric=by[run.task])[:, None] for run in (one, other)]
         counts = len(one.seeds), len(other.seeds)
         chance = f"P({one.label} > {other.label}) = {probability_of_improvement(*scores):.2f}"
-        if min(counts) >= SEEDS_FOR_AN_INTERVAL:  # resampling fewer gives intervals that are far too narrow
-            chance += " [{:.2f}, {:.2f}]".format(*bootstrap_interval(probability_of_improvement, *scores))
+        if (
+            min(counts) >= SEEDS_FOR_AN_INTERVAL
+        ):  # resampling fewer gives intervals that are far too narrow
+            chance += " [{:.2f}, {:.2f}]".format(
+                *bootstrap_interval(probability_of_improvement, *scores)
+            )
         lines.append(f"{one.task}: {chance}, {counts[0]} and {counts[1]} seeds")
     return lines
 
@@ -218,17 +256,22 @@ def markdown_table(rows: Sequence[Row], chances: Sequence[str] = ()) -> str:
     table = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
     below = ["", *(f"- {note}" for note in notes(rows))]
     if chances:
-        measured = " or ".join(dict.fromkeys(in_words(row.metric) for row in rows))
+        measured = " or ".join(dict.fromkeys(metric_label(row.metric) for row in rows))
         below += [
             "",
             f"Probability of improvement in the final {measured}, a tie counting half; from 5 seeds on with its 95 %",
         ]
-        below += ["percentile interval by the stratified bootstrap over seeds:", "", *(f"- {line}" for line in chances)]
+        below += [
+            "percentile interval by the stratified bootstrap over seeds:",
+            "",
+            *(f"- {line}" for line in chances),
+        ]
     return "\n".join([*table, *below]) + "\n"
 
 
 def latex_table(rows: Sequence[Row]) -> str:
-    """A LaTeX tabular with the rules of the package booktabs, and its notes as comments above it."""
+    """A LaTeX tabular with the rules of the package booktabs, and its notes as comments above
+    it."""
     lines = lines_of(rows)
     body = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in lines]
     begin = r"\begin{tabular}{ll" + "r" * (len(lines[0]) - 2) + "}"
@@ -250,46 +293,62 @@ def rich_table(rows: Sequence[Row]) -> Any:
     table.caption, table.caption_justify = "\n".join(notes(rows)), "left"
     heads, *body = lines_of(rows)
     for place, name in enumerate(heads):
-        table.add_column(name.replace(" ", "\n"), justify="left" if place < 2 else "right", overflow="fold")
+        table.add_column(
+            name.replace(" ", "\n"), justify="left" if place < 2 else "right", overflow="fold"
+        )
     for line in body:  # broken where it can be, to fit 80 columns
         table.add_row(*(Text(cell.replace(" to ", " to\n").replace("/", "/\n")) for cell in line))
     return table
 
 
 def per_seed_csv(runs: Sequence[Curves]) -> str:
-    """Every evaluation of every seed with its raw numbers, written so that reading gives them back."""
+    """Every evaluation of every seed with its raw numbers, written so that reading gives them
+    back."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     names = list(dict.fromkeys(name for run in runs for name in run.metrics))
     writer.writerow(
-        [*CSV_HEADER, *(f"{team}_{name}{what}" for name in names for what in ("_mean", "") for team in TEAMS)]
+        [
+            *CSV_HEADER,
+            *(f"{team}_{name}{what}" for name in names for what in ("_mean", "") for team in TEAMS),
+        ]
     )
     for run in runs:
         for seed in run.seeds:
             of_metrics = zip(*(_texts(seed, name) for name in (RETURN, *names)), strict=True)
-            for env_steps, updates, texts in zip(seed.env_steps, seed.updates, of_metrics, strict=True):
-                writer.writerow([run.label, run.task, seed.seed, env_steps, updates, *chain(*texts)])
+            for env_steps, updates, texts in zip(
+                seed.env_steps, seed.updates, of_metrics, strict=True
+            ):
+                writer.writerow(
+                    [run.label, run.task, seed.seed, env_steps, updates, *chain(*texts)]
+                )
     return file.getvalue()
 
 
 def training_csv(runs: Sequence[Curves], names: Sequence[str]) -> str:
-    """What was measured in training of every seed, up to each evaluation; empty where it was not."""
+    """What was measured in training of every seed, up to each evaluation; empty where it was
+    not."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["algorithm", "task", "seed", "env_steps", "updates", *names])
     for run in runs:
         for seed in run.seeds:
             columns = [seed.training.get(name, (math.nan,) * len(seed.env_steps)) for name in names]
-            for env_steps, updates, *values in zip(seed.env_steps, seed.updates, *columns, strict=True):
+            for env_steps, updates, *values in zip(
+                seed.env_steps, seed.updates, *columns, strict=True
+            ):
                 texts = (exact(value) if math.isfinite(value) else "" for value in values)
                 writer.writerow([run.label, run.task, seed.seed, env_steps, updates, *texts])
     return file.getvalue()
 
 
 def _texts(seed: SeedCurve, metric: str) -> list[tuple[str, ...]]:
-    """For each evaluation both teams' means, then their raw numbers; empty where a team has none."""
+    """For each evaluation both teams' means, then their raw numbers; empty where a team has
+    none."""
     teams = [(seed.means(team, metric), seed.values(team, metric)) for team in TEAMS]
-    means = [[exact(mean) if raw else "" for mean, raw in zip(*team, strict=True)] for team in teams]
+    means = [
+        [exact(mean) if raw else "" for mean, raw in zip(*team, strict=True)] for team in teams
+    ]
     raws = [[";".join(map(exact, raw)) for raw in values] for _, values in teams]
     return list(zip(*means, *raws, strict=True))
 

@@ -1,7 +1,8 @@
 """Saving a run's whole state, so that a resumed run is the run that never stopped.
 
-A checkpoint is one uncompressed zip: `header.json` says whose it is, `arrays.json` what it holds, and each array is a
-`.npy` member named by its path in the state. The CRC of every member finds damage; nothing is pickled.
+A checkpoint is one uncompressed zip: `header.json` says whose it is, `arrays.json` what it holds,
+and each array is a `.npy` member named by its path in the state. The CRC of every member finds
+damage; nothing is pickled.
 """
 
 import json
@@ -25,9 +26,12 @@ from numpy.lib import format as npy
 
 from comarl.runs.identity import first_difference
 
-CHUNK = 1 << 24  # bytes read at once: large enough to be fast, small enough to need no second copy of a replay memory
-# What zipfile, json and numpy raise when they read a damaged file. LookupError is a member that is not there,
-# RuntimeError one that claims to be encrypted or compressed. No TypeError: that is a mistake of ours.
+# Bytes read at once: large enough to be fast, small enough to need no second copy of a replay
+# memory
+CHUNK = 1 << 24
+# What zipfile, json and numpy raise when they read a damaged file. LookupError is a member that is
+# not there, RuntimeError one that claims to be encrypted or compressed. No TypeError: that is a
+# mistake of ours.
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, LookupError, ValueError, RuntimeError)
 
 
@@ -45,7 +49,8 @@ class OtherConfiguration(Exception):
 
 @contextmanager
 def atomically(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `path` when the block ends: a crash leaves the old or the new one whole.
+    """A file to write that takes the place of `path` when the block ends: a crash leaves the old or
+    the new one whole.
 
     If the block raises, `path` stays as it was.
     """
@@ -69,8 +74,8 @@ def atomically(path: Path) -> Iterator[IO[bytes]]:
 def save(path: Path, state: PyTree, header: dict[str, Any]) -> None:
     """Writes `state` and `header` (JSON data) to `path`, atomically.
 
-    Raises TypeError for a leaf that is neither an array nor a function, ValueError for two leaves with one path or a
-    header that is not JSON.
+    Raises TypeError for a leaf that is neither an array nor a function, ValueError for two leaves
+    with one path or a header that is not JSON.
     """
     arrays = {name: leaf for name, leaf in _leaves(state) if not _is_function(leaf)}
     with atomically(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -80,16 +85,17 @@ def save(path: Path, state: PyTree, header: dict[str, Any]) -> None:
             raw = _raw(leaf)
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 npy.write_array_header_1_0(member, npy.header_data_from_array_1_0(raw))
-                member.write(raw.reshape(-1).view(np.uint8).data)  # the array's own memory, not a copy
+                # The array's own memory, not a copy
+                member.write(raw.reshape(-1).view(np.uint8).data)
 
 
 def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     """The state saved at `path`, in the structure of `like`, and the header.
 
-    `like` is a state or the result of `jax.eval_shape`; functions among its leaves are taken from it. Its NumPy
-    leaves come back as NumPy arrays, all others as JAX arrays.
-    Raises DamagedCheckpoint if anything of the file is damaged or differs from `like`; TypeError if `like` has leaves
-    that `save` would refuse.
+    `like` is a state or the result of `jax.eval_shape`; functions among its leaves are taken from
+    it. Its NumPy leaves come back as NumPy arrays, all others as JAX arrays. Raises
+    DamagedCheckpoint if anything of the file is damaged or differs from `like`; TypeError if `like`
+    has leaves that `save` would refuse.
     """
     leaves = _leaves(like)
     values = []
@@ -104,13 +110,15 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
                 raw = _empty(leaf)
                 with _naming(path):
                     _fill(raw, archive, name)
-                leaf = _wrap(raw, leaf)  # not under _naming: if the device has no memory left, the file is not damaged
+                # Not under _naming: if the device has no memory left, the file is not damaged
+                leaf = _wrap(raw, leaf)
             values.append(leaf)
     return jax.tree.unflatten(jax.tree.structure(like), values), header
 
 
 def describe(state: PyTree) -> dict[str, str]:
-    """Type and shape of each array of a state by its path, in JAX's short form: `float32[3,4]`, `key<fry>[]`.
+    """Type and shape of each array of a state by its path, in JAX's short form: `float32[3,4]`,
+    `key<fry>[]`.
 
     Raises as `save` does.
     """
@@ -151,11 +159,12 @@ class Checkpoints:
     def save(self, number: int, state: PyTree, header: dict[str, Any]) -> Path:
         """Writes checkpoint `number`, then deletes those that are no longer needed.
 
-        Higher numbers go too: the run has gone back before them, so they are of a future that is being replaced.
-        Raises what `save` of this module raises.
+        Higher numbers go too: the run has gone back before them, so they are of a future that is
+        being replaced. Raises what `save` of this module raises.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for stale in self.folder.glob("checkpoint-*.partial"):  # of a run that was killed while writing
+        # Of a run that was killed while writing
+        for stale in self.folder.glob("checkpoint-*.partial"):
             stale.unlink(missing_ok=True)
         save(self.path(number), state, header)
         kept = [n for n in self.numbers() if n <= number][: self.keep]
@@ -166,10 +175,12 @@ class Checkpoints:
     def newest(
         self, like: PyTree, config: dict[str, Any], tell: Callable[[str], None] = _warn
     ) -> tuple[PyTree, dict[str, Any]] | None:
-        """State and header of the newest checkpoint that can be read, or None if there is no checkpoint.
+        """State and header of the newest checkpoint that can be read, or None if there is no
+        checkpoint.
 
-        Damaged ones are named through `tell`, by default as a DamagedCheckpointWarning.
-        Raises OtherConfiguration if a checkpoint is not of a run with `config`, DamagedCheckpoint if none can be read.
+        Damaged ones are named through `tell`, by default as a DamagedCheckpointWarning. Raises
+        OtherConfiguration if a checkpoint is not of a run with `config`, DamagedCheckpoint if none
+        can be read.
         """
         causes = []
         for number in self.numbers():
@@ -192,7 +203,8 @@ class Checkpoints:
         return None
 
     def _check(self, path: Path, header: dict[str, Any], config: dict[str, Any]) -> None:
-        """Raises OtherConfiguration or DamagedCheckpoint unless the header is of a run with `config`."""
+        """Raises OtherConfiguration or DamagedCheckpoint unless the header is of a run with
+        `config`."""
         if not isinstance(header.get("config"), dict):
             raise DamagedCheckpoint(f"{path}: its header has no configuration")
         if difference := first_difference(header["config"], json.loads(json.dumps(config))):
@@ -212,7 +224,8 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
-    """The leaves with their paths. Raises TypeError for one that cannot be saved, ValueError for a path used twice."""
+    """The leaves with their paths. Raises TypeError for one that cannot be saved, ValueError for a
+    path used twice."""
     leaves = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
     for name, leaf in leaves:
         if not _is_function(leaf) and not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
@@ -224,11 +237,13 @@ def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
 
 
 def _raw(leaf: Any) -> np.ndarray:
-    """The numbers of an array or key as a contiguous array of a type that NumPy can name in a file."""
+    """The numbers of an array or key as a contiguous array of a type that NumPy can name in a
+    file."""
     array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
     if array.dtype.hasobject:
         raise TypeError("an array of Python objects cannot be saved")
-    return array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")  # bfloat16 and its kin
+    # Bfloat16 and its kin
+    return array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")
 
 
 @contextmanager
@@ -251,7 +266,8 @@ def _json(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
 
 
 def _compare(there: dict[str, Any], wanted: dict[str, str]) -> None:
-    """Raises LookupError or ValueError unless the file has the arrays that are wanted and no others."""
+    """Raises LookupError or ValueError unless the file has the arrays that are wanted and no
+    others."""
     for name, description in wanted.items():
         if name not in there:
             raise LookupError(f"it has no array {name}")
@@ -269,14 +285,16 @@ def _empty(like: Any) -> np.ndarray:
 
 
 def _fill(raw: np.ndarray, archive: zipfile.ZipFile, name: str) -> None:
-    """Reads one member into `raw`, to its end, where its CRC is checked. Raises ValueError with the array's name."""
+    """Reads one member into `raw`, to its end, where its CRC is checked. Raises ValueError with the
+    array's name."""
     buffer, filled = raw.reshape(-1).view(np.uint8).data, 0
     try:
         with archive.open(f"{name}.npy") as member:
             if npy.read_magic(member) != (1, 0) or npy.read_array_header_1_0(member) != (raw.shape, False, raw.dtype):
                 raise ValueError("its type or shape is another")
             while piece := member.read(CHUNK):
-                buffer[filled : filled + len(piece)] = piece  # ValueError if there is more than fits
+                # ValueError if there is more than fits
+                buffer[filled : filled + len(piece)] = piece
                 filled += len(piece)
         if filled < len(buffer):
             raise ValueError("it is too short")
@@ -287,7 +305,8 @@ def _fill(raw: np.ndarray, archive: zipfile.ZipFile, name: str) -> None:
 def _wrap(raw: np.ndarray, like: Any) -> Any:
     """The array or key whose numbers are in `raw`, of the type of `like`."""
     if _is_key(like):
-        implementation = jax.random.key_impl(jnp.empty(0, like.dtype))  # `like` itself may be a mere shape
+        # `like` itself may be a mere shape
+        implementation = jax.random.key_impl(jnp.empty(0, like.dtype))
         return jax.random.wrap_key_data(jnp.asarray(raw), impl=implementation)
     array = raw.view(np.dtype(like.dtype))
     return array if isinstance(like, np.ndarray | np.generic) else jnp.asarray(array)

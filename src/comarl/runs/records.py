@@ -5,11 +5,12 @@
     metrics.jsonl      one line per seed and evaluation
     checkpoints/       the newest states of the run
 
-A line of `metrics.jsonl` holds `seed`, `env_steps`, `updates`, `round`, `wall_time`, `marl_team` (raw returns of its
-greedy episodes), `best_team` (the same of the team that did best in training, if there is a population) and
-`training` (each metric's mean since the last evaluation); `worker_restarts` counts the worker processes of a task that
-died and were replaced, where any was. What a task counts besides the return stands beside it, raw
-as well: `marl_team_won` and `best_team_won` where it counts `won`.
+A line of `metrics.jsonl` holds `seed`, `env_steps`, `updates`, `round`, `wall_time`, `marl_team`
+(raw returns of its greedy episodes), `best_team` (the same of the team that did best in training,
+if there is a population) and `training` (each metric's mean since the last evaluation);
+`worker_restarts` counts the worker processes of a task that died and were replaced, where any was.
+What a task counts besides the return stands beside it, raw as well: `marl_team_won` and
+`best_team_won` where it counts `won`.
 """
 
 import dataclasses
@@ -70,7 +71,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Arrays and their scalars as Python lists and numbers; what is not finite as None, because JSON has no NaN."""
+    """Arrays and their scalars as Python lists and numbers; what is not finite as None, because
+    JSON has no NaN."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -82,12 +84,12 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def counted(line: Mapping[str, Any]) -> list[str]:
+def extra_metrics(line: Mapping[str, Any]) -> list[str]:
     """What a line of the records counts besides returns, such as "won"."""
     return [name.removeprefix("marl_team_") for name in line if name.startswith("marl_team_")]
 
 
-def in_words(metric: str) -> str:
+def metric_label(metric: str) -> str:
     """A metric's name as people read it."""
     return "win rate" if metric == WON else metric.replace("_", " ")
 
@@ -111,7 +113,8 @@ class Records:
         return self.folder / METRICS
 
     def append(self, lines: list[dict[str, Any]]) -> None:
-        """Adds lines and waits until they are on the disk. NaN becomes null. Raises TypeError if one is not JSON."""
+        """Adds lines and waits until they are on the disk. NaN becomes null. Raises TypeError if
+        one is not JSON."""
         text = "".join(json.dumps(plain(line), allow_nan=False) + "\n" for line in lines)
         with self.path.open("ab") as file:
             file.write(text.encode())
@@ -125,7 +128,8 @@ class Records:
     def truncate(self, position: int) -> None:
         """Drops all lines after `position`, so that a resumed run does not write them twice.
 
-        Raises ValueError if the file is shorter than that, or a line begins elsewhere: it is not the file of the run.
+        Raises ValueError if the file is shorter than that, or a line begins elsewhere: it is not
+        the file of the run.
         """
         content = self.path.read_bytes() if self.path.exists() else b""
         if not 0 <= position <= len(content) or _whole(content[:position]) != position:
@@ -148,7 +152,8 @@ def _whole(content: bytes) -> int:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, also while it is being written; none if there is no such file.
+    """The lines of a run's `metrics.jsonl`, also while it is being written; none if there is no
+    such file.
 
     Raises ValueError with the number of the line that is not JSON.
     """
@@ -178,7 +183,8 @@ def environment() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the packages that can change a result, as far as they are installed."""
+    """Python's version and those of the packages that can change a result, as far as they are
+    installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -189,14 +195,16 @@ def versions() -> dict[str, str]:
 
 
 def git_revision(package: Path) -> dict[str, Any] | None:
-    """Revision of the checkout whose `src` holds `package`, and whether it has changes; None if it is installed."""
+    """Revision of the checkout whose `src` holds `package`, and whether it has changes; None if it
+    is installed."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(package), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
     try:
-        # A package installed under somebody else's repository must not be taken for that repository.
+        # A package installed under somebody else's repository must not be taken for that
+        # repository.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != package.resolve().parents[1]:
             return None
         return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}

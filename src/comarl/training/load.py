@@ -26,7 +26,8 @@ def load_run(folder: Path) -> tuple[Run, dict[str, Any], RunState]:
 
 
 def load_settings(folder: Path) -> tuple[Run, dict[str, Any]]:
-    """The run in `folder`, and its configuration. Raises FileNotFoundError if the folder holds none."""
+    """The run in `folder`, and its configuration. Raises FileNotFoundError if the folder holds
+    none."""
     if not (folder / CONFIG).exists():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {CONFIG}")
     config = read_config(folder)
@@ -34,10 +35,11 @@ def load_settings(folder: Path) -> tuple[Run, dict[str, Any]]:
 
 
 def load_state(folder: Path, run: Run, config: dict[str, Any]) -> RunState:
-    """The state of the newest good checkpoint in `folder`, for `run`: the one of `config`, or one with other settings.
+    """The state of the newest good checkpoint in `folder`, for `run`: the one of `config`, or one
+    with other settings.
 
-    Raises FileNotFoundError if there is no checkpoint, DamagedCheckpoint if none can be read, ValueError if with the
-    settings of `run` the state would have another form.
+    Raises FileNotFoundError if there is no checkpoint, DamagedCheckpoint if none can be read,
+    ValueError if with the settings of `run` the state would have another form.
     """
     theirs = {name: value for name, value in config.items() if name != "steps"}
     ours = identity(run, config["algorithm_name"], config["task_name"])

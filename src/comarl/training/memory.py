@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
+from comarl.replay.episodes import EpisodeRing
 from comarl.training.settings import Run
 from comarl.training.train import start
 
@@ -15,7 +16,9 @@ class TooLittleMemory(Exception):
 
 def num_bytes(tree) -> int:
     """Bytes of the arrays of a pytree, or of the shapes of one."""
-    size = lambda leaf: 8 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.dtype(leaf.dtype).itemsize
+    size = lambda leaf: (
+        8 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.dtype(leaf.dtype).itemsize
+    )
     return sum(size(leaf) * int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
@@ -30,7 +33,8 @@ def available() -> int:
 def check_memory(run: Run) -> str:
     """A sentence on what the replay and the networks take.
 
-    Raises TooLittleMemory if that is more than there is, ValueError if the replay cannot hold what one round plays.
+    Raises TooLittleMemory if that is more than there is, ValueError if the replay cannot hold what
+    one round plays.
     """
     round_rows = run.algorithm.replay.rows(run.num_copies, run.spec)
     if run.algorithm.replay.capacity < round_rows:
@@ -41,7 +45,8 @@ def check_memory(run: Run) -> str:
     shapes = jax.eval_shape(lambda: start(run))
     replay, agent = num_bytes(shapes.replay), num_bytes(shapes.agent)
     free, capacity = available(), run.algorithm.replay.capacity
-    # Networks are there twice while a round learns, and a tenth of what is free is left to everything else.
+    # Networks are there twice while a round learns, and a tenth of what is free is left to
+    # everything else.
     room = 0.9 * free - 2 * agent
     if replay > room:
         fits = max(int(capacity * room / replay), 0)
@@ -50,7 +55,7 @@ def check_memory(run: Run) -> str:
             if fits >= max(round_rows, 2 * run.algorithm.replay.batch_size)
             else f"not even a small replay fits beside the networks of {run.seeds} seeds: run fewer with --seeds"
         )
-        if getattr(run.algorithm.replay, "storage", "") == "full":
+        if isinstance(run.algorithm.replay, EpisodeRing) and run.algorithm.replay.storage == "full":
             remedy += ", and --algorithm.replay.storage half takes about half"
         raise TooLittleMemory(
             f"algorithm.replay.capacity {capacity}: the replay of {run.seeds} seed(s) takes {_giga(replay)} and the "

@@ -41,7 +41,8 @@ def mean_text(values: Sequence[float | None] | None, metric: str = RETURN) -> st
 
 
 def score_text(line: dict, team: str) -> str:
-    """A team's mean return in a line of the records; the win rate after it where the task has one."""
+    """A team's mean return in a line of the records; the win rate after it where the task has
+    one."""
     won = f", won {mean_text(line[f'{team}_{WON}'], WON)}" if f"{team}_{WON}" in line else ""
     return mean_text(line[team]) + won
 
@@ -75,7 +76,8 @@ class Display:
         self.bar.stop()
 
     def update(self, phase: str, env_steps: np.ndarray, updates: int) -> None:
-        """`env_steps` of each seed so far; `updates` of all seeds so far, those of the running round included."""
+        """`env_steps` of each seed so far; `updates` of all seeds so far, those of the running
+        round included."""
         now = time.monotonic()
         if phase != self.phase:  # each phase has a speed of its own, so it is timed by itself
             self.phase, self.first = phase, None
@@ -89,7 +91,9 @@ class Display:
         steps = f"{float(env_steps.min()):,.0f} steps  " if self.console.width >= 110 else ""
         speeds = f"{speed:,.0f} steps/s  {(updates - update) / elapsed:,.0f} updates/s"
         line = f"{self.score}  {steps}{speeds}  {self.time_left(env_steps, now)}"
-        self.bar.update(self.task, description=phase, completed=self.fraction(env_steps, now), line=line)
+        self.bar.update(
+            self.task, description=phase, completed=self.fraction(env_steps, now), line=line
+        )
 
     def fraction(self, env_steps: np.ndarray, now: float) -> float:
         done = float(np.minimum(env_steps, self.steps).sum()) / (self.steps * self.seeds)

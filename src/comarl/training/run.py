@@ -1,4 +1,5 @@
-"""A run from its first step to its budget: train, evaluate, record, checkpoint; and the same again after any stop."""
+"""A run from its first step to its budget: train, evaluate, record, checkpoint; and the same again
+after any stop."""
 
 import functools
 import time
@@ -26,17 +27,17 @@ from comarl.training.train import (
     Phase,
     Round,
     RunState,
-    absorb,
     finish_round,
     learn,
     play_keys,
     start,
+    store_and_evolve,
 )
-from comarl.types import Evolutionary, Metrics
+from comarl.types import Episode, Evolutionary, Metrics, Transition
 
-CHUNKS = {"transitions": 64, "episodes": 1}
-"""most updates per compiled call: short enough for a live display, long enough to hide the call. Batches of a chunk are
-drawn at once; one of whole episodes is large, and its update long."""
+CHUNKS = {Transition: 64, Episode: 1}
+"""most updates per compiled call: short enough for a live display, long enough to hide the call.
+Batches of a chunk are drawn at once; one of whole episodes is large, and its update long."""
 
 
 class Diverged(Exception):
@@ -45,22 +46,26 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as opposed to what: none of this changes a result, but for the rounding of `seeds_together`."""
+    """How to run, as opposed to what: none of this changes a result, but for the rounding of
+    `vmapped_seeds`."""
 
     minutes: float | None = None
     """stop after so many minutes, at the end of a round; the run can be continued"""
     checkpoint_seconds: float = 120.0
     """least time between checkpoints"""
-    seeds_together: bool | None = None
-    """map seeds over array axes, or let them take turns; by default the first on accelerators, and on CPUs neither:
-    there each seed has a device of its own, if JAX sees so many (`comarl.machine.placement.see_a_device_for_each`)"""
+    vmapped_seeds: bool | None = None
+    """map seeds over array axes, or let them take turns; by default the first on accelerators, and
+    on CPUs neither: there each seed has a device of its own, if JAX sees so many
+    (`comarl.machine.placement.see_a_device_for_each`)"""
 
 
 @dataclass
 class Means:
     """Running sums and counts of each seed's training metrics since its last evaluation."""
 
-    sums: list[dict[str, list[float]]] = field(default_factory=list)  # per seed: name -> [sum, count]
+    sums: list[dict[str, list[float]]] = field(
+        default_factory=list
+    )  # per seed: name -> [sum, count]
 
     def add(self, seed: int, name: str, total: float, count: int) -> None:
         cell = self.sums[seed].setdefault(name, [0.0, 0])
@@ -87,29 +92,43 @@ class Session:
     def train(self) -> RunState:
         """Trains until the budget or the time is spent, and returns the state at the end.
 
-        Raises Diverged, TooLittleMemory, OtherConfiguration, DamagedCheckpoint, or what a task raises when it dies;
-        whatever happens, the newest checkpoint stays good.
+        Raises Diverged, TooLittleMemory, OtherConfiguration, DamagedCheckpoint, or what a task
+        raises when it dies; whatever happens, the newest checkpoint stays good.
         """
         run = self.run
         self.console.print(check_memory(run), highlight=False)
-        self.checkpoints, self.records = Checkpoints(self.folder / CHECKPOINTS), Records(self.folder)
+        self.checkpoints, self.records = (
+            Checkpoints(self.folder / CHECKPOINTS),
+            Records(self.folder),
+        )
         self.means = Means([{} for _ in range(run.seeds)])
         self.number, self.restarts, self.wall_time, self.began = 0, 0, 0.0, time.monotonic()
         self.saved_at = self.began
-        self.placement = place(run.seeds, self.options.seeds_together)
+        self.placement = place(run.seeds, self.options.vmapped_seeds)
         state = self.resume() or self.begin()
         make = functools.partial(make_player, run.algorithm, run.task, run.seeds)
         player, close_player = make(run.num_copies, self.restarted, self.placement)
         evaluator, close_evaluator = make(num_evaluated_teams(run), self.restarted, self.placement)
         minutes = self.options.minutes
-        display = Display(self.console, run.steps, run.seeds, None if minutes is None else self.began + 60 * minutes)
+        display = Display(
+            self.console,
+            run.steps,
+            run.seeds,
+            None if minutes is None else self.began + 60 * minutes,
+        )
         try:
-            with display, stop_requests(self.console) as stop_requested, compile_seconds() as compiled:
+            with (
+                display,
+                stop_requests(self.console) as stop_requested,
+                compile_seconds() as compiled,
+            ):
                 while not self.is_over(state) and not stop_requested():
                     updates = self.updates(state)
                     state = self.round(state, player, evaluator, display)
                     if not self.told_compile_time and self.updates(state) > updates:
-                        self.console.print(f"The first round that learns compiled for {compiled():.1f} s in all.")
+                        self.console.print(
+                            f"The first round that learns compiled for {compiled():.1f} s in all."
+                        )
                         self.told_compile_time = True
         finally:
             close_player()
@@ -123,9 +142,12 @@ class Session:
         return start(self.run, self.placement)
 
     def resume(self) -> RunState | None:
-        """The state of the newest good checkpoint, with the records cut to match; None if there is none."""
+        """The state of the newest good checkpoint, with the records cut to match; None if there is
+        none."""
         shapes = jax.eval_shape(lambda: start(self.run))
-        found = self.checkpoints.newest(shapes, self.config, tell=lambda text: self.console.print(f"Warning: {text}"))
+        found = self.checkpoints.newest(
+            shapes, self.config, tell=lambda text: self.console.print(f"Warning: {text}")
+        )
         if found is None:
             return None
         state, header = found
@@ -134,7 +156,9 @@ class Session:
         self.means.sums = header["means"]
         self.records.truncate(header["records"])
         write_about(self.folder, {**self.config, "steps": self.run.steps})
-        self.console.print(f"Continuing after round {self.number}, {int(state.clock.env_steps.min()):,} steps.")
+        self.console.print(
+            f"Continuing after round {self.number}, {int(state.clock.env_steps.min()):,} steps."
+        )
         return self.placement.scatter(jax.tree.map(jax.numpy.asarray, state), PER_SEED_STATE)
 
     def is_over(self, state: RunState) -> bool:
@@ -151,18 +175,24 @@ class Session:
         self.restarts += 1
         self.console.print(f"Warning: {line}", highlight=False, soft_wrap=True)
 
-    def round(self, state: RunState, player: Player, evaluator: Player, display: Display) -> RunState:
+    def round(
+        self, state: RunState, player: Player, evaluator: Player, display: Display
+    ) -> RunState:
         """Play, breed, learn, inject; then evaluate, record and save what is due."""
         run, before = self.run, np.asarray(state.clock.env_steps)
         phase, active = self.phase(before)
         playing = np.broadcast_to(active[:, None], (run.seeds, run.num_copies)).copy()
         teams = np.repeat(np.arange(run.num_teams), run.num_copies // run.num_teams)
-        if phase != "training":  # a population has nothing to add to random actions, nor to a team that is alone
+        if (
+            phase != "training"
+        ):  # a population has nothing to add to random actions, nor to a team that is alone
             playing[:, teams < run.num_teams - 1] = False
         mode = "random" if phase == "warm-up" else "explore"
         teams = np.broadcast_to(teams, playing.shape)
         episodes = player(state.agent, state.clock, teams, playing, play_keys(state.key), mode)
-        state, plan = absorb(run.algorithm, run.spec, state, episodes, active, phase, self.placement)
+        state, plan = store_and_evolve(
+            run.algorithm, run.spec, state, episodes, active, phase, self.placement
+        )
         if phase != "warm-up":
             state = self.learn(state, plan, phase, display)
         shown = "warm-up" if phase == "warm-up" else "training"
@@ -174,11 +204,14 @@ class Session:
         return state
 
     def phase(self, env_steps: np.ndarray) -> tuple[Phase, np.ndarray]:
-        """What this round is, and which seeds take part: one phase ends for all seeds before the next begins."""
+        """What this round is, and which seeds take part: one phase ends for all seeds before the
+        next begins."""
         algorithm, steps = self.run.algorithm, self.run.steps
         ends: dict[Phase, int] = {
-            "warm-up": min(getattr(algorithm, "warmup_steps", 0), steps),
-            "alone": min(algorithm.population_after, steps) if isinstance(algorithm, Evolutionary) else 0,
+            "warm-up": min(algorithm.pace.warmup_steps, steps),
+            "alone": min(algorithm.population_after, steps)
+            if isinstance(algorithm, Evolutionary)
+            else 0,
         }
         for phase, end in ends.items():
             if (env_steps < end).any():
@@ -186,13 +219,15 @@ class Session:
         return "training", env_steps < steps
 
     def learn(self, state: RunState, plan: Round, phase: Phase, display: Display) -> RunState:
-        """The round's updates, in compiled chunks. Raises Diverged at the first loss that is not a number."""
+        """The round's updates, in compiled chunks. Raises Diverged at the first loss that is not a
+        number."""
         counts, agent = np.asarray(plan.num_updates), state.agent
         env_steps, updates = np.asarray(state.clock.env_steps), self.updates(state)
         if display.phase != "training":
             display.update("compiling", env_steps, updates)
-        # What a chunk has beyond a round's updates is drawn for nothing and, where seeds learn together, computed, too.
-        chunk = min(CHUNKS[self.run.algorithm.learns_from], self.run.most_updates)
+        # What a chunk has beyond a round's updates is drawn for nothing and, where seeds learn
+        # together, computed, too.
+        chunk = min(CHUNKS[self.run.algorithm.replay.batch], self.run.most_updates)
         for begin in range(0, int(counts.max()), chunk):
             agent, sums = learn(
                 self.run.algorithm,
@@ -212,7 +247,9 @@ class Session:
             display.update("training", env_steps, updates)
         self.add_round(plan, phase)
         state = state._replace(agent=agent)
-        return finish_round(self.run.algorithm, state, plan.num_updates, plan.active, phase, self.placement)
+        return finish_round(
+            self.run.algorithm, state, plan.num_updates, plan.active, phase, self.placement
+        )
 
     def add(self, sums: Metrics, counts: np.ndarray) -> None:
         for name, values in jax.device_get(sums).items():
@@ -239,7 +276,9 @@ class Session:
     def updates(self, state: RunState) -> int:
         return int(np.asarray(state.clock.updates).sum())
 
-    def evaluate(self, state: RunState, evaluator: Player, seeds: np.ndarray, display: Display) -> None:
+    def evaluate(
+        self, state: RunState, evaluator: Player, seeds: np.ndarray, display: Display
+    ) -> None:
         if not seeds.any():
             return
         returns = evaluate(self.run, evaluator, state.agent, state.clock, seeds)
@@ -272,19 +311,29 @@ class Session:
 
 
 def learning_rate_option(algorithm: Any, loss: str) -> str:
-    """The option for the learning rate of what has this loss, by their common name, with a third of its value."""
+    """The option for the learning rate of what has this loss, by their common name, with a third of
+    its value."""
     found = dict(optimisers(algorithm))
     # V is learnt by the optimiser of the critics.
     name = loss.replace("value_", "critic_", 1) if loss.startswith("value_") else loss
-    of_loss = (option for option in found if name.startswith(option.rpartition(".")[2].removesuffix("optimiser")))
+    of_loss = (
+        option
+        for option in found
+        if name.startswith(option.rpartition(".")[2].removesuffix("optimiser"))
+    )
     option = next(of_loss, next(iter(found)))
     return f"{option.replace('_', '-')}.learning-rate {found[option].learning_rate / 3:.0e}"
 
 
 def optimisers(algorithm: Any, prefix: str = "--algorithm") -> Iterator[tuple[str, Any]]:
-    """Every optimiser that an algorithm has, and then those of its base, by the option that sets it."""
+    """Every optimiser that an algorithm has, and then those of its base, by the option that sets
+    it."""
     values = {field.name: getattr(algorithm, field.name) for field in fields(algorithm)}
-    yield from ((f"{prefix}.{name}", value) for name, value in values.items() if hasattr(value, "learning_rate"))
+    yield from (
+        (f"{prefix}.{name}", value)
+        for name, value in values.items()
+        if hasattr(value, "learning_rate")
+    )
     if "base" in values:
         yield from optimisers(values["base"], f"{prefix}.base")
 

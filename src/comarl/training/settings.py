@@ -1,6 +1,5 @@
 """The settings of a run: what determines its result, and its budget."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,19 +28,7 @@ class Run:
 
     def __post_init__(self):
         check_range(self, 1, None, "seeds", "steps", "evaluate_every", "evaluation_episodes")
-        rate = getattr(self.algorithm, "updates_per_episode", 0.0)
-        if 0 < rate * self.num_copies <= 0.5:
-            raise ValueError(
-                f"algorithm.updates_per_episode {rate}: a round of {self.num_copies} episode(s) would never come to an "
-                f"update; with this number it takes more than {0.5 / rate:g} episodes: set --algorithm.parallel-envs"
-            )
-        rate = getattr(self.algorithm, "updates_per_step", 0.0)
-        if 0 < rate <= 0.5 and rate * self.num_copies * self.spec.horizon <= 0.5:
-            raise ValueError(
-                f"algorithm.updates_per_step {rate}: a round of {self.num_copies} episode(s) of at most "
-                f"{self.spec.horizon} steps would never come to an update; it takes more than {0.5 / rate:g} steps: "
-                "raise it, or play more episodes side by side (parallel_envs) or longer ones"
-            )
+        self.algorithm.pace.check(self.num_copies, self.spec.horizon)
 
     @property
     def num_teams(self) -> int:
@@ -50,16 +37,12 @@ class Run:
     @property
     def num_copies(self) -> int:
         """Episodes that a seed's teams play side by side in a round."""
-        return self.num_teams * getattr(self.algorithm, "parallel_envs", 1)
+        return self.num_teams * self.algorithm.pace.parallel_envs
 
     @property
     def most_updates(self) -> int:
         """Gradient steps that a seed may come to in a round, 1 at least."""
-        if self.algorithm.learns_from == "transitions":
-            of_episode = self.spec.horizon * self.algorithm.updates_per_step  # type: ignore[attr-defined]
-        else:
-            of_episode = self.algorithm.updates_per_episode  # type: ignore[attr-defined]
-        return max(1, math.ceil(self.num_copies * of_episode))
+        return self.algorithm.pace.most(self.num_copies, self.spec.horizon)
 
     @property
     def spec(self) -> EnvSpec:

@@ -1,7 +1,8 @@
-"""The training loop's own steps: what happens to every seed of a run, and to every team of its population, at once.
+"""The training loop's own steps: what happens to every seed of a run, and to every team of its
+population, at once.
 
-A round: every team plays; a population evolves by its returns; the agent learns, as many updates per seed as that
-seed's own steps or episodes allow; the population takes in the team that learnt.
+A round: every team plays; a population evolves by its returns; the agent learns, as many updates
+per seed as that seed's own steps or episodes allow; the population takes in the team that learnt.
 """
 
 import functools
@@ -15,7 +16,18 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from comarl.machine.placement import ONE_DEVICE, Placement
 from comarl.replay.packing import cuts, pack, packs, which_cut
 from comarl.training.settings import Run, num_teams
-from comarl.types import PER_SEED, Algorithm, Clock, EnvSpec, Episode, Evolutionary, Key, Keys, Metrics, tree_where
+from comarl.types import (
+    PER_SEED,
+    Algorithm,
+    Clock,
+    EnvSpec,
+    Episode,
+    Evolutionary,
+    Key,
+    Keys,
+    Metrics,
+    tree_where,
+)
 
 Phase = Literal["warm-up", "alone", "training"]
 """random play without learning; the team that MARL trains without the others; all of it"""
@@ -54,8 +66,11 @@ def start(run: Run, placement: Placement = ONE_DEVICE) -> RunState:
 
 
 @functools.partial(jax.jit, static_argnames=("algorithm", "spec", "placement"))
-def initial(algorithm: Algorithm, spec: EnvSpec, keys: Keys, placement: Placement = ONE_DEVICE) -> RunState:
-    """The same, from nothing but what decides it: runs that differ in their budgets share what is compiled."""
+def initial(
+    algorithm: Algorithm, spec: EnvSpec, keys: Keys, placement: Placement = ONE_DEVICE
+) -> RunState:
+    """The same, from nothing but what decides it: runs that differ in their budgets share what is
+    compiled."""
 
     def one_seed(key: Key) -> RunState:
         init_key, key = jax.random.split(key)
@@ -63,7 +78,8 @@ def initial(algorithm: Algorithm, spec: EnvSpec, keys: Keys, placement: Placemen
         return RunState(algorithm.init(spec, init_key), algorithm.replay.init(spec), clock, key)
 
     def in_turn(keys: Keys) -> RunState:
-        # One seed after the other: initialising is rare, and this compiles in a fraction of the time.
+        # One seed after the other: initialising is rare, and this compiles in a fraction of the
+        # time.
         state = jax.lax.map(one_seed, keys)
         return state._replace(clock=state.clock._replace(update_in_round=jnp.int32(0)))
 
@@ -89,17 +105,18 @@ def play_keys(key: Keys) -> Keys:
     return jax.vmap(lambda k: split_round(k).play)(key)
 
 
-def updates_due(algorithm: Algorithm, replay: PyTree, mask: Bool[Array, "episodes time"]) -> Int[Array, ""]:
+def updates_due(
+    algorithm: Algorithm, replay: PyTree, mask: Bool[Array, "episodes time"]
+) -> Int[Array, ""]:
     """The updates that one seed's steps of a round, or its episodes, allow."""
-    if algorithm.learns_from == "transitions":
-        due = mask.sum().astype(jnp.float32) * algorithm.updates_per_step  # type: ignore[attr-defined]
-    else:
-        due = mask[:, 0].sum().astype(jnp.float32) * algorithm.updates_per_episode  # type: ignore[attr-defined]
+    due = algorithm.pace.due(mask)
     return jnp.where(algorithm.replay.ready(replay), jnp.round(due), 0.0).astype(jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("algorithm", "spec", "phase", "placement"), donate_argnames="state")
-def absorb(
+@functools.partial(
+    jax.jit, static_argnames=("algorithm", "spec", "phase", "placement"), donate_argnames="state"
+)
+def store_and_evolve(
     algorithm: Algorithm,
     spec: EnvSpec,
     state: RunState,
@@ -119,19 +136,25 @@ def absorb(
         clock = clock._replace(env_steps=clock.env_steps + episodes.mask.sum().astype(jnp.int32))
         # Of the episodes that a team played side by side, the mean.
         returns = episodes.returns().reshape(num_teams(algorithm), -1).mean(axis=1)
-        num_updates = jnp.int32(0) if phase == "warm-up" else updates_due(algorithm, replay, episodes.mask)
+        num_updates = (
+            jnp.int32(0) if phase == "warm-up" else updates_due(algorithm, replay, episodes.mask)
+        )
         metrics: Metrics = {}
         if isinstance(algorithm, Evolutionary) and phase == "training":
             evolved, metrics = algorithm.evolve(agent, returns, clock, keys.evolve)
             agent = tree_where(active, evolved, agent)
         key = tree_where(active, keys.after, state.key)
-        return RunState(agent, replay, clock, key), Round(keys.learn, num_updates, returns, active, metrics)
+        return RunState(agent, replay, clock, key), Round(
+            keys.learn, num_updates, returns, active, metrics
+        )
 
     over_seeds = placement.map(one_seed, (PER_SEED_STATE, 0, 0), (PER_SEED_STATE, 0))
     return over_seeds(state, episodes, active)
 
 
-@functools.partial(jax.jit, static_argnames=("algorithm", "spec", "chunk", "placement"), donate_argnames="agent")
+@functools.partial(
+    jax.jit, static_argnames=("algorithm", "spec", "chunk", "placement"), donate_argnames="agent"
+)
 def learn(
     algorithm: Algorithm,
     spec: EnvSpec,
@@ -146,7 +169,8 @@ def learn(
 ) -> tuple[PyTree, Metrics]:
     """Updates `begin` to `begin + chunk` of a round, and the sums of their metrics for each seed.
 
-    A seed that has had its share keeps its state. Where seeds take turns, what is not due is truly skipped.
+    A seed that has had its share keeps its state. Where seeds take turns, what is not due is truly
+    skipped.
     """
     indices = begin + jnp.arange(chunk)
 
@@ -157,12 +181,21 @@ def learn(
         return jax.vmap(sample)(pairs[:, 0]), pairs[:, 1]
 
     def one_seed(
-        agent: PyTree, env_steps: Array, updates: Array, count: Array, batches: PyTree, keys: Keys, lengths: Array
+        agent: PyTree,
+        env_steps: Array,
+        updates: Array,
+        count: Array,
+        batches: PyTree,
+        keys: Keys,
+        lengths: Array,
     ):
         def update(agent: PyTree, item: tuple[Array, PyTree, Key, Array]) -> tuple[PyTree, Metrics]:
             index, batch, key, length = item
             at = Clock(env_steps, updates + index, index)
-            branches = [lambda cut=cut: algorithm.update(agent, cut(batch), at, key) for cut in cuts(algorithm, spec)]
+            branches = [
+                lambda cut=cut: algorithm.update(agent, cut(batch), at, key)
+                for cut in cuts(algorithm, spec)
+            ]
             return jax.lax.switch(length, branches)
 
         def one(agent: PyTree, item: tuple[Array, PyTree, Key, Array]) -> tuple[PyTree, Metrics]:
@@ -174,20 +207,34 @@ def learn(
         return agent, jax.tree.map(lambda m: m.sum(0), metrics)
 
     def all_seeds(
-        agent: PyTree, replay: PyTree, env_steps: Array, updates: Array, keys: Keys, num_updates: Array
+        agent: PyTree,
+        replay: PyTree,
+        env_steps: Array,
+        updates: Array,
+        keys: Keys,
+        num_updates: Array,
     ) -> tuple[PyTree, Metrics]:
-        # Drawn for all updates and seeds at once: a replay is large, and what a loop takes a slice of it copies.
+        # Drawn for all updates and seeds at once: a replay is large, and what a loop takes a slice
+        # of it copies.
         batches, update_keys = jax.vmap(draw)(replay, keys)
         lengths = which_cut(algorithm, spec, batches, indices)  # [seeds, chunk]
         arguments = (agent, env_steps, updates, num_updates, batches, update_keys)
-        if placement.together:  # seeds that share an array share its length, or each would be computed for all of them
-            return jax.vmap(one_seed, (*[0] * len(arguments), None))(*arguments, lengths.max(axis=0))
+        if (
+            placement.vmapped
+        ):  # seeds that share an array share its length, or each would be computed for all of them
+            return jax.vmap(one_seed, (*[0] * len(arguments), None))(
+                *arguments, lengths.max(axis=0)
+            )
         return jax.lax.map(lambda x: one_seed(*x), (*arguments, lengths))
 
-    return placement.split(all_seeds)(agent, replay, clock.env_steps, clock.updates, keys, num_updates)
+    return placement.split(all_seeds)(
+        agent, replay, clock.env_steps, clock.updates, keys, num_updates
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("algorithm", "phase", "placement"), donate_argnames="state")
+@functools.partial(
+    jax.jit, static_argnames=("algorithm", "phase", "placement"), donate_argnames="state"
+)
 def finish_round(
     algorithm: Algorithm,
     state: RunState,
@@ -205,4 +252,6 @@ def finish_round(
         clock = state.clock._replace(updates=state.clock.updates + num_updates)
         return state._replace(agent=agent, clock=clock)
 
-    return placement.map(one_seed, (PER_SEED_STATE, 0, 0), PER_SEED_STATE)(state, num_updates, active)
+    return placement.map(one_seed, (PER_SEED_STATE, 0, 0), PER_SEED_STATE)(
+        state, num_updates, active
+    )

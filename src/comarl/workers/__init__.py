@@ -1,1 +1,2 @@
-"""What runs in worker processes. Nothing here loads JAX: a worker starts in half a second and takes little memory."""
+"""What runs in worker processes. Nothing here loads JAX: a worker starts in half a second and takes
+little memory."""

@@ -1,12 +1,14 @@
 """Copies of a task in worker processes, side by side, and what happens when one of them dies.
 
-A worker that is killed, that raises, or that gives no answer in time is named in a line and replaced by a new one. That
-one plays its episodes again from their seeds, action by action, and goes on. Where an episode follows from its seed and
-its actions, as it must, nothing else changes: a run is the same, bit for bit, whatever the number of workers, and
-however often they die. What dies in the same place again and again ends the run.
+A worker that is killed, that raises, or that gives no answer in time is named in a line and
+replaced by a new one. That one plays its episodes again from their seeds, action by action, and
+goes on. Where an episode follows from its seed and its actions, as it must, nothing else changes: a
+run is the same, bit for bit, whatever the number of workers, and however often they die. What dies
+in the same place again and again ends the run.
 
-Workers are programs of their own, started anew rather than forked, so JAX's threads are nobody's concern. They end when
-the pool is closed and also, by themselves, when the process that started them is gone.
+Workers are programs of their own, started anew rather than forked, so JAX's threads are nobody's
+concern. They end when the pool is closed and also, by themselves, when the process that started
+them is gone.
 """
 
 import os
@@ -28,12 +30,13 @@ from comarl.validation import check_range
 from comarl.workers.serve import Team
 
 TRIES = 4
-"""workers that die in a row, none of which gets beyond the same step, before the task is given up"""
+"""workers that die in a row, none of which gets beyond the same step, before the task is given
+up"""
 
 START_TIMEOUT = 60.0
 """seconds that a worker has at least to load a task"""
 
-Tell = Callable[[str], None]
+RestartCallback = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,9 @@ class Workers:
 class Pool:
     """Copies of a task, as `comarl.types.HostEnvironment` says; their episodes start together.
 
-    `make` makes one copy in a worker, so it must be something that pickles: a function or a class of a module, or a
-    `functools.partial` of one. `on_restart` is called with a line whenever a worker was replaced.
+    `make` makes one copy in a worker, so it must be something that pickles: a function or a class
+    of a module, or a `functools.partial` of one. `on_restart` is called with a line whenever a
+    worker was replaced.
     """
 
     def __init__(
@@ -68,17 +72,29 @@ class Pool:
         workers: Workers = Workers(),
     ):
         self.spec, self.num_copies = spec, num_copies
-        self.on_restart: Tell = say
+        self.on_restart: RestartCallback = log_to_stderr
         self._name = name
-        shares = np.array_split(np.arange(num_copies), min(workers.number or available_cores(), num_copies))
+        shares = np.array_split(
+            np.arange(num_copies), min(workers.number or available_cores(), num_copies)
+        )
         self._workers = [
-            Worker(f"worker {i} of {len(shares)} of {name}", make, share.tolist(), workers.timeout, self._tell)
+            Worker(
+                f"worker {i} of {len(shares)} of {name}",
+                make,
+                share.tolist(),
+                workers.timeout,
+                self._tell,
+            )
             for i, share in enumerate(shares, start=1)
         ]
         # Copies that never played are seen as zeros, and may do anything.
         self._obs = np.zeros((num_copies, spec.num_agents, spec.obs_size), np.float32)
         self._state = np.zeros((num_copies, spec.state_size), np.float32)
-        self._available = np.ones((num_copies, spec.num_agents, spec.action_size), bool) if spec.discrete else None
+        self._available = (
+            np.ones((num_copies, spec.num_agents, spec.action_size), bool)
+            if spec.discrete
+            else None
+        )
         self._playing = np.zeros(num_copies, bool)
         try:
             for worker in self._workers:  # all of them load the task at the same time
@@ -87,7 +103,9 @@ class Pool:
             self.close()
             raise
 
-    def reset(self, seeds: Int[np.ndarray, " copies"], playing: Bool[np.ndarray, " copies"]) -> HostTimestep:
+    def reset(
+        self, seeds: Int[np.ndarray, " copies"], playing: Bool[np.ndarray, " copies"]
+    ) -> HostTimestep:
         """Starts an episode in the copies that play."""
         self._playing, self._elapsed = playing.copy(), 0
         for copy, seen in self._ask("reset", [int(seed) for seed in seeds]):
@@ -102,7 +120,9 @@ class Pool:
         """
         self._elapsed += 1
         if not np.isfinite(action[self._playing]).all():
-            raise TaskDied(f"{self._name}, step {self._elapsed} of the episode: an action is not finite")
+            raise TaskDied(
+                f"{self._name}, step {self._elapsed} of the episode: an action is not finite"
+            )
         reward = np.zeros(self.num_copies, np.float32)
         terminated, truncated = np.zeros((2, self.num_copies), bool)
         for copy, (seen, *outcome) in self._ask("step", action):
@@ -121,10 +141,13 @@ class Pool:
             worker.end(patience=1.0)
 
     def _ask(self, method: str, arguments: Any) -> Iterator[tuple[int, Any]]:
-        """Has every copy that plays do something; `(copy, answer)` of each. Workers do it at the same time."""
+        """Has every copy that plays do something; `(copy, answer)` of each. Workers do it at the
+        same time."""
         asked = []
         for worker in self._workers:
-            mine = {i: arguments[copy] for i, copy in enumerate(worker.copies) if self._playing[copy]}
+            mine = {
+                i: arguments[copy] for i, copy in enumerate(worker.copies) if self._playing[copy]
+            }
             if mine:
                 worker.ask(method, mine)
                 asked.append((worker, mine))
@@ -145,7 +168,8 @@ class Pool:
 
 
 class WorkerFailed(Exception):
-    """A worker that gave no answer: the message says what it did instead; `details` may say more."""
+    """A worker that gave no answer: the message says what it did instead; `details` may say
+    more."""
 
     def __init__(self, what: str, details: str = ""):
         super().__init__(what)
@@ -155,7 +179,14 @@ class WorkerFailed(Exception):
 class Worker:
     """One process with some of the copies, and all that it was asked since the episodes began."""
 
-    def __init__(self, name: str, make: Callable[[], Team], copies: list[int], timeout: float, on_restart: Tell):
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], Team],
+        copies: list[int],
+        timeout: float,
+        on_restart: RestartCallback,
+    ):
         self.name, self.copies, self._timeout, self._on_restart = name, copies, timeout, on_restart
         self._latest: Any = None
         self._history: list[bytes] = []
@@ -163,14 +194,16 @@ class Worker:
         self.ask("make", (make, len(copies)))
 
     def ask(self, method: str, asked: Any) -> None:
-        """Sends what is to be done. A worker that is gone is found out when its answer is awaited."""
+        """Sends what is to be done. A worker that is gone is found out when its answer is
+        awaited."""
         if method == "reset":
             del self._history[1:]  # what was played before need not be played again
         self._history.append(pickle.dumps((method, asked)))
         self._send(self._history[-1])
 
     def answer(self) -> Any:
-        """What came of it, from this process or one that replaces it. Raises TaskDied if that fails, too."""
+        """What came of it, from this process or one that replaces it. Raises TaskDied if that
+        fails, too."""
         failure = None
         for _ in range(TRIES):
             try:
@@ -179,7 +212,9 @@ class Worker:
             except WorkerFailed as error:
                 failure = error
         assert failure is not None
-        raise TaskDied(f"{self.name} {failure} {self._where()}, {TRIES} times in a row.\n{failure.details}".strip())
+        raise TaskDied(
+            f"{self.name} {failure} {self._where()}, {TRIES} times in a row.\n{failure.details}".strip()
+        )
 
     def part(self) -> None:
         """Lets the process end when it has done what it does."""
@@ -202,7 +237,8 @@ class Worker:
         code = f"import sys; sys.path[:] = {sys.path!r}; from comarl.workers.serve import serve; serve({descriptor})"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,  # never written to: its end tells the worker that this process is gone
+            # Never written to: its end tells the worker that this process is gone
+            stdin=subprocess.PIPE,
             pass_fds=[descriptor],
             start_new_session=True,  # Ctrl-C is for this process, which then closes the pool
             env={**os.environ, "OMP_NUM_THREADS": "1"},  # the workers are the threads
@@ -214,19 +250,24 @@ class Worker:
             self._connection.send_bytes(message)
 
     def _receive(self, starting: bool = False) -> Any:
-        patience = max(self._timeout, START_TIMEOUT) if starting or len(self._history) == 1 else self._timeout
+        patience = (
+            max(self._timeout, START_TIMEOUT)
+            if starting or len(self._history) == 1
+            else self._timeout
+        )
         try:
             if not self._connection.poll(patience):
                 raise WorkerFailed(f"gave no answer for {patience:g} s")
             answer, failure = self._connection.recv()
         except (EOFError, OSError):
-            raise WorkerFailed(self._epitaph()) from None
+            raise WorkerFailed(self._exit_reason()) from None
         if failure:
             raise WorkerFailed(f"raised {failure.strip().splitlines()[-1]}", failure)
         return answer
 
     def _replace(self, failure: WorkerFailed) -> Any:
-        """A new process does all over again what the old one was asked since the episodes began; its last answer."""
+        """A new process does all over again what the old one was asked since the episodes began;
+        its last answer."""
         old = self._process.pid
         self._process.kill()
         self.end(patience=10.0)
@@ -251,17 +292,27 @@ class Worker:
 
     def _where(self) -> str:
         steps = len(self._history) - 2
-        return "at its start" if steps < 0 else f"in step {steps} of the episode" if steps else "in a reset"
+        return (
+            "at its start"
+            if steps < 0
+            else f"in step {steps} of the episode"
+            if steps
+            else "in a reset"
+        )
 
-    def _epitaph(self) -> str:
+    def _exit_reason(self) -> str:
         try:
             status = self._process.wait(5.0)
         except subprocess.TimeoutExpired:
             return "closed its connection"
-        return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+        return (
+            f"was killed by {signal.Signals(-status).name}"
+            if status < 0
+            else f"ended with exit status {status}"
+        )
 
 
-def say(line: str) -> None:
+def log_to_stderr(line: str) -> None:
     """To the terminal, for who has no better place."""
     print(line, file=sys.stderr)
 

@@ -1,4 +1,5 @@
-"""The loop of a worker process: copies of a task, which do what `comarl.workers.pool` asks and never outlive it."""
+"""The loop of a worker process: copies of a task, which do what `comarl.workers.pool` asks and
+never outlive it."""
 
 import os
 import pickle
@@ -19,14 +20,16 @@ class Seen(NamedTuple):
 
 
 class Team(Protocol):
-    """One copy of a task. Equal seeds give equal episodes: a worker that died is replaced by playing them again."""
+    """One copy of a task. Equal seeds give equal episodes: a worker that died is replaced by
+    playing them again."""
 
     def reset(self, seed: int) -> Seen:
         """Starts an episode."""
         ...
 
     def step(self, action: np.ndarray) -> tuple[Seen, float, bool, bool]:
-        """`(seen, team reward, terminated, truncated)`; the pool cuts episodes at the horizon by itself."""
+        """`(seen, team reward, terminated, truncated)`; the pool cuts episodes at the horizon by
+        itself."""
         ...
 
 
@@ -46,7 +49,9 @@ def serve(descriptor: int) -> None:
                 make, number = asked
                 teams = [make() for _ in range(number)]
             else:
-                answer = [getattr(teams[copy], method)(argument) for copy, argument in asked.items()]
+                answer = [
+                    getattr(teams[copy], method)(argument) for copy, argument in asked.items()
+                ]
         except Exception:
             failure = traceback.format_exc()
         _send(connection, (answer, failure))
@@ -60,6 +65,7 @@ def _send(connection: Connection, answer: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process when the one that started it does, also while a step hangs: only then is stdin at its end."""
+    """Ends this process when the one that started it does, also while a step hangs: only then is
+    stdin at its end."""
     os.read(0, 1)
     os._exit(0)

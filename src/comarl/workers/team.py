@@ -1,6 +1,8 @@
-"""One PettingZoo parallel environment as arrays: a team whose agents are padded to equal sizes and share one reward.
+"""One PettingZoo parallel environment as arrays: a team whose agents are padded to equal sizes and
+share one reward.
 
-Only what `comarl.envs.pettingzoo` documents is decided here; sizes are read from the environment's own spaces.
+Only what `comarl.envs.pettingzoo` documents is decided here; sizes are read from the environment's
+own spaces.
 """
 
 import importlib
@@ -36,13 +38,21 @@ class ParallelTeam:
             self.env = make_env(module, kwargs)
             agents = getattr(self.env, "possible_agents", None)
             if not agents:
-                raise ValueError(f"module={module!r} has no possible_agents; a team needs a fixed list of its agents")
+                raise ValueError(
+                    f"module={module!r} has no possible_agents; a team needs a fixed list of its agents"
+                )
             self.agents = list(agents)
-            self._encoders = [encoder(module, agent, self.env.observation_space(agent)) for agent in self.agents]
-            self._controls = [control(module, agent, self.env.action_space(agent)) for agent in self.agents]
+            self._encoders = [
+                encoder(module, agent, self.env.observation_space(agent)) for agent in self.agents
+            ]
+            self._controls = [
+                control(module, agent, self.env.action_space(agent)) for agent in self.agents
+            ]
             kinds = {discrete for _, _, discrete in self._controls}
             if len(kinds) > 1:
-                raise ValueError(f"module={module!r} has discrete and continuous actions; a team must have one kind")
+                raise ValueError(
+                    f"module={module!r} has discrete and continuous actions; a team must have one kind"
+                )
             self.discrete = kinds.pop()
             self.obs_sizes = tuple(size for size, _ in self._encoders)
             self.action_sizes = tuple(size for size, _, _ in self._controls)
@@ -59,7 +69,9 @@ class ParallelTeam:
     def limit(self) -> int | None:
         """The environment's own time limit, as far as it says."""
         inner = self.env.unwrapped
-        found = [getattr(holder, "max_cycles", None) for holder in (inner, getattr(inner, "env", None))]
+        found = [
+            getattr(holder, "max_cycles", None) for holder in (inner, getattr(inner, "env", None))
+        ]
         return next((limit for limit in found if isinstance(limit, int)), None)
 
     def reset(self, seed: int) -> Seen:
@@ -70,14 +82,18 @@ class ParallelTeam:
         acting = set(self.env.agents)
         chosen = {
             agent: convert(action[i])
-            for i, (agent, (_, convert, _)) in enumerate(zip(self.agents, self._controls, strict=True))
+            for i, (agent, (_, convert, _)) in enumerate(
+                zip(self.agents, self._controls, strict=True)
+            )
             if agent in acting
         }
         observations, rewards, terminations, truncations, infos = self.env.step(chosen)
         reward = self._share * sum(float(rewards.get(agent, 0.0)) for agent in self.agents)
         ended = lambda agent: terminations.get(agent, False) or truncations.get(agent, False)
         over = not self.env.agents or all(map(ended, chosen))
-        cut = over and any(truncations.get(agent, False) and not terminations.get(agent, False) for agent in chosen)
+        cut = over and any(
+            truncations.get(agent, False) and not terminations.get(agent, False) for agent in chosen
+        )
         return self._see(observations, infos, terminations), reward, over and not cut, cut
 
     def _see(self, observations: Mapping, infos: Mapping, terminations: Mapping) -> Seen:
@@ -94,12 +110,15 @@ class ParallelTeam:
                 available[i] &= self._mask(agent, observations[agent], infos.get(agent, {}))
         if self._state is None:
             return Seen(
-                obs, np.concatenate([row[:size] for row, size in zip(obs, self.obs_sizes, strict=True)]), available
+                obs,
+                np.concatenate([row[:size] for row, size in zip(obs, self.obs_sizes, strict=True)]),
+                available,
             )
         try:
             self._state = self._own_state()
         except Exception:
-            # Some environments have no state any more when all agents are gone. No value follows there, so any will do.
+            # Some environments have no state any more when all agents are gone. No value follows
+            # there, so any will do.
             if self.env.agents:
                 raise
         return Seen(obs, self._state, available)  # type: ignore[arg-type]  # one that has a state keeps having one
@@ -111,7 +130,9 @@ class ParallelTeam:
         if given is not None:
             mask[: len(given)] = np.asarray(given, bool)
             if not mask[: len(given)].any():
-                raise ValueError(f"{MASK} of agent {agent!r} allows no action; one at least must always be legal")
+                raise ValueError(
+                    f"{MASK} of agent {agent!r} allows no action; one at least must always be legal"
+                )
         return mask
 
     def _own_state(self) -> np.ndarray | None:
@@ -126,7 +147,8 @@ class ParallelTeam:
 
 
 def make_env(module: str, kwargs: Mapping[str, Any]) -> Any:
-    """The environment of a module. Raises ImportError or ValueError with the cause and what would be right."""
+    """The environment of a module. Raises ImportError or ValueError with the cause and what would
+    be right."""
     imported = load(module)
     make = getattr(imported, "parallel_env", None)
     if make is None:
@@ -142,7 +164,9 @@ def make_env(module: str, kwargs: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:
         given = " ".join(f"{name}={value!r}" for name, value in kwargs.items()) or "nothing"
-        raise ValueError(f"kwargs {given}: parallel_env of {module} answers {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"kwargs {given}: parallel_env of {module} answers {type(error).__name__}: {error}"
+        ) from error
 
 
 def load(module: str) -> ModuleType:
@@ -158,9 +182,15 @@ def load(module: str) -> ModuleType:
         parent, _, name = missing.rpartition(".")
         if parent:
             if not hasattr(whole := load(parent), "__path__"):
-                raise ImportError(f"module={module!r}: {parent} is a module itself; leave out .{name}") from error
-            names = [found.name for found in pkgutil.iter_modules(whole.__path__) if found.name[0] != "_"]
-            raise unknown("module", name, names, f"It is to be a module of {parent} with a parallel_env.") from error
+                raise ImportError(
+                    f"module={module!r}: {parent} is a module itself; leave out .{name}"
+                ) from error
+            names = [
+                found.name for found in pkgutil.iter_modules(whole.__path__) if found.name[0] != "_"
+            ]
+            raise unknown(
+                "module", name, names, f"It is to be a module of {parent} with a parallel_env."
+            ) from error
         raise ImportError(
             f"module={module!r}: the package {missing!r} is not installed. PettingZoo and mpe2 come with {REMEDY}; "
             "install others by the name under which they are published"
@@ -175,7 +205,11 @@ def remedy(module: str) -> str:
     family = family.partition(".")[0]
     if package == "pettingzoo" and family != "sisl":
         return f'pip install "pettingzoo[{family}]"'
-    return REMEDY if package in ("pettingzoo", "mpe2") else f"install it, or the extra of {package} that brings it"
+    return (
+        REMEDY
+        if package in ("pettingzoo", "mpe2")
+        else f"install it, or the extra of {package} that brings it"
+    )
 
 
 def is_picture(like: Any) -> bool:
@@ -198,7 +232,9 @@ def encoder(module: str, agent: Any, space: Any) -> tuple[int, Callable[[Any], n
             "has an argument for that, or write a module whose parallel_env encodes them into a Box of one axis"
         )
     if not space.is_np_flattenable:
-        raise ValueError(f"{found}is {space}, which has no fixed length; it must be one that gymnasium can flatten")
+        raise ValueError(
+            f"{found}is {space}, which has no fixed length; it must be one that gymnasium can flatten"
+        )
     return spaces.flatdim(space), lambda observation: np.asarray(spaces.flatten(space, observation))
 
 
@@ -207,11 +243,16 @@ def leaves(space: Any) -> list[Any]:
     parts = getattr(space, "spaces", None)
     if parts is None:
         return [space]
-    return [leaf for part in (parts.values() if isinstance(parts, Mapping) else parts) for leaf in leaves(part)]
+    return [
+        leaf
+        for part in (parts.values() if isinstance(parts, Mapping) else parts)
+        for leaf in leaves(part)
+    ]
 
 
 def control(module: str, agent: Any, space: Any) -> tuple[int, Callable[[Any], Any], bool]:
-    """The size of an agent's action, what makes the environment's out of comarl's, and whether it is discrete."""
+    """The size of an agent's action, what makes the environment's out of comarl's, and whether it
+    is discrete."""
     from gymnasium import spaces
 
     found = f"module={module!r}: the action space of agent {agent!r} is {space}; it must be "
@@ -220,7 +261,9 @@ def control(module: str, agent: Any, space: Any) -> tuple[int, Callable[[Any], A
     if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         raise ValueError(f"{found}Discrete, or a Box of floating-point numbers")
     if not space.is_bounded():
-        raise ValueError(f"{found}bounded: comarl's actions are in [-1, 1] and stand for the range from low to high")
+        raise ValueError(
+            f"{found}bounded: comarl's actions are in [-1, 1] and stand for the range from low to high"
+        )
     low, high = space.low.astype(np.float64).reshape(-1), space.high.astype(np.float64).reshape(-1)
 
     def convert(action: np.ndarray) -> np.ndarray:

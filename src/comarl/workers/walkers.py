@@ -7,14 +7,18 @@ from comarl.workers.team import ParallelTeam
 
 MODULE = "pettingzoo.sisl.multiwalker_v9"
 FAILURE = -100.0  # what is paid when the package drops
-TERRAIN_STEP, GRASS = 14 / 30, 10  # the length of a piece of terrain, and the pieces behind the finish
+TERRAIN_STEP, GRASS = (
+    14 / 30,
+    10,
+)  # the length of a piece of terrain, and the pieces behind the finish
 
 
 class Walkers:
     """A team of walkers under one package."""
 
     def __init__(self, walkers: int, terrain_length: int, horizon: int, madrl_rewards: bool):
-        # By MADRL's rules a walker that falls costs as much as a package that drops, of which this class takes care.
+        # By MADRL's rules a walker that falls costs as much as a package that drops, of which this
+        # class takes care.
         costs = {"fall_reward": FAILURE, "terminate_reward": 0.0} if madrl_rewards else {}
         self.team = ParallelTeam(
             MODULE,
@@ -39,7 +43,8 @@ class Walkers:
         if self._madrl:
             world = self.team.env.unwrapped.env
             last = world.walkers[-1].hull.position.x
-            # Carried back beyond the start the package ends the episode in PettingZoo, which is left as a failure.
+            # Carried back beyond the start the package ends the episode in PettingZoo, which is
+            # left as a failure.
             dropped = world.game_over or last < 0 or world.package.position.x < 0
             reward += FAILURE * dropped
             terminated = bool(terminated or dropped or last > self._finish)
