@@ -26,9 +26,11 @@ from rich.console import Console
 from comarl.algorithms.qmix import Qmix
 from comarl.envs.smax import MAPS, Smax, silence
 from comarl.machine.hardware import cpu_model, usable_cores
+from comarl.ops.exploration import Epsilon
 from comarl.ops.learner import Adam
 from comarl.play.player import Player
 from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace
 from comarl.training.progress import Display
 from comarl.training.run import Options, Session
 from comarl.training.settings import Run
@@ -172,14 +174,15 @@ def algorithm(config: Config, episodes: int) -> Qmix:
         mixer_width=config["MIXER_EMBEDDING_DIM"],
         hypernet=config["MIXER_HYPERNET_HIDDEN_DIM"],
         gamma=config["GAMMA"],
-        epsilon=(config["EPS_START"], config["EPS_FINISH"]),
-        epsilon_steps=int(config["EPS_DECAY"] * iterations)
-        * config["NUM_STEPS"]
-        * config["NUM_ENVS"],
+        epsilon=Epsilon(
+            config["EPS_START"],
+            config["EPS_FINISH"],
+            int(config["EPS_DECAY"] * iterations) * config["NUM_STEPS"] * config["NUM_ENVS"],
+        ),
         target_period=config["TARGET_UPDATE_INTERVAL"] * config["NUM_EPOCHS"],
         optimiser=Adam(config["LR"], config["MAX_GRAD_NORM"]),
         replay=EpisodeRing(config["BUFFER_SIZE"], episodes),
-        parallel_envs=config["NUM_ENVS"],
+        pace=EpisodePace(parallel_envs=config["NUM_ENVS"]),
     )
 
 

@@ -27,11 +27,13 @@ from comarl.algorithms.wqmix import Wqmix
 from comarl.envs import find_task
 from comarl.envs.check import check
 from comarl.envs.discrete_probes import PROBES
+from comarl.ops.exploration import Epsilon
 from comarl.ops.learner import Adam
 from comarl.play.rollout import play
 from comarl.replay.episodes import EpisodeRing, RecentAndOld
+from comarl.replay.pace import EpisodePace
 from comarl.training.settings import Run, num_teams
-from comarl.training.train import store_and_evolve, finish_round, learn, play_keys, start
+from comarl.training.train import finish_round, learn, play_keys, start, store_and_evolve
 
 GAMMA = 0.5
 FAST = dict(
@@ -74,15 +76,13 @@ ALGORITHMS = {
     "lica": Lica(**OF_POLICIES, **ROUND, **RATES, critic_width=8, hypernet=16, entropy_weight=0.03),
     "dop": Dop(  # a narrow mixer may weigh an agent with 0, who then learns nothing
         **OF_POLICIES,
-        epsilon=(0.8, 0.0),
-        epsilon_steps=450,
+        epsilon=Epsilon(0.8, 0.0, 450),
         actor_optimiser=Adam(3e-3),
         critic_optimiser=Adam(5e-3),
         critic_hidden=(32, 32),
         mixer_width=32,
         replay=RecentAndOld(300, 16, recent=20, recent_batch=16),
-        parallel_envs=10,
-        updates_per_episode=1.0,
+        pace=EpisodePace(parallel_envs=10, updates_per_episode=1.0),
     ),
     "lsf-sac": LsfSac(**FAST, **RATES, message_size=1, message_width=16),
     "masac": LsfSac(**FAST, **RATES, messages="none"),

@@ -8,6 +8,7 @@ from rich.console import Console
 from comarl.algorithms.facmac import Facmac
 from comarl.algorithms.qmix import Qmix
 from comarl.envs.predator_prey import PredatorPrey
+from comarl.ops.exploration import Epsilon
 from comarl.ops.learner import Adam
 from comarl.replay.episodes import EpisodeRing
 from comarl.runs.identity import identity
@@ -25,8 +26,8 @@ PACE = dict(
     target_period=50,
 )
 ALGORITHMS = {
-    "qmix": Qmix(**PACE, optimiser=Adam(2e-3), epsilon_steps=6_000),
-    "facmac": Facmac(**PACE, epsilon_steps=6_000),
+    "qmix": Qmix(**PACE, optimiser=Adam(2e-3), epsilon=Epsilon(1.0, 0.05, 6_000)),
+    "facmac": Facmac(**PACE, epsilon=Epsilon(0.5, 0.05, 6_000)),
 }
 
 

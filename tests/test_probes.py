@@ -18,6 +18,7 @@ from comarl.envs.probes import PROBES
 from comarl.nn.policies import choose, encode
 from comarl.nn.values import Seen, each
 from comarl.ops.learner import Adam
+from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
 from comarl.runs.identity import identity
 from comarl.training.run import Options, Session
@@ -43,7 +44,9 @@ VM3_AC = {**MADDPG, "latent_size": 2}
 MA_AC = Vm3Ac(**{**VM3_AC, "latent_size": 0}, beta=0.0)
 ALGORITHMS = {
     "matd3": Matd3(**FAST, actor_optimiser=Adam(3e-3)),
-    "maddpg": Maddpg(**MADDPG, parallel_envs=1),
+    "maddpg": Maddpg(
+        **MADDPG, pace=StepPace(warmup_steps=25600, updates_per_step=0.01, parallel_envs=1)
+    ),
     "race-matd3": RaceMatd3(**FAST, **RACE),
     "vm3-ac": Vm3Ac(**VM3_AC, beta=0.01),  # values are of the return and of beta times information
     "ma-ac": MA_AC,

@@ -66,7 +66,9 @@ def test_a_layer_of_no_width_is_refused_by_its_field(algorithm, name):
 )
 def test_a_share_of_random_actions_above_1_is_refused(algorithm, name):
     with pytest.raises(ValueError, match=r"epsilon=\(2.0, 0.1\)"):
-        dataclasses.replace(algorithm, epsilon=(2.0, 0.1))
+        dataclasses.replace(
+            algorithm, epsilon=dataclasses.replace(algorithm.epsilon, first=2.0, last=0.1)
+        )
 
 
 @pytest.mark.parametrize(

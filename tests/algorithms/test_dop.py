@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from comarl.algorithms.dop import DOP_PYMARL2, Dop, State, tree_backup
+from comarl.ops.exploration import Epsilon
 from comarl.ops.learner import Adam
 from comarl.replay.episodes import RecentAndOld
 from comarl.types import Clock, EnvSpec
@@ -29,8 +30,7 @@ DOP = Dop(
     td_lambda=TRACE,
     tree_trace=KAPPA,
     tree_steps=3,
-    epsilon=(0.8, 0.2),
-    epsilon_steps=100,
+    epsilon=Epsilon(0.8, 0.2, 100),
     step_by_step=False,
     target_period=3,
     actor_optimiser=SMOOTH,
@@ -307,7 +307,9 @@ def test_its_mean_over_actions_is_the_policy_gradient_of_the_teams_value(state, 
     policy = lambda actor: DOP.policies(actor, one, jnp.float32(0.0))[:, 0]
     value = lambda actor: critic.mix((policy(actor) * critic.utilities(*seen)).sum(-1), seen[0])[0]
     expected = jax.jit(jax.grad(value))(actor)
-    plain = dataclasses.replace(DOP, epsilon=(0.0, 0.0), actor_optimiser=SMOOTH)
+    plain = dataclasses.replace(
+        DOP, epsilon=dataclasses.replace(DOP.epsilon, first=0.0, last=0.0), actor_optimiser=SMOOTH
+    )
     weights = np.asarray(policy(actor))[0]
 
     @jax.jit

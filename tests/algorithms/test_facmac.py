@@ -300,7 +300,9 @@ def test_no_agents_greedy_action_depends_on_what_another_sees_or_may_do(state, b
 def test_exploring_draws_from_the_policy_with_a_share_of_random_actions(state):
     """Logits log 6, log 3, log 1 with the last unavailable to agent 1: 0.6, 0.3, 0.1 and 2/3, 1/3. Epsilon falls from
     0.5 at step 0 by 0.1 at 50 of 100 to 0.3 in the end."""
-    algorithm = dataclasses.replace(FACMAC, epsilon=(0.5, 0.3), epsilon_steps=100)
+    algorithm = dataclasses.replace(
+        FACMAC, epsilon=dataclasses.replace(FACMAC.epsilon, first=0.5, last=0.3, steps=100)
+    )
     head = lambda s: (s.actor.value.head.weight, s.actor.value.head.bias)
     fixed = eqx.tree_at(
         head, state, (jnp.zeros((FACMAC.hidden, 3)), jnp.log(jnp.array([6.0, 3.0, 1.0])))

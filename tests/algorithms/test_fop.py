@@ -232,7 +232,9 @@ def test_switches_equal_the_sound_form_where_there_is_nothing_to_switch(state, b
         batch,
         (jnp.ones_like(batch.timesteps.available), jnp.zeros_like(batch.terminated)),
     )
-    plain = dataclasses.replace(FOP, epsilon=(0.0, 0.0), gamma=1.0, td_lambda=0.0)
+    plain = dataclasses.replace(
+        FOP, epsilon=dataclasses.replace(FOP.epsilon, first=0.0, last=0.0), gamma=1.0, td_lambda=0.0
+    )
     released = dataclasses.replace(
         plain, entropy_in_return=False, value_of_unavailable=True, epsilon_in_policy=True
     )

@@ -15,8 +15,10 @@ from comarl.algorithms.facmac import Facmac
 from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.merl import MERL_FACMAC, Merl
 from comarl.envs.matrix import GAMES
+from comarl.evolution.population import NetworkBreeding
 from comarl.ops.learner import Adam
 from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
 from comarl.runs.records import read
 from comarl.training.settings import Run
@@ -28,7 +30,7 @@ from tests.training.tasks import SPEC as WANDER_SPEC
 from tests.training.tasks import HostWander, Stroll
 
 DISCRETE = EnvSpec(2, 2, 2, 3, discrete=True, horizon=4)
-MATD3 = Matd3(hidden=(5, 4), replay=Ring(300, 8), warmup_steps=20)
+MATD3 = Matd3(hidden=(5, 4), replay=Ring(300, 8), pace=StepPace(warmup_steps=20))
 FACMAC = Facmac(
     hidden=4, mixer_width=3, hypernet=3, replay=EpisodeRing(60, 3), actor_optimiser=Adam(1e-2)
 )
@@ -43,7 +45,10 @@ class Case:
 
     def __init__(self, name, make_batch, scramble):
         self.name, (self.base, self.spec) = name, BASES[name]
-        self.merl, self.ea = Merl(self.base, population=TEAMS), Ea(self.base, population=TEAMS)
+        self.merl, self.ea = (
+            Merl(self.base, breeding=NetworkBreeding(population=TEAMS)),
+            Ea(self.base, breeding=NetworkBreeding(population=TEAMS)),
+        )
         self.batch = (
             make_batch(self.spec) if name == "matd3" else make_episodes(self.spec, (2, 4, 3))
         )
@@ -119,7 +124,10 @@ def test_teams_share_nothing(case, scramble):
     for changed in range(TEAMS):
         swap = lambda old, new, j=changed: old.at[j].set(new[j])
         state = dataclasses.replace(
-            case.state, population=jax.tree.map(swap, case.state.population, other)
+            case.state,
+            breeding=dataclasses.replace(
+                case.state.breeding, population=jax.tree.map(swap, case.state.population, other)
+            ),
         )
         differs = (actions(state) != before).any(1)
         np.testing.assert_array_equal(differs, np.arange(TEAMS + 1) == changed)
@@ -213,7 +221,11 @@ def test_pace_and_replay_are_the_bases():
         1.0,
     )
     assert (merl.actions, merl.parallel_envs, merl.num_teams) == (MATD3.actions, 1, 6)
-    discrete = Merl(dataclasses.replace(FACMAC, parallel_envs=4, updates_per_episode=0.5))
+    discrete = Merl(
+        dataclasses.replace(
+            FACMAC, pace=dataclasses.replace(FACMAC.pace, parallel_envs=4, updates_per_episode=0.5)
+        )
+    )
     assert (discrete.learns_from, discrete.parallel_envs, discrete.updates_per_episode) == (
         "episodes",
         4,
@@ -301,7 +313,7 @@ def test_the_trained_team_is_alone_at_first_and_all_seeds_wait_for_each_other(tm
 
 
 ROUNDS = Run(
-    Merl(FACMAC, population=TEAMS, population_after=25),
+    Merl(FACMAC, breeding=NetworkBreeding(population=TEAMS), population_after=25),
     Stroll(),
     steps=25,
     evaluate_every=1000,
@@ -339,8 +351,8 @@ def test_while_it_is_alone_only_the_trained_team_plays_and_learns_and_then_all_d
 @pytest.mark.parametrize(
     ("algorithm", "task", "steps"),
     [
-        (Merl(MATD3, population=TEAMS), HostWander(), 70),
-        (Ea(FACMAC, population=TEAMS), GAMES["climbing"], 30),
+        (Merl(MATD3, breeding=NetworkBreeding(population=TEAMS)), HostWander(), 70),
+        (Ea(FACMAC, breeding=NetworkBreeding(population=TEAMS)), GAMES["climbing"], 30),
     ],
     ids=["merl-matd3", "ea-facmac"],
 )

@@ -11,8 +11,10 @@ import pytest
 
 from comarl.algorithms.qmix import IQL, VDN, Network, Qmix, State
 from comarl.nn.recurrent import Memory
+from comarl.ops.exploration import Epsilon
 from comarl.ops.learner import Adam
 from comarl.replay.episodes import EpisodeRing, EpisodeRingState
+from comarl.replay.pace import EpisodePace
 from comarl.training.settings import Run
 from comarl.training.train import updates_due
 from comarl.types import Clock, EnvSpec, Episode
@@ -378,7 +380,9 @@ def test_acting_step_by_step_is_greedy_in_the_utilities_that_learning_unrolls(ba
 def test_exploration_falls_with_the_environment_steps_of_the_seed(batch, states):
     """Epsilon 1, 0.6 and 0.2 at 0, 50 and 100 or more steps of 100; a random action is the best one
     time in three."""
-    algorithm = dataclasses.replace(QMIX, epsilon=(1.0, 0.2), epsilon_steps=100)
+    algorithm = dataclasses.replace(
+        QMIX, epsilon=dataclasses.replace(QMIX.epsilon, first=1.0, last=0.2, steps=100)
+    )
     state, memory = states(QMIX), Memory.empty(AGENTS, QMIX.hidden)
     timestep = jax.tree.map(lambda x: x[1, 0], batch.timesteps)
     timestep = eqx.tree_at(lambda t: t.available, timestep, jnp.ones((AGENTS, ACTIONS), bool))
@@ -416,7 +420,10 @@ def test_updates_are_due_per_episode_played_once_the_replay_can_fill_a_batch(
 ):
     ring = EpisodeRing(100, 4)
     algorithm = Qmix(
-        replay=ring, parallel_envs=parallel_envs, updates_per_episode=float(updates_per_episode)
+        replay=ring,
+        pace=EpisodePace(
+            parallel_envs=parallel_envs, updates_per_episode=float(updates_per_episode)
+        ),
     )
     mask = np.arange(HORIZON) < np.random.default_rng(0).integers(1, HORIZON, (8, 1))
     mask[played:] = False
@@ -431,10 +438,9 @@ def test_updates_are_due_per_episode_played_once_the_replay_can_fill_a_batch(
 RUN = Run(
     Qmix(
         **{**SMALL, "optimiser": Adam(1e-2)},
-        epsilon_steps=100,
+        epsilon=Epsilon(1.0, 0.05, 100),
         replay=EpisodeRing(100, 5),
-        parallel_envs=2,
-        updates_per_episode=1.5,
+        pace=EpisodePace(parallel_envs=2, updates_per_episode=1.5),
     ),
     Stroll(),
     seeds=3,

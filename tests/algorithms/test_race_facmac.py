@@ -13,6 +13,7 @@ import pytest
 from comarl.algorithms import facmac as facmac_module
 from comarl.algorithms.facmac import Facmac
 from comarl.algorithms.race_facmac import RaceFacmac, State
+from comarl.evolution.population import HeadBreeding
 from comarl.nn.recurrent import Memory, RecurrentNet, unroll_episode
 from comarl.ops.learner import Adam, Learner
 from comarl.replay.episodes import EpisodeRing
@@ -29,7 +30,7 @@ MODES = ("both", "marl", "teams", "neither")
 SIZES = dict(hidden=6, mixer_width=4, hypernet=4, gamma=GAMMA, td_lambda=TRACE, target_period=3)
 RACE = RaceFacmac(
     **SIZES,
-    population=3,
+    breeding=HeadBreeding(mutated_fraction=0.05, population=3),
     beta=0.5,
     embedding=4,
     mine_width=5,
@@ -735,14 +736,19 @@ def test_the_elite_keeps_its_slot_bit_for_bit_and_evolution_changes_the_populati
     first = jax.tree.map(lambda x: x[0], after)
     assert bits(first.population) != bits(state.population)
     same = dataclasses.replace(
-        first, population=state.population, fitness=state.fitness, elite=state.elite
+        first,
+        breeding=dataclasses.replace(first.breeding, population=state.population),
+        fitness=state.fitness,
+        elite=state.elite,
     )
     assert bits(same) == bits(state)
 
 
 @pytest.mark.parametrize("kind", ["copy", "parameter"])
 def test_offspring_consist_of_whole_agents_or_of_whole_rows_of_weights(state, kind):
-    algorithm = dataclasses.replace(RACE, crossover=kind, mutation_probability=0.0)
+    algorithm = dataclasses.replace(
+        RACE, breeding=dataclasses.replace(RACE.breeding, mutation_probability=0.0, crossover=kind)
+    )
     weight, old = (np.asarray(s.population.weight) for s in (evolved(algorithm, state)[0], state))
     of_agents = np.stack([(weight == team).all((-1, -2)) for team in old]).any(0)
     of_rows = np.stack([(weight == team).all(-2) for team in old]).any(0)
@@ -768,14 +774,22 @@ def test_alpha_and_its_counting_decide_how_many_weights_mutate(state, fields, sh
         state.population,
         (jnp.full(shape, 7.0), jnp.full((3, 2, 3), 5.0)),
     )
-    after, _ = evolved(algorithm, dataclasses.replace(state, population=population))
+    after, _ = evolved(
+        algorithm,
+        dataclasses.replace(
+            state, breeding=dataclasses.replace(state.breeding, population=population)
+        ),
+    )
     changed = np.asarray(after.population.weight)[:, [0, 2]] != 7.0
     assert abs(changed.mean() - share) < 0.1 * share + 1e-9
     np.testing.assert_array_equal(after.population.bias, 5.0)
 
 
 def test_single_weights_of_the_whole_team_mutate_where_operators_are_of_parameters(state):
-    algorithm = dataclasses.replace(RACE, mutation="parameter", mutated_fraction=0.5)
+    algorithm = dataclasses.replace(
+        RACE,
+        breeding=dataclasses.replace(RACE.breeding, mutated_fraction=0.5, mutation="parameter"),
+    )
     after, _ = evolved(
         algorithm, eqx.tree_at(lambda s: s.population.weight, state, jnp.full((3, 2, 6, 3), 7.0))
     )
@@ -810,7 +824,11 @@ def test_the_fate_of_the_injected_team_follows_its_slot(state):
 
 def test_without_injection_or_evolution_the_population_stays_closed(state, bits, key):
     ready = ranked(state, FITNESS[:3], ELITE)
-    assert bits(dataclasses.replace(RACE, injection=False).inject(ready)) == bits(ready)
+    assert bits(
+        dataclasses.replace(
+            RACE, breeding=dataclasses.replace(RACE.breeding, injection=False)
+        ).inject(ready)
+    ) == bits(ready)
     alone = dataclasses.replace(RACE, evolution=False)
     after, metrics = alone.evolve(state, jnp.zeros(1), at(), key)
     assert metrics == {} and bits(after) == bits(state) == bits(alone.inject(state))
@@ -837,7 +855,7 @@ def test_targets_start_as_what_they_follow_and_teams_start_apart(initial, bits):
 RUN = Run(
     dataclasses.replace(
         RACE,
-        population=2,
+        breeding=dataclasses.replace(RACE.breeding, population=2),
         population_after=15,
         replay=EpisodeRing(60, 3),
         actor_optimiser=Adam(1e-2),

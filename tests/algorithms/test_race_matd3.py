@@ -672,7 +672,13 @@ def evolved(algorithm, state, clock, winners=None, generations: int = 200):
 @pytest.fixture(scope="module")
 def bred(race, labelled, clock_at):
     """Generations without mutation."""
-    return evolved(dataclasses.replace(race, mutation_probability=0.0), labelled, clock_at(0))
+    return evolved(
+        dataclasses.replace(
+            race, breeding=dataclasses.replace(race.breeding, mutation_probability=0.0)
+        ),
+        labelled,
+        clock_at(0),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -706,7 +712,10 @@ def test_evolution_changes_the_population_and_its_records_alone(race, state, clo
     assert int(after.elite) == ELITE == int(race.best_team(after))
     assert bits(after.population) != bits(state.population)
     same = dataclasses.replace(
-        after, population=state.population, fitness=state.fitness, elite=state.elite
+        after,
+        breeding=dataclasses.replace(after.breeding, population=state.population),
+        fitness=state.fitness,
+        elite=state.elite,
     )
     assert bits(same) == bits(state)
 
@@ -739,7 +748,12 @@ def test_winners_stay_and_a_pair_of_losers_becomes_both_offspring(race, labelled
     its parents, the third by one offspring of a pair of its own."""
     winners = (3, 3, 1, 3)
     after, _ = evolved(
-        dataclasses.replace(race, mutation_probability=0.0), labelled, clock_at(0), winners
+        dataclasses.replace(
+            race, breeding=dataclasses.replace(race.breeding, mutation_probability=0.0)
+        ),
+        labelled,
+        clock_at(0),
+        winners,
     )
     origin = sources(after)
     np.testing.assert_array_equal(origin[:, 3], 3)
@@ -761,7 +775,9 @@ def test_winners_stay_and_a_pair_of_losers_becomes_both_offspring(race, labelled
 def test_second_parents_are_drawn_from_the_distinct_winners(race, labelled, clock_at):
     """2 won twice, 3 and 4 once: each is the parent of the only offspring one time in three."""
     winners = (2, 3, 2, 4)
-    unmutated = dataclasses.replace(race, mutation_probability=0.0)
+    unmutated = dataclasses.replace(
+        race, breeding=dataclasses.replace(race.breeding, mutation_probability=0.0)
+    )
     after, _ = evolved(unmutated, labelled, clock_at(0), winners, generations=600)
     origin = sources(after)
     np.testing.assert_array_equal(
@@ -778,7 +794,14 @@ def test_nine_of_ten_agents_of_every_team_but_the_elite_mutate_each_on_its_own(
     race, state, clock_at
 ):
     winners = (0, 2, 3, 4)  # nobody is replaced
-    after, _ = evolved(dataclasses.replace(race, mutated_fraction=1.0), state, clock_at(0), winners)
+    after, _ = evolved(
+        dataclasses.replace(
+            race, breeding=dataclasses.replace(race.breeding, mutated_fraction=1.0)
+        ),
+        state,
+        clock_at(0),
+        winners,
+    )
     changed = np.any(np.asarray(after.weight) != np.asarray(state.population.weight), axis=(3, 4))
     share = changed[:, [0, 2, 3, 4]].mean(axis=0)  # [teams, agents]
     assert np.all(np.abs(share - 0.9) < 0.09) and abs(share.mean() - 0.9) < 0.025
@@ -793,7 +816,12 @@ def test_nine_of_ten_agents_of_every_team_but_the_elite_mutate_each_on_its_own(
 def test_alpha_is_the_share_of_weights_that_a_mutation_touches(race, state, clock_at):
     winners = (0, 2, 3, 4)
     for count, fraction, expected in (("bernoulli", 0.3, 0.3 * 0.9), ("floor", 0.4, 3 / 8 * 0.9)):
-        algorithm = dataclasses.replace(race, mutated_fraction=fraction, mutation_count=count)
+        algorithm = dataclasses.replace(
+            race,
+            breeding=dataclasses.replace(
+                race.breeding, mutated_fraction=fraction, mutation_count=count
+            ),
+        )
         after, _ = evolved(algorithm, state, clock_at(0), winners)
         changed = np.asarray(after.weight) != np.asarray(state.population.weight)
         assert abs(changed[:, [0, 2, 3, 4]].mean() - expected) < 0.02
@@ -801,7 +829,12 @@ def test_alpha_is_the_share_of_weights_that_a_mutation_touches(race, state, cloc
 
 def test_parameter_level_crossover_mixes_rows_of_the_same_two_teams(race, labelled, clock_at):
     winners = (2, 3, 4, 4)
-    algorithm = dataclasses.replace(race, crossover="parameter", mutation_probability=0.0)
+    algorithm = dataclasses.replace(
+        race,
+        breeding=dataclasses.replace(
+            race.breeding, mutation_probability=0.0, crossover="parameter"
+        ),
+    )
     after, _ = evolved(algorithm, labelled, clock_at(0), winners)
     weight = np.asarray(after.weight)[:, 0]  # [generations, agents, features, action]
     origin = weight // 100
@@ -818,7 +851,10 @@ def test_parameter_level_crossover_mixes_rows_of_the_same_two_teams(race, labell
 
 def test_parameter_level_mutation_touches_single_weights(race, state, clock_at):
     winners = (0, 2, 3, 4)
-    algorithm = dataclasses.replace(race, mutation="parameter", mutated_fraction=0.5)
+    algorithm = dataclasses.replace(
+        race,
+        breeding=dataclasses.replace(race.breeding, mutated_fraction=0.5, mutation="parameter"),
+    )
     after, _ = evolved(algorithm, state, clock_at(0), winners)
     changed = np.asarray(after.weight) != np.asarray(state.population.weight)
     counts = changed[:, [0, 2, 3, 4]].sum(axis=(3, 4)).reshape(-1)
@@ -864,7 +900,7 @@ def test_w_marl_takes_the_worst_slot_and_never_the_elites(race, state, fitness, 
 
 
 def test_without_injection_the_population_stays_closed(race, state, bits):
-    closed = dataclasses.replace(race, injection=False)
+    closed = dataclasses.replace(race, breeding=dataclasses.replace(race.breeding, injection=False))
     assert bits(closed.inject(ranked(state, (1.0, 2.0, 3.0, 4.0, 5.0), 4))) == bits(
         ranked(state, (1.0, 2.0, 3.0, 4.0, 5.0), 4)
     )

@@ -9,6 +9,7 @@ from comarl.algorithms.maddpg import Maddpg
 from comarl.algorithms.maven_ac import MavenAc
 from comarl.algorithms.si_moa import SiMoa
 from comarl.algorithms.vm3_ac import MA_AC, Vm3Ac
+from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
 from comarl.training.settings import Run
 from tests.sessions import session
@@ -18,7 +19,9 @@ TINY = dict(hidden=(4,), replay=Ring(100, 8), warmup_steps=20, updates_per_step=
 BASE = dataclasses.replace(MA_AC, **TINY)
 ALGORITHMS = {
     "vm3-ac": Vm3Ac(latent_size=2, **TINY),
-    "maddpg": Maddpg(parallel_envs=2, **TINY),
+    "maddpg": Maddpg(
+        pace=StepPace(warmup_steps=25600, updates_per_step=0.01, parallel_envs=2), **TINY
+    ),
     "maven-ac": MavenAc(BASE, latents=3, discriminator=(4,)),
     "si-moa": SiMoa(BASE, counterfactuals=2, model_hidden=(4,)),
 }

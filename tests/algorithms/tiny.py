@@ -17,6 +17,7 @@ from comarl.algorithms.race_facmac import RaceFacmac
 from comarl.algorithms.vdac import MAA2C, Vdac
 from comarl.algorithms.vm3_ac_discrete import Vm3AcDiscrete
 from comarl.algorithms.wqmix import Wqmix
+from comarl.evolution.population import HeadBreeding
 from comarl.replay.episodes import EpisodeRing, RecentAndOld
 from tests.data import SMOOTH
 
@@ -69,7 +70,7 @@ TINY = {
         **PACE,
         **BOTH,
         mine_optimiser=SMOOTH,
-        population=2,
+        breeding=HeadBreeding(mutated_fraction=0.05, population=2),
         population_after=0,
         embedding=3,
         mine_width=3,

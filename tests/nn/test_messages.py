@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.nn.messages import MessageConditionedNet, Messenger, deliver, concat_messages
+from comarl.nn.messages import MessageConditionedNet, Messenger, concat_messages, deliver
 from comarl.nn.recurrent import input_size
 from comarl.ops.distributions import noise_of_steps
 from comarl.types import EnvSpec

@@ -11,6 +11,7 @@ import pytest
 
 from comarl.algorithms.qmix import Qmix
 from comarl.replay.episodes import EpisodeRing, Latent, RecentAndOld
+from comarl.replay.pace import EpisodePace
 from comarl.training.memory import check_memory, num_bytes
 from comarl.training.settings import Run
 from comarl.types import EnvSpec, Episode, Timestep
@@ -362,7 +363,7 @@ def test_a_replay_that_cannot_hold_one_round_is_refused():
     class Task:
         spec = SPEC
 
-    run = Run(Qmix(replay=EpisodeRing(7, 2), parallel_envs=8), Task())
+    run = Run(Qmix(replay=EpisodeRing(7, 2), pace=EpisodePace(parallel_envs=8)), Task())
     with pytest.raises(
         ValueError,
         match=r"replay\.capacity 7 is less than one round of 8 episode.* must be 8 or more",

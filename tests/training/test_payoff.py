@@ -10,6 +10,7 @@ from rich.console import Console
 from comarl.algorithms.qmix import Qmix
 from comarl.envs.matrix import GAMES
 from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace
 from comarl.report import report
 from comarl.runs.identity import identity
 from comarl.training.payoff import Learnt, payoff_csv, payoff_markdown
@@ -25,7 +26,11 @@ def reported(request, tmp_path_factory):
     game."""
     folder, name = tmp_path_factory.mktemp("payoff"), request.param
     algorithm = Qmix(
-        hidden=4, mixer_width=3, hypernet=3, replay=EpisodeRing(20, 4), parallel_envs=4
+        hidden=4,
+        mixer_width=3,
+        hypernet=3,
+        replay=EpisodeRing(20, 4),
+        pace=EpisodePace(parallel_envs=4),
     )
     for seeds, first in (2, 0), (1, 2):
         run = Run(

@@ -45,7 +45,10 @@ def test_the_advice_is_about_the_optimiser_that_the_loss_has():
 
 
 def test_a_pace_that_never_comes_to_an_update_is_refused_with_what_would():
-    slow = dataclasses.replace(ALGORITHMS["qmix-pymarl2"].algorithm, parallel_envs=1)
+    slow = dataclasses.replace(
+        ALGORITHMS["qmix-pymarl2"].algorithm,
+        pace=dataclasses.replace(ALGORITHMS["qmix-pymarl2"].algorithm.pace, parallel_envs=1),
+    )
     with pytest.raises(
         ValueError,
         match=r"updates_per_episode 0.125: .* more than 4 episodes: set --algorithm.parallel",
@@ -54,12 +57,18 @@ def test_a_pace_that_never_comes_to_an_update_is_refused_with_what_would():
 
 
 def test_a_round_of_too_few_steps_for_an_update_is_refused():
-    short = dataclasses.replace(ALGORITHMS["maddpg"].algorithm, parallel_envs=2)
+    short = dataclasses.replace(
+        ALGORITHMS["maddpg"].algorithm,
+        pace=dataclasses.replace(ALGORITHMS["maddpg"].algorithm.pace, parallel_envs=2),
+    )
     with pytest.raises(
         ValueError, match=r"updates_per_step 0.01: a round of 2 .* 25 steps .* more than 50 steps"
     ):
         Run(short, find_task("navigation/3"))
-    Run(dataclasses.replace(short, parallel_envs=3), find_task("navigation/3"))
+    Run(
+        dataclasses.replace(short, pace=dataclasses.replace(short.pace, parallel_envs=3)),
+        find_task("navigation/3"),
+    )
 
 
 def test_a_round_comes_to_no_more_updates_than_its_longest_episodes_allow():

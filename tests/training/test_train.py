@@ -9,6 +9,7 @@ import pytest
 
 from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.race_matd3 import RaceMatd3
+from comarl.evolution.population import HeadBreeding
 from comarl.replay.transitions import Ring
 from comarl.runs.identity import identity
 from comarl.runs.records import read
@@ -24,7 +25,9 @@ from .tasks import HostWander, Wander
 SMALL = {"hidden": (8, 8), "replay": Ring(400, 8), "warmup_steps": 60}
 ALGORITHMS = {
     "matd3": Matd3(**SMALL),
-    "race-matd3": RaceMatd3(**SMALL, population=3, embedding=4, mine_width=8, beta=0.1),
+    "race-matd3": RaceMatd3(
+        **SMALL, breeding=HeadBreeding(population=3), embedding=4, mine_width=8, beta=0.1
+    ),
 }
 RUNS = {
     "race-matd3": Run(

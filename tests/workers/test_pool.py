@@ -23,6 +23,7 @@ from rich.console import Console
 from comarl.algorithms.matd3 import Matd3
 from comarl.cli import summarise
 from comarl.envs.multiwalker import Multiwalker
+from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
 from comarl.runs.identity import identity
 from comarl.runs.records import read
@@ -240,7 +241,9 @@ def test_no_worker_outlives_the_process_that_started_it_even_in_the_middle_of_a_
 
 
 RUN = Run(
-    Matd3(hidden=(8, 8), replay=Ring(4_000, 16), warmup_steps=60, updates_per_step=0.1),
+    Matd3(
+        hidden=(8, 8), replay=Ring(4_000, 16), pace=StepPace(warmup_steps=60, updates_per_step=0.1)
+    ),
     Multiwalker(3, horizon=60, workers=Workers(2)),
     steps=600,
     evaluate_every=300,
