@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -16,6 +16,7 @@ from comarl.types import Index, Key, Metrics
 from comarl.validation import check_fields, check_range
 
 
+@runtime_checkable
 class Breeding(Protocol):
     """What a population needs to know to breed: a frozen dataclass whose operators are methods.
 
