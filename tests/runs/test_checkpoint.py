@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 
 from comarl.runs import checkpoint, identity
-from comarl.runs.checkpoint import Checkpoints, DamagedCheckpoint, DamagedCheckpointWarning, OtherConfiguration
+from comarl.runs.checkpoint import (
+    Checkpoints,
+    DamagedCheckpoint,
+    DamagedCheckpointWarning,
+    OtherConfiguration,
+)
 
 CONFIG = {"kind": "Run", "algorithm": {"kind": "Race", "beta": 0.1, "hidden": [64, 64]}, "seeds": 3}
 
@@ -39,9 +44,14 @@ def bits(tree) -> list:
     leaves, structure = jax.tree.flatten(tree)
 
     def raw(leaf):
-        return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        return (
+            jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        )
 
-    return [structure, *((leaf.dtype, leaf.shape, np.asarray(raw(leaf)).tobytes()) for leaf in leaves)]
+    return [
+        structure,
+        *((leaf.dtype, leaf.shape, np.asarray(raw(leaf)).tobytes()) for leaf in leaves),
+    ]
 
 
 def shapes():
@@ -63,7 +73,10 @@ def damage(path: Path) -> None:
 
 
 def test_every_leaf_comes_back_bit_for_bit_from_shapes_alone(tmp_path):
-    state, header = make_state(), {"config": CONFIG, "versions": {"jax": "0"}, "round": 3, "more": [1, None]}
+    state, header = (
+        make_state(),
+        {"config": CONFIG, "versions": {"jax": "0"}, "round": 3, "more": [1, None]},
+    )
     checkpoint.save(tmp_path / "a.npz", state, header)
     loaded, loaded_header = checkpoint.load(tmp_path / "a.npz", shapes())
     assert bits(loaded) == bits(state)
@@ -96,14 +109,20 @@ def test_functions_are_taken_from_the_structure_and_arrays_from_the_file(tmp_pat
 
 
 def test_numpy_leaves_stay_numpy_with_their_wide_types(tmp_path):
-    state = {"seeds": np.array([2**40, -1]), "time": np.array(0.1), "column": np.arange(6.0).reshape(2, 3).T}
+    state = {
+        "seeds": np.array([2**40, -1]),
+        "time": np.array(0.1),
+        "column": np.arange(6.0).reshape(2, 3).T,
+    }
     checkpoint.save(tmp_path / "a.npz", state, {})
     loaded, _ = checkpoint.load(tmp_path / "a.npz", state)
     assert all(isinstance(leaf, np.ndarray) for leaf in loaded.values())
     assert bits(loaded) == bits(state)
 
 
-def test_an_array_that_is_read_in_many_pieces_comes_back_and_its_damage_is_found(tmp_path, monkeypatch):
+def test_an_array_that_is_read_in_many_pieces_comes_back_and_its_damage_is_found(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(checkpoint, "CHUNK", 7)
     path = tmp_path / "a.npz"
     checkpoint.save(path, make_state(), {})
@@ -149,7 +168,9 @@ def test_a_flipped_bit_of_any_array_is_found_and_the_array_is_named(tmp_path):
     path = tmp_path / "a.npz"
     checkpoint.save(path, make_state(), {})
     damage(path)
-    with pytest.raises(DamagedCheckpoint, match=r"a\.npz: its array \['part'\]\.weight cannot be read: Bad CRC"):
+    with pytest.raises(
+        DamagedCheckpoint, match=r"a\.npz: its array \['part'\]\.weight cannot be read: Bad CRC"
+    ):
         checkpoint.load(path, shapes())
 
 
@@ -178,10 +199,19 @@ def test_an_array_that_is_missing_or_surplus_or_of_another_shape_is_named(tmp_pa
     path = tmp_path / "a.npz"
     checkpoint.save(path, {"a": jnp.zeros((2, 3)), "b": jnp.zeros(2)}, {})
     for like, cause in [
-        ({"a": jnp.zeros((2, 3)), "b": jnp.zeros(2), "c": jnp.zeros(1)}, r"it has no array \['c'\]"),
+        (
+            {"a": jnp.zeros((2, 3)), "b": jnp.zeros(2), "c": jnp.zeros(1)},
+            r"it has no array \['c'\]",
+        ),
         ({"a": jnp.zeros((2, 3))}, r"it has an array \['b'\]"),
-        ({"a": jnp.zeros((3, 2)), "b": jnp.zeros(2)}, r"its array \['a'\] is float32\[2,3\], .* float32\[3,2\]"),
-        ({"a": jnp.zeros((2, 3)), "b": jnp.zeros(2, jnp.int32)}, r"its array \['b'\] is float32\[2\], .* int32\[2\]"),
+        (
+            {"a": jnp.zeros((3, 2)), "b": jnp.zeros(2)},
+            r"its array \['a'\] is float32\[2,3\], .* float32\[3,2\]",
+        ),
+        (
+            {"a": jnp.zeros((2, 3)), "b": jnp.zeros(2, jnp.int32)},
+            r"its array \['b'\] is float32\[2\], .* int32\[2\]",
+        ),
     ]:
         with pytest.raises(DamagedCheckpoint, match=cause):
             checkpoint.load(path, like)
@@ -189,7 +219,10 @@ def test_an_array_that_is_missing_or_surplus_or_of_another_shape_is_named(tmp_pa
 
 def test_a_member_that_was_taken_out_is_named(tmp_path):
     checkpoint.save(tmp_path / "a.npz", make_state(), {})
-    with zipfile.ZipFile(tmp_path / "a.npz") as old, zipfile.ZipFile(tmp_path / "b.npz", "w") as new:
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz") as old,
+        zipfile.ZipFile(tmp_path / "b.npz", "w") as new,
+    ):
         for name in old.namelist():
             if "half" not in name:
                 new.writestr(name, old.read(name))
@@ -229,7 +262,9 @@ def test_a_run_that_went_back_replaces_its_old_future(tmp_path):
 def test_the_older_one_is_used_with_a_warning_if_the_newest_is_damaged(tmp_path):
     checkpoints = saved(tmp_path, 1, 2)
     damage(checkpoints.path(2))
-    with pytest.warns(DamagedCheckpointWarning, match=r"00000002\.npz: .*Bad CRC.* older checkpoint-00000001\.npz"):
+    with pytest.warns(
+        DamagedCheckpointWarning, match=r"00000002\.npz: .*Bad CRC.* older checkpoint-00000001\.npz"
+    ):
         state, header = checkpoints.newest(shapes(), CONFIG)
     assert header["round"] == 1 and bits(state) == bits(make_state(1))
     told = []
@@ -241,14 +276,19 @@ def test_if_all_are_damaged_both_are_named_with_a_remedy(tmp_path):
     checkpoints = saved(tmp_path, 1, 2)
     checkpoints.path(1).write_bytes(b"")
     damage(checkpoints.path(2))
-    with pytest.raises(DamagedCheckpoint, match=r"00000002.*00000001.*Delete .* from the beginning"):
+    with pytest.raises(
+        DamagedCheckpoint, match=r"00000002.*00000001.*Delete .* from the beginning"
+    ):
         checkpoints.newest(shapes(), CONFIG)
 
 
 def test_another_runs_checkpoint_is_refused_by_the_first_field_that_differs(tmp_path):
     checkpoints = saved(tmp_path, 1)
     other = {**CONFIG, "algorithm": {**CONFIG["algorithm"], "beta": 0.0}, "seeds": 4}
-    with pytest.raises(OtherConfiguration, match=r"^algorithm\.beta: the checkpoint has 0\.1, this run has 0\.0 .*own"):
+    with pytest.raises(
+        OtherConfiguration,
+        match=r"^algorithm\.beta: the checkpoint has 0\.1, this run has 0\.0 .*own",
+    ):
         # The configuration is looked at before the arrays
         checkpoints.newest({"other": "shapes"}, other)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from comarl.runs import records
-from comarl.runs.records import Records, read
 from comarl.runs.identity import canonical, fingerprint, to_config
+from comarl.runs.records import Records, read
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ def test_a_nested_dataclass_becomes_plain_json_with_its_class_as_kind():
 
 
 def test_a_whole_number_in_a_float_field_is_the_same_setting():
-    assert fingerprint(to_config(Inner(beta=0, clip=1))) == fingerprint(to_config(Inner(beta=0.0, clip=1.0)))
+    assert fingerprint(to_config(Inner(beta=0, clip=1))) == fingerprint(
+        to_config(Inner(beta=0.0, clip=1.0))
+    )
     assert canonical(to_config(Inner(clip=float("inf")))).count('"inf"') == 1
 
 
@@ -66,7 +68,9 @@ def test_what_changes_no_result_is_no_setting():
         size: int = 1
         threads: int = field(default=2, compare=False)
 
-    assert to_config(Threaded()) == to_config(Threaded(threads=5)) == {"kind": "Threaded", "size": 1}
+    assert (
+        to_config(Threaded()) == to_config(Threaded(threads=5)) == {"kind": "Threaded", "size": 1}
+    )
 
 
 def test_a_field_called_kind_is_refused():
@@ -89,7 +93,10 @@ def test_a_fingerprint_differs_for_every_change_of_a_setting():
         Outer(seeds=4),
         Outer(evolve=False),
         Outer(task="matrix/penalty"),
-        *(Outer(algorithm=replace(Inner(), **change)) for change in ({"beta": 0.1000001}, {"hidden": (64,)})),
+        *(
+            Outer(algorithm=replace(Inner(), **change))
+            for change in ({"beta": 0.1000001}, {"hidden": (64,)})
+        ),
         Outer(algorithm=Inner(activation=jax.nn.tanh)),
     ]
     assert len({fingerprint(to_config(run)) for run in runs}) == len(runs)
@@ -108,7 +115,12 @@ def test_arrays_become_numbers_and_what_is_not_finite_becomes_null(tmp_path):
     line = {
         "seed": np.int64(1),
         "marl_team": jnp.array([1.5, jnp.nan]),
-        "training": {"a": float("inf"), "b": jnp.bfloat16(0.5), "c": np.float32(2), "d": jnp.bool_(True)},
+        "training": {
+            "a": float("inf"),
+            "b": jnp.bfloat16(0.5),
+            "c": np.float32(2),
+            "d": jnp.bool_(True),
+        },
     }
     Records(tmp_path).append([line])
 
@@ -171,10 +183,21 @@ def test_the_folder_says_what_ran_and_with_what(tmp_path):
     assert records.read_config(tmp_path / "run") == config
     assert (tmp_path / "run" / "config.json").read_text().startswith('{\n  "kind": "Outer"')
     about = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert about["versions"]["jax"] == jax.__version__ and about["versions"]["python"].startswith("3.")
-    assert about["cores"] >= 1 and about["memory_gib"] > 0 and about["cpu"] and about["platform"] and about["command"]
+    assert about["versions"]["jax"] == jax.__version__ and about["versions"]["python"].startswith(
+        "3."
+    )
+    assert (
+        about["cores"] >= 1
+        and about["memory_gib"] > 0
+        and about["cpu"]
+        and about["platform"]
+        and about["command"]
+    )
     assert len(about["devices"]) == len(jax.devices())
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.json", "environment.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "config.json",
+        "environment.json",
+    }
 
 
 def test_a_failed_write_leaves_the_old_json(tmp_path):
@@ -186,7 +209,9 @@ def test_a_failed_write_leaves_the_old_json(tmp_path):
     assert [found.name for found in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_the_revision_is_that_of_the_checkout_and_not_of_a_repository_around_an_installation(tmp_path):
+def test_the_revision_is_that_of_the_checkout_and_not_of_a_repository_around_an_installation(
+    tmp_path,
+):
     import subprocess
 
     package = tmp_path / "checkout" / "src" / "comarl"

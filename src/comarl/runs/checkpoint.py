@@ -32,7 +32,16 @@ CHUNK = 1 << 24
 # What zipfile, json and numpy raise when they read a damaged file. LookupError is a member that is
 # not there, RuntimeError one that claims to be encrypted or compressed. No TypeError: that is a
 # mistake of ours.
-DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, LookupError, ValueError, RuntimeError)
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    RuntimeError,
+)
 
 
 class DamagedCheckpoint(Exception):
@@ -153,7 +162,10 @@ class Checkpoints:
 
     def numbers(self) -> list[int]:
         """The numbers of the checkpoints there are, newest first."""
-        names = (re.fullmatch(r"checkpoint-(\d{8,})\.npz", path.name) for path in self.folder.glob("checkpoint-*.npz"))
+        names = (
+            re.fullmatch(r"checkpoint-(\d{8,})\.npz", path.name)
+            for path in self.folder.glob("checkpoint-*.npz")
+        )
         return sorted((int(name[1]) for name in names if name), reverse=True)
 
     def save(self, number: int, state: PyTree, header: dict[str, Any]) -> Path:
@@ -211,7 +223,8 @@ class Checkpoints:
             field, theirs, ours = difference
             raise OtherConfiguration(
                 f"{field}: the checkpoint has {theirs}, this run has {ours} ({path}). "
-                f"Give this run a folder of its own, or delete {self.folder} to start it from the beginning."
+                f"Give this run a folder of its own, or delete {self.folder} to start it from the "
+                "beginning."
             )
 
 
@@ -226,7 +239,10 @@ def _is_key(leaf: Any) -> bool:
 def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
     """The leaves with their paths. Raises TypeError for one that cannot be saved, ValueError for a
     path used twice."""
-    leaves = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    leaves = [
+        (jax.tree_util.keystr(path), leaf)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    ]
     for name, leaf in leaves:
         if not _is_function(leaf) and not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
             raise TypeError(f"{name} is a {type(leaf).__name__}; a state holds arrays only")
@@ -290,7 +306,11 @@ def _fill(raw: np.ndarray, archive: zipfile.ZipFile, name: str) -> None:
     buffer, filled = raw.reshape(-1).view(np.uint8).data, 0
     try:
         with archive.open(f"{name}.npy") as member:
-            if npy.read_magic(member) != (1, 0) or npy.read_array_header_1_0(member) != (raw.shape, False, raw.dtype):
+            if npy.read_magic(member) != (1, 0) or npy.read_array_header_1_0(member) != (
+                raw.shape,
+                False,
+                raw.dtype,
+            ):
                 raise ValueError("its type or shape is another")
             while piece := member.read(CHUNK):
                 # ValueError if there is more than fits

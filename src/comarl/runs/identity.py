@@ -49,7 +49,9 @@ def _fields(value: Any) -> dict[str, Any]:
         if not field.compare:
             continue  # it changes no result
         if field.name == "kind":
-            raise ValueError(f'{type(value).__name__} has a field "kind", which names the class in a configuration')
+            raise ValueError(
+                f'{type(value).__name__} has a field "kind", which names the class in a config'
+            )
         item = getattr(value, field.name)
         # beta=0 and beta=0.0 are one setting, so they must not be two folders.
         kinds = get_args(field.type) or (field.type,)
@@ -96,7 +98,10 @@ def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[tuple[str, s
             if field in theirs and field in ours:
                 yield from differences(theirs[field], ours[field], here)
             else:
-                was, given = (json.dumps(side[field]) if field in side else "no such field" for side in (theirs, ours))
+                was, given = (
+                    json.dumps(side[field]) if field in side else "no such field"
+                    for side in (theirs, ours)
+                )
                 yield here, was, given
         return
     # 1, 1.0 and True are equal in Python but are different settings, so it is their JSON that is

@@ -13,8 +13,6 @@ What a task counts besides the return stands beside it, raw as well: `marl_team_
 `best_team_won` where it counts `won`.
 """
 
-import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -24,9 +22,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,7 +31,12 @@ import numpy as np
 from comarl.machine.hardware import cpu_model, total_memory, usable_cores
 from comarl.runs.checkpoint import atomically
 
-CONFIG, ENVIRONMENT, METRICS, CHECKPOINTS = "config.json", "environment.json", "metrics.jsonl", "checkpoints"
+CONFIG, ENVIRONMENT, METRICS, CHECKPOINTS = (
+    "config.json",
+    "environment.json",
+    "metrics.jsonl",
+    "checkpoints",
+)
 RETURN, WON = "return", "won"
 PACKAGES = (
     "comarl",
@@ -134,8 +136,9 @@ class Records:
         content = self.path.read_bytes() if self.path.exists() else b""
         if not 0 <= position <= len(content) or _whole(content[:position]) != position:
             raise ValueError(
-                f"{self.path} has {len(content)} bytes and no line that ends at byte {position}, where the checkpoint "
-                f"says it was. Restore the file, or delete {self.folder} to start this run from the beginning."
+                f"{self.path} has {len(content)} bytes and no line that ends at byte {position}, "
+                f"where the checkpoint says it was. Restore the file, or delete {self.folder} to "
+                "start this run from the beginning."
             )
         self._cut(position)
 
@@ -200,7 +203,9 @@ def git_revision(package: Path) -> dict[str, Any] | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(package), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
 
     try:
         # A package installed under somebody else's repository must not be taken for that
