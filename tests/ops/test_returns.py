@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.ops.returns import lambda_returns, masked_mean
+from comarl.ops.returns import lambda_returns, masked_mean, one_step_targets, td_metrics
 
 HORIZON = 6
 ENDINGS = ("terminated", "truncated early", "truncated at the horizon")
@@ -34,7 +34,7 @@ def forward_view(reward, discount, next_value, td_lambda):
                 factor *= discount[k]
             n_step.append(total + factor * next_value[t + n - 1])
         weights = [(1 - td_lambda) * td_lambda**n for n in range(len(n_step) - 1)] + [
-            trace ** (len(n_step) - 1)
+            td_lambda ** (len(n_step) - 1)
         ]
         result.append(sum(w * g for w, g in zip(weights, n_step, strict=True)))
     return result
@@ -80,7 +80,7 @@ def test_what_stands_after_the_end_does_not_matter(episodes, garbage):
     np.testing.assert_array_equal(np.asarray(dirty)[mask], np.asarray(clean)[mask])
 
 
-def test_trace_zero_looks_one_step_ahead_and_trace_one_to_the_end():
+def test_lambda_zero_looks_one_step_ahead_and_lambda_one_to_the_end():
     """Rewards 1, 2, 4; discounts 1/2, 1/2, 1/4; values 10, 20, 40 of what follows; padded by two
     steps."""
     pad = lambda *x: jnp.array([[*x, 1e9, 1e9]])
@@ -107,3 +107,22 @@ def test_a_masked_mean_is_that_of_what_took_place_and_0_of_nothing():
     mask = jnp.array([[True, True, False], [True, False, False]])
     assert float(masked_mean(x, mask)) == 3.0
     assert float(masked_mean(x, jnp.zeros_like(mask))) == 0.0
+
+
+def test_a_step_that_time_cut_is_followed_by_a_value_and_a_terminated_one_is_not():
+    reward, terminated = jnp.array([1.0, 1.0]), jnp.array([False, True])
+    target = lambda value: one_step_targets(reward, terminated, value, 0.9)
+    np.testing.assert_allclose(target(jnp.array([10.0, jnp.nan])), [10.0, 1.0])
+    slope = jax.grad(lambda value: target(value).sum())(jnp.ones(2))
+    np.testing.assert_array_equal(slope, 0.0)
+
+
+def test_metrics_of_a_td_error_are_over_the_steps_that_took_place():
+    q, target = jnp.array([[1.0, 2.0, jnp.nan]]), jnp.array([[4.0, 1.0, jnp.inf]])
+    found = td_metrics(q, target, jnp.array([[True, True, False]]))
+    assert {name: float(value) for name, value in found.items()} == {
+        "q_taken_mean": 1.5,
+        "target_value": 2.5,
+        "td_error_abs": 2.0,
+    }
+    assert td_metrics(q[:, :2], target[:, :2]) == found

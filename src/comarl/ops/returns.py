@@ -1,10 +1,10 @@
-"""Targets over time, for one episode."""
+"""Targets over time, and what is recorded of them."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from comarl.types import Episode
+from comarl.types import Episode, Metrics
 
 
 def lambda_returns(
@@ -14,28 +14,32 @@ def lambda_returns(
     mask: Bool[Array, " time"],
     td_lambda: float,
 ) -> Float[Array, " time"]:
-    """TD(lambda) returns, lambda being `td_lambda` (Sutton & Barto, 2018, Sec. 12.1), that end
-    where their episode ends.
+    """TD(lambda) returns of one episode (Sutton & Barto, 2018, Sec. 12.1).
 
         G_t = r_t + discount_t ((1 - lambda) V_{t+1} + lambda G_{t+1})
 
     `discount` is gamma, or 0 where step t terminated. `next_value[t]` is the value of what step t
     led to. On the last step that took place, which is the last one of `mask`, V_{t+1} stands for
-    G_{t+1}: a truncated episode goes on in its value, however short it was. Entries where `mask` is
+    G_{t+1}: a truncated episode ends in its value, however short it was. Entries where `mask` is
     false mean nothing.
+
+    >>> reward, discount = jnp.array([1.0, 2.0, 4.0]), jnp.array([0.5, 0.5, 0.25])
+    >>> next_value, mask = jnp.array([10.0, 20.0, 40.0]), jnp.ones(3, bool)
+    >>> lambda_returns(reward, discount, next_value, mask, td_lambda=0.5).tolist()
+    [6.125, 10.5, 14.0]
     """
     follows = jnp.concatenate([mask[1:], jnp.zeros(1, bool)])  # whether step t + 1 took place
 
     def back(
-        after: Float[Array, ""], item: tuple[Array, Array, Array, Array]
+        later: Float[Array, ""], step: tuple[Array, Array, Array, Array]
     ) -> tuple[Array, Array]:
-        r, d, v, goes_on = item
-        now = r + d * jnp.where(goes_on, (1.0 - td_lambda) * v + td_lambda * after, v)
-        return now, now
+        r, d, v, continues = step
+        g = r + d * jnp.where(continues, (1.0 - td_lambda) * v + td_lambda * later, v)
+        return g, g
 
-    return jax.lax.scan(
-        back, jnp.zeros((), reward.dtype), (reward, discount, next_value, follows), reverse=True
-    )[1]
+    steps = (reward, discount, next_value, follows)
+    _, returns = jax.lax.scan(back, jnp.zeros((), reward.dtype), steps, reverse=True)
+    return returns
 
 
 def one_step_targets(
@@ -61,10 +65,38 @@ def episode_targets(
     """The TD(lambda) targets of a batch of episodes, given the values of what each step led to.
     They are data."""
     discount = gamma * jnp.where(batch.terminated, 0.0, 1.0)
-    one = lambda r, d, v, m: lambda_returns(r, d, v, m, td_lambda)
-    return jax.lax.stop_gradient(jax.vmap(one)(batch.reward, discount, next_value, batch.mask))
+
+    def of_episode(reward: Array, discount: Array, next_value: Array, mask: Array) -> Array:
+        return lambda_returns(reward, discount, next_value, mask, td_lambda)
+
+    targets = jax.vmap(of_episode)(batch.reward, discount, next_value, batch.mask)
+    return jax.lax.stop_gradient(targets)
 
 
 def masked_mean(x: Float[Array, "*batch"], mask: Bool[Array, "*batch"]) -> Float[Array, ""]:
-    """The mean over what took place; 0 if nothing did."""
+    """The mean over what took place; 0 if nothing did.
+
+    >>> float(masked_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])))
+    2.0
+    """
     return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(mask.sum(), 1).astype(x.dtype)
+
+
+def td_metrics(
+    q: Float[Array, "*batch"],
+    target: Float[Array, "*batch"],
+    mask: Bool[Array, "*batch"] | None = None,
+) -> Metrics:
+    """What every algorithm records beside its TD loss: means over the steps that took place.
+
+    `q` is the value of what was done, of the first critic if there are several. Without `mask` all
+    of it took place.
+
+    >>> found = td_metrics(jnp.array([1.0, 3.0]), jnp.array([2.0, 1.0]))
+    >>> {name: float(value) for name, value in found.items()}
+    {'q_taken_mean': 2.0, 'target_value': 1.5, 'td_error_abs': 1.5}
+    """
+    values = {"q_taken_mean": q, "target_value": target, "td_error_abs": jnp.abs(q - target)}
+    if mask is None:
+        return {name: value.mean() for name, value in values.items()}
+    return {name: masked_mean(value, mask) for name, value in values.items()}
