@@ -1,4 +1,4 @@
-"""Who is told what, by whom; what messages are learnt for."""
+"""Who receives what from whom; what messages learn."""
 
 import equinox as eqx
 import jax
@@ -29,7 +29,7 @@ def changed(one, other):
     return (np.asarray(one) != np.asarray(other)).any(axis=(0, 2)).tolist()
 
 
-def test_each_agent_is_told_all_messages_to_it_in_the_senders_order():
+def test_each_agent_receives_all_messages_to_it_in_the_senders_order():
     sent = jnp.arange(AGENTS * AGENTS * SIZE, dtype=jnp.float32).reshape(AGENTS, AGENTS, SIZE)
     for i in range(AGENTS):
         np.testing.assert_array_equal(
@@ -58,13 +58,17 @@ def test_a_message_from_j_to_i_changes_what_i_makes_of_it_and_nothing_else(x):
 )
 def test_what_one_agent_sees_changes_its_messages_to_all_and_no_others(routing, recurrent, x):
     messenger = make(routing, recurrent)
-    say = jax.jit(lambda x: messenger(x, jax.random.key(4), 1.0))
-    before, after = say(x), say(x.at[:, 1].add(1.0))
+    send = jax.jit(lambda x: messenger(x, jax.random.key(4), 1.0))
+    before, after = send(x), send(x.at[:, 1].add(1.0))
     assert before.mean.shape == (TIME, AGENTS, AGENTS if routing == "pairwise" else 1, SIZE)
-    differs = np.asarray(before.told != after.told).reshape(TIME, AGENTS, AGENTS, SIZE).any((0, 3))
+    differs = (
+        np.asarray(before.received != after.received)
+        .reshape(TIME, AGENTS, AGENTS, SIZE)
+        .any((0, 3))
+    )
     # [receiver, sender]
     np.testing.assert_array_equal(differs, np.tile([False, True, False], (AGENTS, 1)))
-    same = [np.array_equal(before.told[:, 0], before.told[:, i]) for i in (1, 2)]
+    same = [np.array_equal(before.received[:, 0], before.received[:, i]) for i in (1, 2)]
     assert same == [routing == "broadcast"] * 2
 
 
@@ -84,12 +88,12 @@ def test_noise_is_standard_normal_new_at_each_step_and_does_not_depend_on_the_pa
     )
 
 
-def test_messages_are_their_mean_and_noise_of_the_spread(x):
+def test_messages_are_their_mean_and_noise_of_the_standard_deviation(x):
     messenger = make("pairwise")
-    say = lambda spread: messenger(x, jax.random.key(4), spread)
+    send = lambda std: messenger(x, jax.random.key(4), std)
     noise = noise_of_steps(jax.random.key(4), (TIME, AGENTS, AGENTS, SIZE))
-    np.testing.assert_array_equal(say(0.0).sent, say(1.0).mean)
-    np.testing.assert_allclose(say(0.5).sent, say(1.0).mean + 0.5 * noise, atol=1e-6)
+    np.testing.assert_array_equal(send(0.0).sent, send(1.0).mean)
+    np.testing.assert_allclose(send(0.5).sent, send(1.0).mean + 0.5 * noise, atol=1e-6)
 
 
 @pytest.mark.parametrize("routing", ["pairwise", "broadcast"])
@@ -102,12 +106,12 @@ def test_the_bottleneck_is_its_equation(routing, x, reference, scramble):
     for t in range(TIME):
         expected = 0.0
         for i in range(AGENTS):
-            told = [
+            received = [
                 np.float64(sent[t, j, i if routing == "pairwise" else 0]) for j in range(AGENTS)
             ]
             logits = reference.mlp(
                 reference.doubles(messenger.posterior),
-                np.concatenate([np.float64(x[t, i]), *told]),
+                np.concatenate([np.float64(x[t, i]), *received]),
                 reference.relu,
             )
             expected += np.log(np.exp(logits).sum()) - logits[label[t, i]]
@@ -134,7 +138,7 @@ def test_messages_learn_what_lets_others_predict_an_agents_action():
         make("pairwise")
     )
     evaluate = jax.jit(
-        lambda m, x, k: jax.nn.log_softmax(m.posterior(concat_messages(x, m(x, k, 1.0).told)))
+        lambda m, x, k: jax.nn.log_softmax(m.posterior(concat_messages(x, m(x, k, 1.0).received)))
     )
     likely = np.exp(
         np.take_along_axis(evaluate(learnt, x, jax.random.key(6)), label[..., None], -1)

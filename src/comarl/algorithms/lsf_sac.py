@@ -293,7 +293,7 @@ class LsfSac:
         if critic.messenger is not None:
             messages = critic.messenger(x, key, self.message_std)
             told = (
-                jax.lax.stop_gradient(messages.told) if self.stop_td_into_encoder else messages.told
+                jax.lax.stop_gradient(messages.received) if self.stop_td_into_encoder else messages.received
             )
         elif self.messages == "noise":
             told = noise_of_steps(key, (*x.shape[:-1], x.shape[-2] * self.message_size))

@@ -1,6 +1,7 @@
-"""What joins the agents' utilities into the value of the team."""
+"""Mixers: networks that join the agents' utilities into the value of the team."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -10,15 +11,36 @@ from jaxtyping import Array, Float
 from comarl.nn.mlp import MLP, Linear
 from comarl.types import Key
 
+Mixing = Literal["monotonic", "any", "sum"]
+
+
+@runtime_checkable
+class UtilityMixer(Protocol):
+    """Any module that joins utilities: what `make_mixer` of an algorithm may return."""
+
+    def __call__(
+        self, utilities: Float[Array, "*batch agents"], state: Float[Array, "*batch state"]
+    ) -> Float[Array, "*batch"]:
+        """Q_tot from the utilities of the chosen actions and the state."""
+        ...
+
 
 class Mixer(eqx.Module):
-    """QMIX's mixing network (Rashid et al., ICML 2018, Sec. 4): two layers, whose weights are made
-    from the state.
+    """QMIX's mixing network (Rashid et al., ICML 2018, Sec. 4).
+
+    It has two layers, whose weights are made from the state:
 
         Q_tot = |W2(s)| elu(|W1(s)| q + b1(s)) + b2(s)
 
-    With `monotonic` off the weights may be negative: FACMAC's non-monotonic critic (Peng et al.,
-    NeurIPS 2021).
+    With `monotonic` off the weights may be negative, as in FACMAC's non-monotonic critic (Peng et
+    al., NeurIPS 2021).
+
+    >>> mixer = Mixer(num_agents=3, state_size=4, key=jax.random.key(0))
+    >>> mixer(jnp.zeros((8, 3)), jnp.ones((8, 4))).shape
+    (8,)
+    >>> slope = jax.grad(mixer)(jnp.zeros(3), jnp.ones(4))
+    >>> bool((slope >= 0).all())
+    True
     """
 
     first_weights: MLP | Linear
@@ -38,8 +60,10 @@ class Mixer(eqx.Module):
         monotonic: bool = True,
         key: Key,
     ):
-        """`hypernet` is the width of its hidden layer; 0 leaves it a single linear layer, as older
-        code has it."""
+        """The hidden layer has `width` units; the networks that make its weights have `hypernet`.
+
+        With `hypernet` 0 the weights are linear in the state, as in older code.
+        """
         keys = jax.random.split(key, 4)
 
         def make(outputs: int, key: Key) -> MLP | Linear:
@@ -51,12 +75,14 @@ class Mixer(eqx.Module):
         self.first_bias = Linear(state_size, width, key=keys[1])
         self.second_weights = make(width, keys[2])
         self.second_bias = MLP((state_size, width, 1), activation=jax.nn.relu, key=keys[3])
-        self.monotonic, self.width = monotonic, width
+        self.monotonic = monotonic
+        self.width = width
 
     def __call__(
         self, utilities: Float[Array, "*batch agents"], state: Float[Array, "*batch state"]
     ) -> Float[Array, "*batch"]:
-        sign = jnp.abs if self.monotonic else lambda w: w
+        """Q_tot from the utilities of the chosen actions and the state."""
+        sign: Callable[[Array], Array] = jnp.abs if self.monotonic else lambda w: w
         first = sign(self.first_weights(state)).reshape(*utilities.shape, self.width)
         hidden = jax.nn.elu((utilities[..., None] * first).sum(-2) + self.first_bias(state))
         second = sign(self.second_weights(state))
@@ -64,22 +90,29 @@ class Mixer(eqx.Module):
 
 
 class Sum(eqx.Module):
-    """VDN's mixer (Sunehag et al., AAMAS 2018, Eq. 3): the team's value is the sum of the
-    utilities."""
+    """VDN's mixer (Sunehag et al., AAMAS 2018, Eq. 3): Q_tot is the sum of the utilities.
+
+    >>> float(Sum()(jnp.array([1.0, 2.0]), jnp.zeros(4)))
+    3.0
+    """
 
     def __call__(
         self, utilities: Float[Array, "*batch agents"], state: Float[Array, "*batch state"]
     ) -> Float[Array, "*batch"]:
+        """Q_tot from the utilities of the chosen actions; the state makes no difference."""
         return utilities.sum(-1)
-
-
-Mixing = Literal["monotonic", "any", "sum"]
 
 
 def make_mixer(
     mixing: Mixing, num_agents: int, state_size: int, *, width: int, hypernet: int, key: Key
 ) -> Mixer | Sum:
-    """The mixer of a name: QMIX's, the same without its sign constraint, or VDN's."""
+    """The mixer of a name: QMIX's, the same without its sign constraint, or VDN's sum.
+
+    >>> make_mixer("sum", 2, 4, width=32, hypernet=64, key=jax.random.key(0))
+    Sum()
+    >>> make_mixer("any", 2, 4, width=32, hypernet=64, key=jax.random.key(0)).monotonic
+    False
+    """
     if mixing == "sum":
         return Sum()
     return Mixer(
