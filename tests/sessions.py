@@ -6,16 +6,14 @@ from contextlib import contextmanager
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
 from comarl.runs.identity import identity
 from comarl.training.run import Options, Session
 
 
 def session(run, folder, **options):
-    return Session(
-        run, identity(run, "test", "test"), folder, Options(**options), Console(quiet=True)
-    )
+    """A session of a run that is called by no name, and tells nobody."""
+    return Session.open(run, identity(run, "test", "test"), folder, Options(**options))
 
 
 LOOP = ("play", "act", "store_and_evolve", "learn", "finish_round")

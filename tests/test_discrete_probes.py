@@ -17,55 +17,56 @@ from comarl.algorithms.lsf_sac import LsfSac
 from comarl.algorithms.maven import Maven
 from comarl.algorithms.msac import Msac
 from comarl.algorithms.ndq import Ndq
+from comarl.algorithms.presets import MAA2C, VDAC_SUM
 from comarl.algorithms.qmix import Qmix
 from comarl.algorithms.qplex import Qplex
 from comarl.algorithms.qtran import Qtran
 from comarl.algorithms.race_facmac import RaceFacmac
-from comarl.algorithms.vdac import MAA2C, VDAC_SUM, Vdac
+from comarl.algorithms.vdac import Vdac
 from comarl.algorithms.vm3_ac_discrete import Vm3AcDiscrete
 from comarl.algorithms.wqmix import Wqmix
 from comarl.envs import find_task
 from comarl.envs.check import check
 from comarl.envs.discrete_probes import PROBES
+from comarl.evolution.population import HeadBreeding
 from comarl.ops.exploration import Epsilon
 from comarl.ops.learner import Adam
 from comarl.play.rollout import play
-from comarl.replay.episodes import EpisodeRing, RecentAndOld
+from comarl.replay.episodes import EpisodeRing
 from comarl.replay.pace import EpisodePace
 from comarl.training.settings import Run, num_teams
 from comarl.training.train import finish_round, learn, play_keys, start, store_and_evolve
 
 GAMMA = 0.5
 FAST = dict(
-    **dict(
-        hidden=16,
-        mixer_width=8,
-        hypernet=16,
-        gamma=GAMMA,
-        target_period=10,
-        epsilon=(1.0, 0.3),
-        epsilon_steps=500,
-    ),
-    **dict(replay=EpisodeRing(300, 32), parallel_envs=10, updates_per_episode=1.0),
+    hidden=16,
+    mixer_width=8,
+    hypernet=16,
+    gamma=GAMMA,
+    target_period=10,
+    epsilon=Epsilon(1.0, 0.3, 500),
+    replay=EpisodeRing(300, 32),
+    pace=EpisodePace(10, 1.0),
 )
 
 
 RATES = dict(actor_optimiser=Adam(5e-3), critic_optimiser=Adam(5e-3))
 RACE = dict(
-    population=2, population_after=0, embedding=8, mine_width=8, **{**FAST, "parallel_envs": 4}
+    breeding=HeadBreeding(2, mutated_fraction=0.05),
+    population_after=0,
+    embedding=8,
+    mine_width=8,
+    **{**FAST, "pace": EpisodePace(4, 1.0)},
 )
 NO_MIXER = {name: value for name, value in FAST.items() if name not in ("mixer_width", "hypernet")}
-SOFT = {
-    name: FAST[name]
-    for name in ("hidden", "gamma", "replay", "parallel_envs", "updates_per_episode")
-}
+SOFT = {name: FAST[name] for name in ("hidden", "gamma", "replay", "pace")}
 # At so low a temperature FOP's soft values are the values of the tasks to 0.1.
 SOFT_FAST = dict(FAST, temperature=(0.5, 0.01), temperature_steps=500)
 SOFT_FAST.pop("hypernet")
 FOP = Fop(**SOFT_FAST, **RATES)
 # What values its own behaviour must end without random actions to reach the values of the best one.
-SURE = dict(epsilon=(0.3, 0.0), epsilon_steps=300)
-ROUND = dict(replay=EpisodeRing(16, 16), parallel_envs=16, updates_per_episode=0.5)
+SURE = dict(epsilon=Epsilon(0.3, 0.0, 300))
+ROUND = dict(replay=EpisodeRing(16, 16), pace=EpisodePace(16, 0.5))
 MIXED = {**FAST, **ROUND, **SURE}
 del MIXED["target_period"]
 OF_POLICIES = dict(hidden=16, gamma=GAMMA, target_period=10)
@@ -81,7 +82,7 @@ ALGORITHMS = {
         critic_optimiser=Adam(5e-3),
         critic_hidden=(32, 32),
         mixer_width=32,
-        replay=RecentAndOld(300, 16, recent=20, recent_batch=16),
+        replay=EpisodeRing(300, 16, recent=20, recent_batch=16),
         pace=EpisodePace(parallel_envs=10, updates_per_episode=1.0),
     ),
     "lsf-sac": LsfSac(**FAST, **RATES, message_size=1, message_width=16),
@@ -136,21 +137,19 @@ def test_every_discrete_probe_keeps_the_contract(probe):
 def trained(algorithm, task, rounds=60):
     """What one seed has learnt after so many rounds: a session's loop, in which all probes share
     what is compiled."""
-    spec, episodes = task.spec, num_teams(algorithm) * algorithm.parallel_envs
+    spec, episodes = task.spec, num_teams(algorithm) * algorithm.pace.parallel_envs
     state, active = start(Run(algorithm, PROBES["discrete-constant"])), np.ones(1, bool)
     for _ in range(rounds):
         played = episodes_of(algorithm, task, state, play_keys(state.key), "explore")
         state, plan = store_and_evolve(algorithm, spec, state, played, active, "training")
         agent, _ = learn(
-            *(
-                algorithm,
-                spec,
-                state.agent,
-                state.replay,
-                state.clock,
-                plan.learn_key,
-                plan.num_updates,
-            ),
+            algorithm,
+            spec,
+            state.agent,
+            state.replay,
+            state.clock,
+            plan.learn_key,
+            plan.num_updates,
             begin=np.int32(0),
             chunk=episodes,
         )
@@ -162,7 +161,7 @@ def trained(algorithm, task, rounds=60):
 
 def episodes_of(algorithm, task, state, keys, mode):
     """A round's episodes of the one seed."""
-    teams = np.repeat(np.arange(num_teams(algorithm)), algorithm.parallel_envs)[None]
+    teams = np.repeat(np.arange(num_teams(algorithm)), algorithm.pace.parallel_envs)[None]
     return play(
         algorithm, task, state.agent, state.clock, teams, np.ones(teams.shape, bool), keys, mode
     )
@@ -193,7 +192,7 @@ def test_values_and_actions_of_a_discrete_probe_are_learnt(name, probe):
     algorithm, task = ALGORITHMS[name], PROBES[probe]
     state = trained(algorithm, task)
     played = episodes_of(algorithm, task, state, jax.random.split(jax.random.key(1), 1), "greedy")
-    own = algorithm.parallel_envs  # the last team is the one that learns by gradient
+    own = algorithm.pace.parallel_envs  # the last team is the one that learns by gradient
     agent, played = (
         jax.tree.map(lambda leaf: leaf[0], state.agent),
         jax.tree.map(lambda leaf: leaf[0, -own:], played),

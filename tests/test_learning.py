@@ -3,7 +3,6 @@ reach."""
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from comarl.algorithms.facmac import Facmac
 from comarl.algorithms.qmix import Qmix
@@ -11,18 +10,17 @@ from comarl.envs.predator_prey import PredatorPrey
 from comarl.ops.exploration import Epsilon
 from comarl.ops.learner import Adam
 from comarl.replay.episodes import EpisodeRing
-from comarl.runs.identity import identity
+from comarl.replay.pace import EpisodePace
 from comarl.runs.records import read
-from comarl.training.run import Options, Session
 from comarl.training.settings import Run
+from tests.sessions import session
 
-# One capture, worth 10, is all that two can make
+# One capture, worth 10, is all that two can make.
 HUNT = PredatorPrey(agents=2, prey=4, size=3, horizon=12)
 PACE = dict(
     hidden=32,
     replay=EpisodeRing(500, 32),
-    parallel_envs=8,
-    updates_per_episode=1.0,
+    pace=EpisodePace(8, 1.0),
     target_period=50,
 )
 ALGORITHMS = {
@@ -34,7 +32,7 @@ ALGORITHMS = {
 @pytest.mark.parametrize("name", ["qmix", pytest.param("facmac", marks=pytest.mark.slow)])
 def test_two_predators_learn_to_catch_together(name, tmp_path):
     run = Run(ALGORITHMS[name], HUNT, steps=10_000, evaluate_every=10_000, evaluation_episodes=64)
-    Session(run, identity(run, name, "hunt"), tmp_path, Options(), Console(quiet=True)).train()
+    session(run, tmp_path).train()
     last = read(tmp_path)[-1]
     assert np.mean(last["marl_team"]) > 6.0, (
         "random teams get 1.3, measured over a thousand episodes"

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
 from comarl.algorithms.maddpg import Maddpg
 from comarl.algorithms.matd3 import Matd3
@@ -20,9 +19,8 @@ from comarl.nn.values import Seen, each
 from comarl.ops.learner import Adam
 from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
-from comarl.runs.identity import identity
-from comarl.training.run import Options, Session
 from comarl.training.settings import Run
+from tests.sessions import session
 
 GAMMA = 0.5
 FAST = {
@@ -129,14 +127,7 @@ def values(algorithm, agent, obs, action):
 def test_values_and_actions_of_a_probe_are_learnt(name, probe, tmp_path):
     algorithm, task = ALGORITHMS[name], PROBES[probe]
     run = Run(algorithm, task, seeds=1, steps=900, evaluate_every=1000, evaluation_episodes=2)
-    session = Session(
-        run,
-        identity(run, name, probe),
-        tmp_path,
-        Options(checkpoint_seconds=1e9),
-        Console(quiet=True),
-    )
-    state = session.train()
+    state = session(run, tmp_path, checkpoint_seconds=1e9).train()
     signals = (-1.0, 1.0) if probe.startswith("signal") else (0.0,)
     agent = jax.tree.map(lambda leaf: leaf[0], state.agent)
     for signal in signals:

@@ -226,6 +226,7 @@ def run_training(
 ) -> int:
     from comarl.runs.identity import folder_name, identity
     from comarl.training.memory import check_memory
+    from comarl.training.progress import Display
     from comarl.training.run import Options, Session
     from comarl.training.settings import Run
 
@@ -239,7 +240,7 @@ def run_training(
         console.print(check_memory(run), highlight=False)
         return 0
     options = Options(settings.minutes, settings.checkpoint_seconds, settings.vmapped_seeds)
-    state = Session(run, config, folder, options, console).train()
+    state = Session.open(run, config, folder, options, Display(console)).train()
     summarise(run, state, folder, console)
     return 0
 

@@ -10,22 +10,24 @@ from comarl.algorithms.lsf_sac import LsfSac
 from comarl.algorithms.maven import Maven
 from comarl.algorithms.msac import Msac
 from comarl.algorithms.ndq import Ndq
+from comarl.algorithms.presets import MAA2C
 from comarl.algorithms.qmix import Qmix
 from comarl.algorithms.qplex import Qplex
 from comarl.algorithms.qtran import Qtran
 from comarl.algorithms.race_facmac import RaceFacmac
-from comarl.algorithms.vdac import MAA2C, Vdac
+from comarl.algorithms.vdac import Vdac
 from comarl.algorithms.vm3_ac_discrete import Vm3AcDiscrete
 from comarl.algorithms.wqmix import Wqmix
 from comarl.evolution.population import HeadBreeding
-from comarl.replay.episodes import EpisodeRing, RecentAndOld
+from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace
 from tests.data import SMOOTH
 
 SIZES = dict(hidden=4, mixer_width=3, hypernet=3)
-PACE = dict(replay=EpisodeRing(100, 5), parallel_envs=2, updates_per_episode=1.5)
+PACE = dict(replay=EpisodeRing(100, 5), pace=EpisodePace(2, 1.5))
 BOTH = dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
 
-ON_POLICY = dict(replay=EpisodeRing(2, 2), parallel_envs=2, updates_per_episode=0.5)
+ON_POLICY = dict(replay=EpisodeRing(2, 2), pace=EpisodePace(2, 0.5))
 FOP = Fop(hidden=4, mixer_width=3, **PACE, **BOTH)
 
 TINY = {
@@ -36,7 +38,7 @@ TINY = {
         hidden=4,
         critic_hidden=(4,),
         mixer_width=3,
-        **{**PACE, "replay": RecentAndOld(100, 2, recent=4, recent_batch=2)},
+        **{**PACE, "replay": EpisodeRing(100, 2, recent=4, recent_batch=2)},
         **BOTH,
     ),
     "maven": Maven(

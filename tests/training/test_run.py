@@ -51,9 +51,9 @@ def test_a_pace_that_never_comes_to_an_update_is_refused_with_what_would():
     )
     with pytest.raises(
         ValueError,
-        match=r"updates_per_episode 0.125: .* more than 4 episodes: set --algorithm.parallel",
+        match=r"updates_per_episode 0.125: .* more than 4 episodes: set --algorithm.pace.parallel",
     ):
-        Run(slow, task=None)
+        Run(slow, find_task("matrix/qtran"))
 
 
 def test_a_round_of_too_few_steps_for_an_update_is_refused():

@@ -4,13 +4,14 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
 
 @contextmanager
-def stop_requests(console: Console) -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a request to stop after the round, so that it can be saved; the
-    second interrupts."""
+def stop_requests(tell: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C into a request to stop after the round, so that it can be saved.
+
+    The second interrupts. Yields a function that says whether a stop was asked for; `tell` gets a
+    sentence when it is. Outside the main thread nothing is changed: whoever runs us handles signals.
+    """
     requested = False
 
     def request(signum: int, frame: object) -> None:
@@ -18,11 +19,11 @@ def stop_requests(console: Console) -> Iterator[Callable[[], bool]]:
         if requested:
             raise KeyboardInterrupt
         requested = True
-        console.print("Stopping at the end of this round, then saving. Ctrl-C again stops at once.")
+        tell("Stopping at the end of this round, then saving. Ctrl-C again stops at once.")
 
     try:
         previous = signal.signal(signal.SIGINT, request)
-    except ValueError:  # not the main thread: whoever runs us handles signals
+    except ValueError:  # not the main thread
         yield lambda: False
         return
     try:

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a live line on a terminal, plain lines elsewhere."""
+"""Shows how a run goes: a live line on a terminal, plain lines elsewhere. A listener of its events."""
 
 import time
 from collections import deque
@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
 
 from comarl.runs.records import RETURN, WON
+from comarl.training.events import Ended, Evaluated, Event, Note, Progress, Started
 
 WINDOW = 20.0  # seconds over which speeds are averaged
 
@@ -48,75 +50,121 @@ def score_text(line: dict, team: str) -> str:
 
 
 @dataclass
-class Display:
-    """Return or win rate, steps/s, updates/s and time left of one run."""
+class Meter:
+    """Speeds over the last seconds, and the time left, of one phase of a run."""
 
-    console: Console
     steps: int
     seeds: int
-    deadline: float | None = None  # of time.monotonic(), where the run has a time budget
-    score: str = "return -"  # of the latest evaluation
-    samples: deque = field(default_factory=deque)
+    deadline: float | None
+    """of `time.monotonic()`, where the run has a time budget"""
     phase: str = ""
-    first: tuple[float, np.ndarray] | None = None  # when the phase began, and the steps by then
+    samples: deque = field(default_factory=deque)
+    """of the last seconds: time, steps and updates of all seeds"""
+    first: tuple[float, float] = (0.0, 0.0)
+    """when the phase began, and the steps by then"""
 
-    def __enter__(self) -> "Display":
-        columns = (
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24 if self.console.width >= 110 else 6),
-            TextColumn("{task.percentage:>3.0f}%  {task.fields[line]}"),
-        )
-        live, self.started = self.console.is_terminal, time.monotonic()
-        self.bar = Progress(*columns, console=self.console, disable=not live, transient=False)
-        self.bar.start()
-        self.task = self.bar.add_task("starting", total=1.0, line="compiling")
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
-
-    def update(self, phase: str, env_steps: np.ndarray, updates: int) -> None:
-        """`env_steps` of each seed so far; `updates` of all seeds so far, those of the running
-        round included."""
-        now = time.monotonic()
-        if phase != self.phase:  # each phase has a speed of its own, so it is timed by itself
-            self.phase, self.first = phase, None
+    def add(self, phase: str, now: float, env_steps: np.ndarray, updates: int) -> None:
+        """One more measurement. Each phase has a speed of its own, so it is timed by itself."""
+        steps = float(env_steps.sum())
+        if phase != self.phase:
+            self.phase, self.first = phase, (now, steps)
             self.samples.clear()
-        self.samples.append((now, float(env_steps.sum()), updates))
+        self.samples.append((now, steps, updates))
         while len(self.samples) > 2 and now - self.samples[0][0] > WINDOW:
             self.samples.popleft()
-        then, before, update = self.samples[0]
+
+    def speeds(self) -> tuple[float, float]:
+        """Environment steps and updates per second, of all seeds."""
+        then, steps_then, updates_then = self.samples[0]
+        now, steps, updates = self.samples[-1]
         elapsed = max(now - then, 1e-9)
-        speed = (float(env_steps.sum()) - before) / elapsed
-        steps = f"{float(env_steps.min()):,.0f} steps  " if self.console.width >= 110 else ""
-        speeds = f"{speed:,.0f} steps/s  {(updates - update) / elapsed:,.0f} updates/s"
-        line = f"{self.score}  {steps}{speeds}  {self.time_left(env_steps, now)}"
-        self.bar.update(
-            self.task, description=phase, completed=self.fraction(env_steps, now), line=line
-        )
+        return (steps - steps_then) / elapsed, (updates - updates_then) / elapsed
 
-    def fraction(self, env_steps: np.ndarray, now: float) -> float:
-        done = float(np.minimum(env_steps, self.steps).sum()) / (self.steps * self.seeds)
-        if self.deadline is None:
-            return done
-        return max(done, 1 - max(self.deadline - now, 0) / max(self.deadline - self.started, 1e-9))
-
-    def time_left(self, env_steps: np.ndarray, now: float) -> str:
+    def time_left(self, env_steps: np.ndarray) -> str:
         """By the mean speed since the phase began, or by the time budget if that ends sooner."""
-        then, steps = self.first = self.first or (now, env_steps.copy())
-        gained = float((env_steps - steps).sum())
+        now, steps, _ = self.samples[-1]
+        then, steps_then = self.first
+        gained = steps - steps_then
         todo = float(np.maximum(self.steps - env_steps, 0).sum())
         by_steps = todo * (now - then) / gained if gained > 0 else np.inf
         left = min(by_steps, (self.deadline or np.inf) - now)
         return f"{clock_text(max(left, 0))} left" if np.isfinite(left) else "time left: measuring"
 
+    def fraction(self, env_steps: np.ndarray, began: float) -> float:
+        """The share of the steps, or of the time budget if that is larger, that is behind."""
+        now = self.samples[-1][0]
+        done = float(np.minimum(env_steps, self.steps).sum()) / (self.steps * self.seeds)
+        if self.deadline is None:
+            return done
+        of_time = 1 - max(self.deadline - now, 0) / max(self.deadline - began, 1e-9)
+        return max(done, of_time)
+
+
+@dataclass
+class Display:
+    """Shows a run's events: a live line on a terminal, and a line for each evaluation."""
+
+    console: Console
+    score: str = "return -"
+    """of the latest evaluation"""
+    meter: Meter | None = None
+    bar: Bar | None = None
+    began: float = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Shows one event."""
+        match event:
+            case Started():
+                self.start(event)
+            case Progress():
+                self.update(event)
+            case Evaluated(line):
+                self.evaluated(line)
+            case Note(text, warning):
+                text = f"Warning: {text}" if warning else text
+                self.console.print(text, highlight=False, soft_wrap=True)
+            case Ended():
+                if self.bar is not None:
+                    self.bar.stop()
+
+    def start(self, event: Started) -> None:
+        """Begins the live line, where the console is a terminal."""
+        self.began = time.monotonic()
+        self.meter = Meter(event.steps, event.seeds, event.deadline)
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24 if self.console.width >= 110 else 6),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[line]}"),
+        )
+        live = self.console.is_terminal
+        self.bar = Bar(*columns, console=self.console, disable=not live, transient=False)
+        self.bar.start()
+        self.bar.add_task("starting", total=1.0, line="compiling")
+
+    def update(self, event: Progress) -> None:
+        """Shows the phase, the score, the speeds and the time left."""
+        if self.meter is None or self.bar is None:
+            return
+        env_steps = event.env_steps
+        self.meter.add(event.phase, time.monotonic(), env_steps, event.updates)
+        steps_per_second, updates_per_second = self.meter.speeds()
+        steps = f"{float(env_steps.min()):,.0f} steps  " if self.console.width >= 110 else ""
+        speeds = f"{steps_per_second:,.0f} steps/s  {updates_per_second:,.0f} updates/s"
+        line = f"{self.score}  {steps}{speeds}  {self.meter.time_left(env_steps)}"
+        completed = self.meter.fraction(env_steps, self.began)
+        for task in self.bar.task_ids:
+            self.bar.update(task, description=event.phase, completed=completed, line=line)
+
     def evaluated(self, line: dict) -> None:
-        """Shows one seed's evaluation."""
-        both = score_text(line, "marl_team")
-        self.score = both.partition(", ")[2] or f"return {both}"
-        best = f"; best team {score_text(line, 'best_team')}" if "best_team" in line else ""
+        """Shows one seed's evaluation: of two teams, where there is a population."""
+        score = score_text(line, "marl_team")
+        self.score = score.partition(", ")[2] or f"return {score}"
+        shown = f"return {score}"
+        if "best_team" in line:
+            best = score_text(line, "best_team")
+            shown = f"return of the MARL team {score}; best team {best}"
         self.console.print(
             f"seed {line['seed']}  {line['env_steps']:>9,} steps  {line['updates']:>9,} updates"
-            f"  return of the MARL team {both}{best}  ({clock_text(line['wall_time'])})",
+            f"  {shown}  ({clock_text(line['wall_time'])})",
             highlight=False,
         )

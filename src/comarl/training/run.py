@@ -4,23 +4,25 @@ after any stop."""
 import functools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from rich.console import Console
+from jaxtyping import Bool, Int
 
 from comarl.machine.compile_time import compile_seconds
 from comarl.machine.interrupt import stop_requests
-from comarl.machine.placement import place
+from comarl.machine.placement import Placement, place
+from comarl.ops.learner import Optimiser
 from comarl.play.player import Player, make_player
+from comarl.play.rollout import Mode
 from comarl.runs.checkpoint import Checkpoints
 from comarl.runs.records import CHECKPOINTS, Records, versions, write_about
 from comarl.training.evaluate import due, evaluate, evaluation_line, num_evaluated_teams
+from comarl.training.events import Ended, Evaluated, Listener, Note, Progress, Started, ignore
 from comarl.training.memory import check_memory
-from comarl.training.progress import Display
 from comarl.training.settings import Run
 from comarl.training.train import (
     PER_SEED_STATE,
@@ -36,8 +38,9 @@ from comarl.training.train import (
 from comarl.types import Episode, Evolutionary, Metrics, Transition
 
 CHUNKS = {Transition: 64, Episode: 1}
-"""most updates per compiled call: short enough for a live display, long enough to hide the call.
-Batches of a chunk are drawn at once; one of whole episodes is large, and its update long."""
+"""most updates per compiled call, by what a batch is: short enough for a live display, long enough
+to hide the call. Batches of a chunk are drawn at once; one of whole episodes is large, and its
+update long."""
 
 
 class Diverged(Exception):
@@ -46,16 +49,18 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as opposed to what: none of this changes a result, but for the rounding of
-    `vmapped_seeds`."""
+    """How to run, as opposed to what: none of this changes a result.
+
+    The one exception is rounding, which depends on `vmapped_seeds`.
+    """
 
     minutes: float | None = None
-    """stop after so many minutes, at the end of a round; the run can be continued"""
+    """stop after so many minutes, at the end of a round; the run can be resumed"""
     checkpoint_seconds: float = 120.0
     """least time between checkpoints"""
     vmapped_seeds: bool | None = None
-    """map seeds over array axes, or let them take turns; by default the first on accelerators, and
-    on CPUs neither: there each seed has a device of its own, if JAX sees so many
+    """map seeds over array axes, or compute them sequentially; by default the first on accelerators,
+    and on CPUs neither: there each seed has a device of its own, if JAX sees so many
     (`comarl.machine.placement.see_a_device_for_each`)"""
 
 
@@ -63,19 +68,50 @@ class Options:
 class Means:
     """Running sums and counts of each seed's training metrics since its last evaluation."""
 
-    sums: list[dict[str, list[float]]] = field(
-        default_factory=list
-    )  # per seed: name -> [sum, count]
+    sums: list[dict[str, list[float]]]  # per seed: name -> [sum, count]
+
+    @classmethod
+    def of(cls, seeds: int) -> "Means":
+        """Nothing measured yet."""
+        return cls([{} for _ in range(seeds)])
 
     def add(self, seed: int, name: str, total: float, count: int) -> None:
+        """Adds `count` measurements of one metric by their sum."""
         cell = self.sums[seed].setdefault(name, [0.0, 0])
         cell[0] += total
         cell[1] += count
 
     def take(self, seed: int) -> dict[str, float]:
+        """A seed's means, which begin anew after it."""
         means = {name: total / count for name, (total, count) in self.sums[seed].items() if count}
         self.sums[seed] = {}
         return means
+
+
+@dataclass
+class Log:
+    """What a run remembers of itself besides its state; a checkpoint's header keeps it."""
+
+    means: Means
+    round: int = 0
+    worker_restarts: int = 0
+    wall_time: float = 0.0
+    """seconds of all stretches before this one"""
+    has_learnt: bool = False
+    """whether this stretch has made an update: the first one waits for a compilation"""
+    began: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
+
+    def elapsed(self) -> float:
+        """Seconds that the run has taken, those before it was resumed included."""
+        return self.wall_time + time.monotonic() - self.began
+
+
+class Players(NamedTuple):
+    """What plays episodes: a round's, and an evaluation's."""
+
+    train: Player
+    evaluate: Player
 
 
 @dataclass
@@ -86,57 +122,62 @@ class Session:
     config: dict[str, Any]
     folder: Path
     options: Options
-    console: Console
-    told_compile_time: bool = False
+    tell: Listener
+    placement: Placement
+    checkpoints: Checkpoints
+    records: Records
+    log: Log
+
+    @classmethod
+    def open(
+        cls,
+        run: Run,
+        config: dict[str, Any],
+        folder: Path,
+        options: Options = Options(),
+        tell: Listener = ignore,
+    ) -> "Session":
+        """A session of `run` in `folder`, which is made if need be.
+
+        Raises TooLittleMemory before anything is written.
+        """
+        tell(Note(check_memory(run)))
+        return cls(
+            run=run,
+            config=config,
+            folder=folder,
+            options=options,
+            tell=tell,
+            placement=place(run.seeds, options.vmapped_seeds),
+            checkpoints=Checkpoints(folder / CHECKPOINTS),
+            records=Records(folder),
+            log=Log(Means.of(run.seeds)),
+        )
 
     def train(self) -> RunState:
         """Trains until the budget or the time is spent, and returns the state at the end.
 
-        Raises Diverged, TooLittleMemory, OtherConfiguration, DamagedCheckpoint, or what a task
-        raises when it dies; whatever happens, the newest checkpoint stays good.
+        Raises Diverged, OtherConfiguration, DamagedCheckpoint, or what a task raises when it dies;
+        whatever happens, the newest checkpoint stays good.
         """
-        run = self.run
-        self.console.print(check_memory(run), highlight=False)
-        self.checkpoints, self.records = (
-            Checkpoints(self.folder / CHECKPOINTS),
-            Records(self.folder),
-        )
-        self.means = Means([{} for _ in range(run.seeds)])
-        self.number, self.restarts, self.wall_time, self.began = 0, 0, 0.0, time.monotonic()
-        self.saved_at = self.began
-        self.placement = place(run.seeds, self.options.vmapped_seeds)
+        run, minutes = self.run, self.options.minutes
         state = self.resume() or self.begin()
         make = functools.partial(make_player, run.algorithm, run.task, run.seeds)
         player, close_player = make(run.num_copies, self.restarted, self.placement)
         evaluator, close_evaluator = make(num_evaluated_teams(run), self.restarted, self.placement)
-        minutes = self.options.minutes
-        display = Display(
-            self.console,
-            run.steps,
-            run.seeds,
-            None if minutes is None else self.began + 60 * minutes,
-        )
+        deadline = None if minutes is None else self.log.began + 60 * minutes
+        self.tell(Started(run.steps, run.seeds, deadline))
         try:
-            with (
-                display,
-                stop_requests(self.console) as stop_requested,
-                compile_seconds() as compiled,
-            ):
-                while not self.is_over(state) and not stop_requested():
-                    updates = self.updates(state)
-                    state = self.round(state, player, evaluator, display)
-                    if not self.told_compile_time and self.updates(state) > updates:
-                        self.console.print(
-                            f"The first round that learns compiled for {compiled():.1f} s in all."
-                        )
-                        self.told_compile_time = True
+            state = self.rounds(state, Players(player, evaluator))
         finally:
+            self.tell(Ended())
             close_player()
             close_evaluator()
         self.save(state)
         return state
 
     def begin(self) -> RunState:
+        """The state of a new run, whose settings are written."""
         write_about(self.folder, {**self.config, "steps": self.run.steps})
         self.records.truncate(0)
         return start(self.run, self.placement)
@@ -145,93 +186,111 @@ class Session:
         """The state of the newest good checkpoint, with the records cut to match; None if there is
         none."""
         shapes = jax.eval_shape(lambda: start(self.run))
-        found = self.checkpoints.newest(
-            shapes, self.config, tell=lambda text: self.console.print(f"Warning: {text}")
-        )
+        warn = lambda text: self.tell(Note(text, warning=True))
+        found = self.checkpoints.newest(shapes, self.config, tell=warn)
         if found is None:
             return None
         state, header = found
-        self.number, self.wall_time = header["round"], header["wall_time"]
-        self.restarts = header.get("worker_restarts", 0)
-        self.means.sums = header["means"]
+        self.log.round = header["round"]
+        self.log.wall_time = header["wall_time"]
+        self.log.worker_restarts = header.get("worker_restarts", 0)
+        self.log.means = Means(header["means"])
         self.records.truncate(header["records"])
         write_about(self.folder, {**self.config, "steps": self.run.steps})
-        self.console.print(
-            f"Continuing after round {self.number}, {int(state.clock.env_steps.min()):,} steps."
-        )
+        steps = int(state.clock.env_steps.min())
+        self.tell(Note(f"Continuing after round {self.log.round}, {steps:,} steps."))
         return self.placement.scatter(jax.tree.map(jax.numpy.asarray, state), PER_SEED_STATE)
 
+    def rounds(self, state: RunState, players: Players) -> RunState:
+        """Round after round, until the run is over or somebody asks to stop."""
+        with (
+            stop_requests(lambda text: self.tell(Note(text))) as stop_requested,
+            compile_seconds() as compiled,
+        ):
+            while not self.is_over(state) and not stop_requested():
+                had_learnt = self.log.has_learnt
+                state = self.round(state, players)
+                if self.log.has_learnt and not had_learnt:
+                    seconds = f"{compiled():.1f} s"
+                    self.tell(Note(f"The first round that learns compiled for {seconds} in all."))
+        return state
+
     def is_over(self, state: RunState) -> bool:
+        """Whether every seed has had its steps, or the time is spent."""
         minutes = self.options.minutes
-        if minutes is not None and time.monotonic() - self.began > 60 * minutes:
+        if minutes is not None and time.monotonic() - self.log.began > 60 * minutes:
             return True
         return bool((np.asarray(state.clock.env_steps) >= self.run.steps).all())
 
-    def elapsed(self) -> float:
-        return self.wall_time + time.monotonic() - self.began
-
     def restarted(self, line: str) -> None:
         """Counts and names a worker process of the task that died and was replaced."""
-        self.restarts += 1
-        self.console.print(f"Warning: {line}", highlight=False, soft_wrap=True)
+        self.log.worker_restarts += 1
+        self.tell(Note(line, warning=True))
 
-    def round(
-        self, state: RunState, player: Player, evaluator: Player, display: Display
-    ) -> RunState:
+    def round(self, state: RunState, players: Players) -> RunState:
         """Play, breed, learn, inject; then evaluate, record and save what is due."""
         run, before = self.run, np.asarray(state.clock.env_steps)
         phase, active = self.phase(before)
-        playing = np.broadcast_to(active[:, None], (run.seeds, run.num_copies)).copy()
-        teams = np.repeat(np.arange(run.num_teams), run.num_copies // run.num_teams)
-        if (
-            phase != "training"
-        ):  # a population has nothing to add to random actions, nor to a team that is alone
-            playing[:, teams < run.num_teams - 1] = False
-        mode = "random" if phase == "warm-up" else "explore"
-        teams = np.broadcast_to(teams, playing.shape)
-        episodes = player(state.agent, state.clock, teams, playing, play_keys(state.key), mode)
+        teams, playing = self.lineup(phase, active)
+        mode: Mode = "random" if phase == "warm-up" else "explore"
+        keys = play_keys(state.key)
+        episodes = players.train(state.agent, state.clock, teams, playing, keys, mode)
         state, plan = store_and_evolve(
             run.algorithm, run.spec, state, episodes, active, phase, self.placement
         )
         if phase != "warm-up":
-            state = self.learn(state, plan, phase, display)
-        shown = "warm-up" if phase == "warm-up" else "training"
-        display.update(shown, np.asarray(state.clock.env_steps), self.updates(state))
-        self.number += 1
-        self.evaluate(state, evaluator, due(run, before, state.clock.env_steps), display)
-        if time.monotonic() - self.saved_at > self.options.checkpoint_seconds:
+            state = self.learn(state, plan, phase)
+        self.tell_progress("warm-up" if phase == "warm-up" else "training", state)
+        self.log.round += 1
+        self.evaluate(state, players.evaluate, due(run, before, state.clock.env_steps))
+        if time.monotonic() - self.log.saved > self.options.checkpoint_seconds:
             self.save(state)
         return state
 
-    def phase(self, env_steps: np.ndarray) -> tuple[Phase, np.ndarray]:
+    def phase(
+        self, env_steps: Int[np.ndarray, " seeds"]
+    ) -> tuple[Phase, Bool[np.ndarray, " seeds"]]:
         """What this round is, and which seeds take part: one phase ends for all seeds before the
         next begins."""
         algorithm, steps = self.run.algorithm, self.run.steps
+        alone_until = algorithm.population_after if isinstance(algorithm, Evolutionary) else 0
         ends: dict[Phase, int] = {
             "warm-up": min(algorithm.pace.warmup_steps, steps),
-            "alone": min(algorithm.population_after, steps)
-            if isinstance(algorithm, Evolutionary)
-            else 0,
+            "alone": min(alone_until, steps),
         }
         for phase, end in ends.items():
             if (env_steps < end).any():
                 return phase, env_steps < end
         return "training", env_steps < steps
 
-    def learn(self, state: RunState, plan: Round, phase: Phase, display: Display) -> RunState:
-        """The round's updates, in compiled chunks. Raises Diverged at the first loss that is not a
-        number."""
-        counts, agent = np.asarray(plan.num_updates), state.agent
-        env_steps, updates = np.asarray(state.clock.env_steps), self.updates(state)
-        if display.phase != "training":
-            display.update("compiling", env_steps, updates)
-        # What a chunk has beyond a round's updates is drawn for nothing and, where seeds learn
-        # together, computed, too.
-        chunk = min(CHUNKS[self.run.algorithm.replay.batch], self.run.most_updates)
+    def lineup(
+        self, phase: Phase, active: Bool[np.ndarray, " seeds"]
+    ) -> tuple[Int[np.ndarray, "seeds copies"], Bool[np.ndarray, "seeds copies"]]:
+        """Which team plays in each copy of the task, and whether that copy is played."""
+        run = self.run
+        teams = np.repeat(np.arange(run.num_teams), run.algorithm.pace.parallel_envs)
+        playing = np.repeat(active[:, None], run.num_copies, axis=1)
+        if phase != "training":
+            # A population has nothing to add to random actions, nor to a team that is alone.
+            playing[:, teams < run.num_teams - 1] = False
+        return np.broadcast_to(teams, playing.shape), playing
+
+    def learn(self, state: RunState, plan: Round, phase: Phase) -> RunState:
+        """The round's updates, in compiled chunks.
+
+        Raises Diverged at the first loss that is not a number.
+        """
+        run, counts = self.run, np.asarray(plan.num_updates)
+        # What a chunk has beyond a round's updates is drawn for nothing and, where seeds are
+        # vmapped, computed, too.
+        chunk = min(CHUNKS[run.algorithm.replay.batch], run.most_updates) if counts.any() else 1
+        agent, learnt = state.agent, 0
         for begin in range(0, int(counts.max()), chunk):
+            if not self.log.has_learnt:
+                self.tell_progress("compiling", state)
             agent, sums = learn(
-                self.run.algorithm,
-                self.run.spec,
+                run.algorithm,
+                run.spec,
                 agent,
                 state.replay,
                 state.clock,
@@ -243,71 +302,83 @@ class Session:
             )
             due_now = np.clip(counts - begin, 0, chunk)
             self.add(sums, due_now)
-            updates += int(due_now.sum())
-            display.update("training", env_steps, updates)
+            learnt += int(due_now.sum())
+            self.log.has_learnt = True
+            self.tell_progress("training", state, learnt)
         self.add_round(plan, phase)
         state = state._replace(agent=agent)
         return finish_round(
-            self.run.algorithm, state, plan.num_updates, plan.active, phase, self.placement
+            run.algorithm, state, plan.num_updates, plan.active, phase, self.placement
         )
 
-    def add(self, sums: Metrics, counts: np.ndarray) -> None:
+    def add(self, sums: Metrics, counts: Int[np.ndarray, " seeds"]) -> None:
+        """Adds the metrics of a chunk's updates to the means."""
         for name, values in jax.device_get(sums).items():
             for seed, (value, count) in enumerate(zip(values, counts, strict=True)):
                 if not np.isfinite(value):
                     raise Diverged(
-                        f"{name} of seed {self.run.first_seed + seed} became {value} in round {self.number + 1}. "
-                        f"The last good checkpoint is kept in {self.checkpoints.folder}; try a smaller learning rate: "
+                        f"{name} of seed {self.run.first_seed + seed} became {value} in round "
+                        f"{self.log.round + 1}. The last good checkpoint is kept in "
+                        f"{self.checkpoints.folder}; try a smaller learning rate: "
                         f"{learning_rate_option(self.run.algorithm, name)}"
                     )
-                self.means.add(seed, name, float(value), int(count))
+                self.log.means.add(seed, name, float(value), int(count))
 
     def add_round(self, plan: Round, phase: Phase) -> None:
         """Metrics that a round has once: training returns, and what became of the injected team."""
         metrics, returns = jax.device_get((plan.metrics, plan.returns))
+        means = self.log.means
         for seed in np.flatnonzero(np.asarray(plan.active)).tolist():
-            self.means.add(seed, "training_return", float(returns[seed, -1]), 1)
+            means.add(seed, "training_return", float(returns[seed, -1]), 1)
             if returns.shape[1] > 1 and phase == "training":
-                self.means.add(seed, "best_training_return", float(returns[seed, :-1].max()), 1)
+                means.add(seed, "best_training_return", float(returns[seed, :-1].max()), 1)
             for name, values in metrics.items():
                 if np.isfinite(values[seed]):
-                    self.means.add(seed, name, float(values[seed]), 1)
+                    means.add(seed, name, float(values[seed]), 1)
 
-    def updates(self, state: RunState) -> int:
-        return int(np.asarray(state.clock.updates).sum())
+    def tell_progress(self, phase: str, state: RunState, learnt: int = 0) -> None:
+        """Tells how far the run is, with what the round that goes on has learnt so far."""
+        env_steps = np.asarray(state.clock.env_steps)
+        self.tell(Progress(phase, env_steps, total_updates(state) + learnt))
 
     def evaluate(
-        self, state: RunState, evaluator: Player, seeds: np.ndarray, display: Display
+        self, state: RunState, evaluator: Player, seeds: Bool[np.ndarray, " seeds"]
     ) -> None:
+        """Evaluates the seeds that are due, and records what they did."""
         if not seeds.any():
             return
         returns = evaluate(self.run, evaluator, state.agent, state.clock, seeds)
         lines = []
         for seed in np.flatnonzero(seeds).tolist():
-            lines.append(
-                {
-                    **evaluation_line(self.run, state.clock, seed, returns),
-                    "round": self.number,
-                    "wall_time": round(self.elapsed(), 1),
-                    **({"worker_restarts": self.restarts} if self.restarts else {}),
-                    "training": self.means.take(seed),
-                }
-            )
-            display.evaluated(lines[-1])
+            line = {
+                **evaluation_line(self.run, state.clock, seed, returns),
+                "round": self.log.round,
+                "wall_time": round(self.log.elapsed(), 1),
+            }
+            if self.log.worker_restarts:
+                line["worker_restarts"] = self.log.worker_restarts
+            lines.append({**line, "training": self.log.means.take(seed)})
+            self.tell(Evaluated(lines[-1]))
         self.records.append(lines)
 
     def save(self, state: RunState) -> None:
+        """Writes a checkpoint."""
         header = {
             "config": self.config,
             "versions": versions(),
-            "round": self.number,
-            "wall_time": self.elapsed(),
-            "worker_restarts": self.restarts,
+            "round": self.log.round,
+            "wall_time": self.log.elapsed(),
+            "worker_restarts": self.log.worker_restarts,
             "records": self.records.position(),
-            "means": self.means.sums,
+            "means": self.log.means.sums,
         }
-        self.checkpoints.save(self.number, state, header)
-        self.saved_at = time.monotonic()
+        self.checkpoints.save(self.log.round, state, header)
+        self.log.saved = time.monotonic()
+
+
+def total_updates(state: RunState) -> int:
+    """Gradient steps of all seeds so far."""
+    return int(np.asarray(state.clock.updates).sum())
 
 
 def learning_rate_option(algorithm: Any, loss: str) -> str:
@@ -316,24 +387,22 @@ def learning_rate_option(algorithm: Any, loss: str) -> str:
     found = dict(optimisers(algorithm))
     # V is learnt by the optimiser of the critics.
     name = loss.replace("value_", "critic_", 1) if loss.startswith("value_") else loss
-    of_loss = (
+    options = (
         option
         for option in found
         if name.startswith(option.rpartition(".")[2].removesuffix("optimiser"))
     )
-    option = next(of_loss, next(iter(found)))
+    option = next(options, next(iter(found)))
     return f"{option.replace('_', '-')}.learning-rate {found[option].learning_rate / 3:.0e}"
 
 
-def optimisers(algorithm: Any, prefix: str = "--algorithm") -> Iterator[tuple[str, Any]]:
+def optimisers(settings: Any, prefix: str = "--algorithm") -> Iterator[tuple[str, Optimiser]]:
     """Every optimiser that an algorithm has, and then those of its base, by the option that sets
     it."""
-    values = {field.name: getattr(algorithm, field.name) for field in fields(algorithm)}
-    yield from (
-        (f"{prefix}.{name}", value)
-        for name, value in values.items()
-        if hasattr(value, "learning_rate")
-    )
+    values = vars(settings)
+    for name, value in values.items():
+        if isinstance(value, Optimiser):
+            yield f"{prefix}.{name}", value
     if "base" in values:
         yield from optimisers(values["base"], f"{prefix}.base")
 

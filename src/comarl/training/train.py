@@ -69,21 +69,22 @@ def start(run: Run, placement: Placement = ONE_DEVICE) -> RunState:
 def initial(
     algorithm: Algorithm, spec: EnvSpec, keys: Keys, placement: Placement = ONE_DEVICE
 ) -> RunState:
-    """The same, from nothing but what decides it: runs that differ in their budgets share what is
-    compiled."""
+    """The same, from nothing but what decides it.
+
+    Runs that differ in their budgets share what is compiled.
+    """
 
     def one_seed(key: Key) -> RunState:
         init_key, key = jax.random.split(key)
         clock = Clock(jnp.int32(0), jnp.int32(0), jnp.int32(0))
         return RunState(algorithm.init(spec, init_key), algorithm.replay.init(spec), clock, key)
 
-    def in_turn(keys: Keys) -> RunState:
-        # One seed after the other: initialising is rare, and this compiles in a fraction of the
-        # time.
+    def sequential(keys: Keys) -> RunState:
+        # One seed after the other: this is rare, and it compiles in a fraction of the time.
         state = jax.lax.map(one_seed, keys)
         return state._replace(clock=state.clock._replace(update_in_round=jnp.int32(0)))
 
-    return placement.split(in_turn, 0, PER_SEED_STATE)(keys)
+    return placement.split(sequential, 0, PER_SEED_STATE)(keys)
 
 
 class RoundKeys(NamedTuple):
@@ -96,6 +97,7 @@ class RoundKeys(NamedTuple):
 
 
 def split_round(key: Key) -> RoundKeys:
+    """The keys of one round. Nothing else splits a seed's key, so rounds never share one."""
     return RoundKeys(*jax.random.split(key, 4))
 
 
@@ -131,29 +133,40 @@ def store_and_evolve(
     """
 
     def one_seed(state: RunState, episodes: Episode, active: Array) -> tuple[RunState, Round]:
-        agent, clock, keys = state.agent, state.clock, split_round(state.key)
+        agent, keys = state.agent, split_round(state.key)
         replay = algorithm.replay.add(state.replay, episodes, spec)
-        clock = clock._replace(env_steps=clock.env_steps + episodes.mask.sum().astype(jnp.int32))
+        env_steps = state.clock.env_steps + episodes.mask.sum().astype(jnp.int32)
+        clock = state.clock._replace(env_steps=env_steps)
         # Of the episodes that a team played side by side, the mean.
         returns = episodes.returns().reshape(num_teams(algorithm), -1).mean(axis=1)
-        num_updates = (
-            jnp.int32(0) if phase == "warm-up" else updates_due(algorithm, replay, episodes.mask)
-        )
+        num_updates = jnp.int32(0)
+        if phase != "warm-up":
+            num_updates = updates_due(algorithm, replay, episodes.mask)
         metrics: Metrics = {}
         if isinstance(algorithm, Evolutionary) and phase == "training":
             evolved, metrics = algorithm.evolve(agent, returns, clock, keys.evolve)
             agent = tree_where(active, evolved, agent)
         key = tree_where(active, keys.after, state.key)
-        return RunState(agent, replay, clock, key), Round(
-            keys.learn, num_updates, returns, active, metrics
-        )
+        plan = Round(keys.learn, num_updates, returns, active, metrics)
+        return RunState(agent, replay, clock, key), plan
 
     over_seeds = placement.map(one_seed, (PER_SEED_STATE, 0, 0), (PER_SEED_STATE, 0))
     return over_seeds(state, episodes, active)
 
 
+class Update(NamedTuple):
+    """What one gradient step of one seed needs besides the agent."""
+
+    index: Int[Array, "*chunk"]  # of the update within its round
+    batch: PyTree
+    key: Keys
+    size: Int[Array, "*chunk"]  # which of the sizes its batch is cut to
+
+
 @functools.partial(
-    jax.jit, static_argnames=("algorithm", "spec", "chunk", "placement"), donate_argnames="agent"
+    jax.jit,
+    static_argnames=("algorithm", "spec", "chunk", "placement"),
+    donate_argnames="agent",
 )
 def learn(
     algorithm: Algorithm,
@@ -169,67 +182,74 @@ def learn(
 ) -> tuple[PyTree, Metrics]:
     """Updates `begin` to `begin + chunk` of a round, and the sums of their metrics for each seed.
 
-    A seed that has had its share keeps its state. Where seeds take turns, what is not due is truly
-    skipped.
+    A seed that has had its share keeps its state. Where seeds are sequential, what is not due is
+    truly skipped.
     """
     indices = begin + jnp.arange(chunk)
-
-    def draw(replay: PyTree, key: Key) -> tuple[PyTree, Keys]:
-        pairs = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index)))(indices)
-        arrange = pack if packs(algorithm, spec) else lambda batch: batch
-        sample = lambda k: arrange(algorithm.replay.sample(replay, spec, k))
-        return jax.vmap(sample)(pairs[:, 0]), pairs[:, 1]
-
-    def one_seed(
-        agent: PyTree,
-        env_steps: Array,
-        updates: Array,
-        count: Array,
-        batches: PyTree,
-        keys: Keys,
-        lengths: Array,
-    ):
-        def update(agent: PyTree, item: tuple[Array, PyTree, Key, Array]) -> tuple[PyTree, Metrics]:
-            index, batch, key, length = item
-            at = Clock(env_steps, updates + index, index)
-            branches = [
-                lambda cut=cut: algorithm.update(agent, cut(batch), at, key)
-                for cut in cuts(algorithm, spec)
-            ]
-            return jax.lax.switch(length, branches)
-
-        def one(agent: PyTree, item: tuple[Array, PyTree, Key, Array]) -> tuple[PyTree, Metrics]:
-            metrics = jax.eval_shape(update, agent, item)[1]
-            skipped = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
-            return jax.lax.cond(item[0] < count, update, lambda a, _: (a, skipped), agent, item)
-
-        agent, metrics = jax.lax.scan(one, agent, (indices, batches, keys, lengths))
-        return agent, jax.tree.map(lambda m: m.sum(0), metrics)
+    one_seed = functools.partial(learn_seed, algorithm, spec)
 
     def all_seeds(
-        agent: PyTree,
-        replay: PyTree,
-        env_steps: Array,
-        updates: Array,
-        keys: Keys,
-        num_updates: Array,
+        agent: PyTree, replay: PyTree, clock: Clock, keys: Keys, num_updates: Array
     ) -> tuple[PyTree, Metrics]:
         # Drawn for all updates and seeds at once: a replay is large, and what a loop takes a slice
         # of it copies.
+        draw = functools.partial(draw_batches, algorithm, spec, indices)
         batches, update_keys = jax.vmap(draw)(replay, keys)
-        lengths = which_cut(algorithm, spec, batches, indices)  # [seeds, chunk]
-        arguments = (agent, env_steps, updates, num_updates, batches, update_keys)
-        if (
-            placement.vmapped
-        ):  # seeds that share an array share its length, or each would be computed for all of them
-            return jax.vmap(one_seed, (*[0] * len(arguments), None))(
-                *arguments, lengths.max(axis=0)
-            )
-        return jax.lax.map(lambda x: one_seed(*x), (*arguments, lengths))
+        sizes = which_cut(algorithm, spec, batches, indices)  # [seeds, chunk]
+        every = jnp.broadcast_to(indices, sizes.shape)
+        if placement.vmapped:
+            # Seeds that share an array share a size, or each would be computed for all of them.
+            updates = Update(every, batches, update_keys, sizes.max(axis=0))
+            in_axes = (0, PER_SEED, 0, Update(0, 0, 0, None))  # type: ignore[arg-type]
+            return jax.vmap(one_seed, in_axes)(agent, clock, num_updates, updates)
+        clocks = clock._replace(update_in_round=jnp.broadcast_to(begin, num_updates.shape))
+        updates = Update(every, batches, update_keys, sizes)
+        return jax.lax.map(lambda seed: one_seed(*seed), (agent, clocks, num_updates, updates))
 
-    return placement.split(all_seeds)(
-        agent, replay, clock.env_steps, clock.updates, keys, num_updates
-    )
+    per_device = placement.split(all_seeds, (0, 0, PER_SEED, 0, 0))
+    return per_device(agent, replay, clock, keys, num_updates)
+
+
+def draw_batches(
+    algorithm: Algorithm, spec: EnvSpec, indices: Int[Array, " chunk"], replay: PyTree, key: Key
+) -> tuple[PyTree, Keys]:
+    """One seed's batches for these updates of a round, and a key for each update."""
+    pairs = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index)))(indices)
+
+    def sample(key: Key) -> PyTree:
+        batch = algorithm.replay.sample(replay, spec, key)
+        return pack(batch) if packs(algorithm, spec) else batch
+
+    return jax.vmap(sample)(pairs[:, 0]), pairs[:, 1]
+
+
+def learn_seed(
+    algorithm: Algorithm,
+    spec: EnvSpec,
+    agent: PyTree,
+    clock: Clock,
+    num_updates: Int[Array, ""],
+    updates: Update,
+) -> tuple[PyTree, Metrics]:
+    """One seed's updates of a chunk, one after the other, and the sums of their metrics."""
+
+    def update(agent: PyTree, due: Update) -> tuple[PyTree, Metrics]:
+        now = Clock(clock.env_steps, clock.updates + due.index, due.index)
+        sizes = [
+            lambda cut=cut: algorithm.update(agent, cut(due.batch), now, due.key)
+            for cut in cuts(algorithm, spec)
+        ]
+        return jax.lax.switch(due.size, sizes)
+
+    def skip(agent: PyTree, due: Update) -> tuple[PyTree, Metrics]:
+        metrics = jax.eval_shape(update, agent, due)[1]
+        return agent, jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
+
+    def update_or_skip(agent: PyTree, due: Update) -> tuple[PyTree, Metrics]:
+        return jax.lax.cond(due.index < num_updates, update, skip, agent, due)
+
+    agent, metrics = jax.lax.scan(update_or_skip, agent, updates)
+    return agent, jax.tree.map(lambda m: m.sum(0), metrics)
 
 
 @functools.partial(
