@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from comarl.algorithms import ALGORITHMS, TUNED, find_algorithm, tuned
-from comarl.cli import UsageError, check_pair, main, summarise
+from comarl.algorithms import ALGORITHMS, find_algorithm, tuned
+from comarl.algorithms.presets import TUNED
+from comarl.cli import UsageError, check_pair, main, scores_table, summarise
 from comarl.envs import TASKS, find_task
 from comarl.envs.probes import PROBES
 from comarl.runs.identity import identity, to_config
@@ -74,6 +75,8 @@ def test_help_shows_the_sentence_under_every_field(capsys):
     text = said(capsys).replace("│", "").replace("  ", " ")
     for field in dataclasses.fields(ALGORITHMS["race-matd3"].algorithm):
         assert f"--algorithm.{field.name.replace('_', '-')}" in text, field.name
+    for option in ("pace.updates-per-step", "breeding.mutated-fraction", "replay.capacity"):
+        assert f"--algorithm.{option}" in text, option
     assert "swap whole agents" in text and "how many joints away" in text
 
 
@@ -107,8 +110,10 @@ def test_tuned_settings_are_those_of_the_papers_table():
         )
         for row in csv.DictReader(row for row in rows if not row.startswith("#")):
             task = row["task"] if family == "mamujoco" else row["map"]
-            changes = {"mutated_fraction": float(row["alpha"]), "beta": float(row["beta"])}
-            expected[algorithm, f"{family}/{task}"] = changes
+            expected[algorithm, f"{family}/{task}"] = {
+                "breeding.mutated_fraction": float(row["alpha"]),
+                "beta": float(row["beta"]),
+            }
     assert {key: changes for key, changes in expected.items() if key[1] in TASKS} == TUNED
     assert len(TUNED) == 8 + 3
 
@@ -148,7 +153,7 @@ def test_train_evaluate_and_report_work_one_after_the_other(tmp_path, capsys, mo
         "--algorithm.hidden",
         "8",
         "8",
-        "--algorithm.warmup-steps",
+        "--algorithm.pace.warmup-steps",
         "60",
         "--algorithm.replay.capacity",
         "2000",
@@ -174,7 +179,7 @@ def test_a_team_is_evaluated_otherwise_than_it_was_trained_and_its_record_is_rep
         "--algorithm.hidden",
         "8",
         "8",
-        "--algorithm.warmup-steps",
+        "--algorithm.pace.warmup-steps",
         "20",
         "--algorithm.replay.capacity",
         "100",
@@ -267,55 +272,66 @@ def test_what_a_task_counts_is_in_the_summary_in_evaluate_and_in_the_report(
     )
 
 
-def test_the_summary_and_evaluate_show_win_rates_in_percent(tmp_path, capsys, monkeypatch):
-    scores = {"marl_team": [2.0, 0.5, 0.5], "best_team": [2.0, 2.0, 2.0]}
-    scores |= {"marl_team_won": [1.0, 0.0, 0.0], "best_team_won": [1.0, 1.0, 1.0]}
-    line = {
-        "seed": 4,
-        "env_steps": 5000,
-        "updates": 70,
-        "round": 9,
-        "wall_time": 1.0,
-        **scores,
-        "training": {},
-    }
-    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    screen = io.StringIO()
-    state = SimpleNamespace(clock=SimpleNamespace(env_steps=np.array([5000])))
-    summarise(SimpleNamespace(steps=5000), state, tmp_path, Console(file=screen, width=80))
-    text = " ".join(screen.getvalue().split())
-    assert (
-        "win rate" in text and "33.3 %" in text and "100 %" in text and "The run is done." in text
-    )
+SCORES = {"marl_team": [2.0, 0.5, 0.5], "best_team": [2.0, 2.0, 2.0]}
+SCORES |= {"marl_team_won": [1.0, 0.0, 0.0], "best_team_won": [1.0, 1.0, 1.0]}
+OF_ONE_TEAM = {key: values for key, values in SCORES.items() if key.startswith("marl_team")}
 
-    played = {name: np.array([values]) for name, values in scores.items()}
-    run = Run(find_algorithm("matd3").algorithm, find_task("probe/action"), first_seed=4)
-    names = {"algorithm_name": "matd3", "task_name": "probe/action"}
-    monkeypatch.setattr("comarl.training.load.load_settings", lambda folder: (run, names))
-    monkeypatch.setattr("comarl.training.load.load_state", lambda folder, run, config: None)
-    monkeypatch.setattr("comarl.training.run.evaluate_once", lambda run, state: played)
-    assert main(("evaluate", str(tmp_path), "--episodes", "3")) == 0
-    rows = [
-        row.split()
-        for row in capsys.readouterr().out.replace("│", " ").splitlines()
-        if " team " in row
+
+def shown(show) -> list[list[str]]:
+    """The words of each line that `show(console)` prints."""
+    screen = io.StringIO()
+    show(Console(file=screen, width=140))
+    return [
+        line.replace("│", " ").replace("┃", " ").split() for line in screen.getvalue().splitlines()
     ]
-    assert "win rate" in " ".join(rows[0])
-    assert [row for row in rows if row[0] == "4"] == [
-        ["4", "marl", "team", "1.00", "0.50", "2.00", "33.3", "%"],
+
+
+@pytest.mark.parametrize("scores", [SCORES, OF_ONE_TEAM])
+def test_the_summary_shows_win_rates_in_percent_and_teams_where_there_is_a_population(
+    tmp_path, scores
+):
+    line = {"seed": 4, "env_steps": 5000, "updates": 70, "round": 9, "wall_time": 1.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({**line, **scores, "training": {}}) + "\n")
+    state = SimpleNamespace(clock=SimpleNamespace(env_steps=np.array([5000])))
+    run = SimpleNamespace(steps=5000)
+    lines = shown(lambda console: summarise(run, state, tmp_path, console))
+    text = " ".join(word for words in lines for word in words)
+    numbers = ["4", "5,000", "70", "1.00", "33.3", "%"]
+    if scores is SCORES:
+        assert [*numbers, "2.00", "100", "%"] in lines and "MARL team" in text
+    else:
+        assert numbers in lines and "team" not in text.partition("curve")[0]
+    assert "win rate" in text and "The run is done." in text
+
+
+def test_evaluate_shows_win_rates_in_percent_and_teams_where_there_is_a_population():
+    def table(scores):
+        played = {name: np.array([values]) for name, values in scores.items()}
+        return shown(lambda console: console.print(scores_table(played, first_seed=4)))
+
+    both, one = table(SCORES), table(OF_ONE_TEAM)
+    assert [words for words in both if words[:1] == ["4"]] == [
+        ["4", "MARL", "team", "1.00", "0.50", "2.00", "33.3", "%"],
         ["4", "best", "team", "2.00", "2.00", "2.00", "100", "%"],
     ]
+    assert ["4", "1.00", "0.50", "2.00", "33.3", "%"] in one
+    assert ["3", "greedy", "episodes:", "return"] in one
+    assert not any("team" in words for words in one)
 
 
 @pytest.mark.parametrize(
     ("option", "value", "right"),
     [
         (
-            "--algorithm.mutated-fraction",
+            "--algorithm.breeding.mutated-fraction",
             "1.5",
-            "mutated_fraction=1.5 of RaceMatd3 must be between 0 and 1",
+            "mutated_fraction=1.5 of HeadBreeding must be between 0 and 1",
         ),
-        ("--algorithm.population", "1", "population=1 of RaceMatd3 must be 2 or more"),
+        (
+            "--algorithm.breeding.population",
+            "1",
+            "population=1 of HeadBreeding must be 2 or more",
+        ),
         ("--algorithm.gamma", "99", "gamma=99.0 of RaceMatd3 must be between 0 and 1"),
         (
             "--algorithm.critic-optimiser.learning-rate",

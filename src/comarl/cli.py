@@ -19,13 +19,14 @@ from comarl.machine.allocator import keep_freed_memory
 USAGE = """\
 usage: comarl COMMAND ...
 
-  train ALGORITHM TASK   train, or continue a run that was started; --help after both names shows every option
+  train ALGORITHM TASK   train, or resume a run; --help after both names shows every option
   evaluate RUN           greedy episodes of a trained team; --help after the run shows every option
   report RUN...          learning curves, a table of final returns, and the CSV of every seed
   list                   algorithms and tasks, a line each
   doctor                 versions, devices, extras, rendering, disk and memory
 
-For example: comarl train race-matd3 mamujoco/Hopper-3x1 --seeds 3 --steps 200000 --algorithm.beta 0
+For example:
+  comarl train race-matd3 mamujoco/Hopper-3x1 --seeds 3 --steps 200000 --algorithm.beta 0
 """
 
 AlgorithmT = TypeVar("AlgorithmT")
@@ -39,37 +40,39 @@ class UsageError(ValueError):
 
 @dataclass(frozen=True)
 class TrainSettings(Generic[AlgorithmT, TaskT]):
-    """Train an algorithm on a task, or continue the run with these settings if it was started."""
+    """Train an algorithm on a task, or resume the run with these settings if it was started."""
 
     algorithm: AlgorithmT
     task: TaskT
     seeds: int = 1
-    """how many seeds train together"""
+    """number of seeds, which train side by side"""
     first_seed: int = 0
     """the first seed; the others count up from it"""
     steps: int = 1_000_000
-    """environment steps of each seed, those of all its teams together; a round begun is finished"""
+    """environment steps of each seed, those of all its teams together; the last round is
+    completed"""
     evaluate_every: int = 10_000
     """environment steps between evaluations"""
     evaluation_episodes: int = 10
     """greedy episodes of each evaluation"""
     minutes: float | None = None
-    """stop after so many minutes, at the end of a round; the same command continues"""
+    """stop after so many minutes, at the end of a round; the same command resumes the run"""
     folder: Path | None = None
     """where the run is kept; by default runs/ and a name made of its settings"""
     checkpoint_seconds: float = 120.0
-    """least time between checkpoints"""
+    """minimum number of seconds between checkpoints"""
     vmapped_seeds: bool | None = None
-    """whether seeds are array axes or take turns: speed only; by default the first on accelerators;
-    on a CPU each seed has a device of its own, and the cores share them out"""
+    """put all seeds on one device, as an array axis (vmap) or one after another; this changes the
+    speed and the rounding. By default an accelerator vmaps them, and a CPU has a device for each
+    seed"""
     dry_run: bool = False
-    """say what would be done and how much memory it takes, and stop"""
+    """show what would be done and how much memory it takes, and stop"""
 
 
 @dataclass(frozen=True)
 class EvaluateSettings(Generic[AlgorithmT, TaskT]):
-    """Play greedy episodes of the teams that a run has trained so far, as they were trained or
-    otherwise."""
+    """Play greedy episodes of the teams that a run has trained so far, with its settings or with
+    others."""
 
     algorithm: AlgorithmT
     task: TaskT
@@ -89,13 +92,12 @@ class ReportSettings:
     out: Path = Path("report")
     """the folder for pictures, tables and the CSV"""
     metric: str | None = None
-    """what to compare by: won, return, captures, or what else the tasks count; by default won where
-    there is one"""
+    """what to compare by: won, return, captures, or another metric of the tasks; by default won
+    where the task has it"""
     middle: Literal["mean", "median"] = "mean"
     """the line of a curve: the seeds' mean with its interval, or their median with their range"""
     training: tuple[str, ...] = ()
-    """what was measured in training to draw as well, such as critic_loss; the pages of the
-    algorithms name it"""
+    """training metrics to draw as well, such as td_loss; docs/metrics.md lists them"""
 
 
 def main(arguments: Arguments | None = None) -> int:
@@ -120,7 +122,7 @@ def main(arguments: Arguments | None = None) -> int:
             raise unknown("command", arguments[0], commands, "`comarl --help` shows all.")
         return commands[arguments[0]](arguments[1:], console)
     except KeyboardInterrupt:
-        print("Interrupted. The same command continues from the last checkpoint.", file=sys.stderr)
+        print("Interrupted. The same command resumes from the last checkpoint.", file=sys.stderr)
         return 130
     except Exception as error:
         if not is_user_error(error):
@@ -130,18 +132,18 @@ def main(arguments: Arguments | None = None) -> int:
 
 
 def seeds_in(arguments: Arguments) -> int:
-    """How many seeds are asked for: needed before anything is loaded that could tell the other
-    options."""
+    """The number of seeds asked for, which is needed before anything is loaded that could parse
+    the other options."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--seeds", nargs="?", default="1", const="1")
     given = parser.parse_known_args(arguments)[0].seeds
-    # What is no number is refused with the other options
+    # What is no number is refused later, with the other options
     return max(1, int(given)) if given.isdigit() else 1
 
 
 def is_user_error(error: Exception) -> bool:
-    """Whether an error speaks to the user, so that one line is enough; all others keep their
-    traceback."""
+    """Whether the message of an error is for the user, so that one line is enough; all other errors
+    keep their traceback."""
     from comarl.runs.checkpoint import DamagedCheckpoint, OtherConfiguration
     from comarl.training.memory import TooLittleMemory
     from comarl.training.run import Diverged
@@ -195,8 +197,8 @@ def check_pair(algorithm_name: str, algorithm: Any, task_name: str, task: Any) -
 
         able = [name for name, entry in ALGORITHMS.items() if kind in entry.algorithm.actions]
         raise UsageError(
-            f"{algorithm_name} chooses {' or '.join(sorted(algorithm.actions))} actions and {task_name} has {kind} "
-            f"ones; algorithms for it are {', '.join(able)}."
+            f"{algorithm_name} chooses {' or '.join(sorted(algorithm.actions))} actions and "
+            f"{task_name} has {kind} ones; algorithms for it are {', '.join(able)}."
         )
     from comarl.envs import find_task
 
@@ -205,7 +207,8 @@ def check_pair(algorithm_name: str, algorithm: Any, task_name: str, task: Any) -
         given, right = getattr(task, field, None), getattr(named, field, None)
         if given != right:
             raise UsageError(
-                f"--task.{field} {given!r}: the task's name already says {right!r}; give another name"
+                f"--task.{field} {given!r}: the task's name already says {right!r}; give another "
+                "name"
             )
 
 
@@ -226,6 +229,7 @@ def run_training(
 ) -> int:
     from comarl.runs.identity import folder_name, identity
     from comarl.training.memory import check_memory
+    from comarl.training.payoff import write as write_payoff
     from comarl.training.progress import Display
     from comarl.training.run import Options, Session
     from comarl.training.settings import Run
@@ -241,13 +245,21 @@ def run_training(
         return 0
     options = Options(settings.minutes, settings.checkpoint_seconds, settings.vmapped_seeds)
     state = Session.open(run, config, folder, options, Display(console)).train()
+    write_payoff(folder, run, state)
     summarise(run, state, folder, console)
     return 0
 
 
 def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
-    """The last evaluation of every seed, where the curve is, and how to go on."""
-    from comarl.runs.records import RETURN, extra_metrics, metric_label, read
+    """Shows the last evaluation of every seed, draws the curve, and says how to resume."""
+    from comarl.runs.records import (
+        RETURN,
+        TEAM_LABELS,
+        extra_metrics,
+        metric_label,
+        read,
+        score_key,
+    )
     from comarl.training.progress import mean_text
 
     last = {line["seed"]: line for line in read(folder)}
@@ -255,23 +267,21 @@ def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
         RETURN,
         *dict.fromkeys(name for line in last.values() for name in extra_metrics(line)),
     ]
-    teams = {"MARL team": "marl_team", "best team": "best_team"}
-    heads = (f"{team} {metric_label(name)}" for team in teams for name in metrics)
+    has_population = any(line.get("best_team") for line in last.values())
+    teams = TEAM_LABELS if has_population else {"marl_team": ""}
+    columns = [(team, name) for team in teams for name in metrics]
+    heads = (f"{teams[team]} {metric_label(name)}".strip() for team, name in columns)
     table = Table(
         "seed", "steps", "updates", *heads, title="Last evaluation: means of greedy episodes"
     )
     for seed, line in sorted(last.items()):
-        keys = (
-            (team if name == RETURN else f"{team}_{name}", name)
-            for team in teams.values()
-            for name in metrics
-        )
-        means = (mean_text(line.get(key), name) for key, name in keys)
+        means = (mean_text(line.get(score_key(team, name)), name) for team, name in columns)
         table.add_row(str(seed), f"{line['env_steps']:,}", f"{line['updates']:,}", *means)
     console.print(table)
     if restarts := max((line.get("worker_restarts", 0) for line in last.values()), default=0):
         console.print(
-            f"{restarts} worker process(es) died and were replaced; their episodes were played again."
+            f"{restarts} worker process(es) died and were replaced; their episodes were played "
+            "again."
         )
     if last:
         try:
@@ -281,9 +291,7 @@ def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
         except ImportError as missing:
             console.print(f"no curve was drawn: {missing}", highlight=False)
     done = bool((state.clock.env_steps >= run.steps).all())
-    console.print(
-        "The run is done." if done else "The run is saved; the same command continues it."
-    )
+    console.print("The run is done." if done else "The run is saved; the same command resumes it.")
 
 
 def evaluate(arguments: Arguments, console: Console) -> int:
@@ -293,10 +301,9 @@ def evaluate(arguments: Arguments, console: Console) -> int:
             return 0
         raise UsageError("evaluate needs the folder of a run, before any option")
     from comarl.runs.identity import identity
-    from comarl.runs.records import extra_metrics, metric_label
     from comarl.training.evaluate import record_once
     from comarl.training.load import load_settings, load_state
-    from comarl.training.progress import mean_text, number_text
+    from comarl.training.payoff import write as write_payoff
     from comarl.training.run import evaluate_once
 
     folder = Path(arguments[0])
@@ -312,7 +319,8 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     check_pair(algorithm_name, settings.algorithm, task_name, settings.task)
     if settings.folder is not None and settings.folder.exists():
         raise UsageError(
-            f"--folder {settings.folder}: it exists, and an evaluation is recorded in a new folder only"
+            f"--folder {settings.folder}: it exists, and an evaluation is recorded in a new folder "
+            "only"
         )
     chosen = {
         "algorithm": settings.algorithm,
@@ -322,21 +330,39 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     run = dataclasses.replace(trained, **chosen)
     state = load_state(folder, run, config)
     scores = evaluate_once(run, state)
+    as_trained = (run.algorithm, run.task) == (trained.algorithm, trained.task)
+    if settings.folder is not None or as_trained:
+        write_payoff(settings.folder or folder, run, state)
     if settings.folder is not None:
         record_once(
             settings.folder, identity(run, algorithm_name, task_name), run, state.clock, scores
         )
+    console.print(f"{algorithm_name} on {task_name}: {folder}", highlight=False)
+    console.print(scores_table(scores, run.first_seed))
+    return 0
+
+
+def scores_table(scores: dict[str, Any], first_seed: int) -> Table:
+    """What `evaluate` shows: a row for each seed and team; `scores` holds `[seeds, episodes]` by
+    the key of the records."""
+    from comarl.runs.records import TEAM_LABELS, extra_metrics, metric_label, score_key
+    from comarl.training.progress import mean_text, number_text
+
     metrics = extra_metrics(scores)
-    heads = ("seed", "team", "mean", "least", "greatest", *map(metric_label, metrics))
-    table = Table(*heads, title=f"{settings.episodes} greedy episodes: return")
-    for team in (name for name in ("marl_team", "best_team") if name in scores):
+    teams = [team for team in TEAM_LABELS if team in scores]
+    of_team = ("team",) if len(teams) > 1 else ()
+    heads = ("seed", *of_team, "mean", "minimum", "maximum", *map(metric_label, metrics))
+    episodes = scores["marl_team"].shape[1]
+    table = Table(*heads, title=f"{episodes} greedy episodes: return")
+    for team in teams:
+        label = (TEAM_LABELS[team],) if len(teams) > 1 else ()
         for seed, row in enumerate(scores[team]):
             numbers = (number_text(float(x)) for x in (row.mean(), row.min(), row.max()))
-            besides = (mean_text(scores[f"{team}_{name}"][seed].tolist(), name) for name in metrics)
-            table.add_row(str(run.first_seed + seed), team.replace("_", " "), *numbers, *besides)
-    console.print(f"{algorithm_name} on {task_name}: {folder}", highlight=False)
-    console.print(table)
-    return 0
+            extra = (
+                mean_text(scores[score_key(team, name)][seed].tolist(), name) for name in metrics
+            )
+            table.add_row(str(first_seed + seed), *label, *numbers, *extra)
+    return table
 
 
 def report(arguments: Arguments, console: Console) -> int:

@@ -272,8 +272,10 @@ def test_the_caption_says_what_is_shaded_and_of_how_many_seeds(runs):
     ours, base, alone = comparison(runs)
     assert drawing.captions([alone]) == "1 seed, no interval"
     assert drawing.captions([ours]) == "mean and min-max range of 3 seeds; thin: each seed"
-    both = "race-matd3: mean and min-max range of 3 seeds; thin: each seed\nmatd3: mean and 95 % t interval of 6 seeds"
-    assert drawing.captions([ours, base]) == both
+    assert drawing.captions([ours, base]) == (
+        "race-matd3: mean and min-max range of 3 seeds; thin: each seed\n"
+        "matd3: mean and 95 % t interval of 6 seeds"
+    )
 
 
 def test_what_most_runs_have_is_said_once(tmp_path):
@@ -317,8 +319,10 @@ def test_the_axes_say_their_units_and_the_episodes(runs):
     ours, base, _ = comparison(runs)
     (axis,) = drawing.draw([base]).axes
     assert axis.get_xlabel() == "environment steps (all teams)"
-    assert axis.get_ylabel() == "return of the MARL team\n(greedy, 5 episodes)"
-    assert drawing.draw([ours]).axes[0].get_ylabel() == "return of the team\n(greedy, 5 episodes)"
+    assert axis.get_ylabel() == "return\n(greedy, 5 episodes)"
+    both, alone = (drawing.draw([ours], best_team=both).axes[0] for both in (True, False))
+    assert both.get_ylabel() == "return\n(greedy, 5 episodes)"
+    assert alone.get_ylabel() == "return of the MARL team\n(greedy, 5 episodes)"
 
 
 @pytest.mark.parametrize("seeds", [1, 3, 5])
@@ -411,14 +415,28 @@ def test_the_csv_gives_back_every_number(runs):
             line[name] for name in ("seed", "env_steps", "updates")
         ]
         assert [float(x) for x in row["marl_team_returns"].split(";")] == line["marl_team"]
-        assert float(row["marl_team_mean"]) == np.mean(line["marl_team"])
+        assert float(row["marl_team_return_mean"]) == np.mean(line["marl_team"])
         assert row["best_team_returns"] == ("50.0;70.0" if "best_team" in line else "")
-        assert row["best_team_mean"] == ("60.0" if "best_team" in line else "")
+        assert row["best_team_return_mean"] == ("60.0" if "best_team" in line else "")
     assert (read[0]["algorithm"], read[0]["task"], read[-1]["task"]) == (
         "race-matd3",
         HOPPER,
         "a/b_c|d",
     )
+
+
+def test_where_no_run_has_a_population_no_team_is_named(runs, tmp_path):
+    alone = comparison(runs[1:])
+    read = list(csv.DictReader(per_seed_csv(alone).splitlines()))
+    assert list(read[0])[5:] == ["return_mean", "returns"]
+    assert all(float(row["return_mean"]) for row in read)
+    rows = table_rows(alone)
+    texts = [markdown_table(rows), latex_table(rows), drawing.y_label(alone, True)]
+    assert not any(re.search("best team|MARL team", text) for text in texts)
+    (legend,) = drawing.draw_single(alone[0]).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["matd3"]
+    both = markdown_table(table_rows(comparison(runs)))
+    assert "| best seed | best team | seeds |" in both and "of the MARL team where" in both
 
 
 @pytest.mark.parametrize(
@@ -556,4 +574,4 @@ def test_a_table_has_no_papers_column_where_no_paper_has_a_number(tmp_path):
         rows = table_rows(comparison(folders))
         assert ("paper" in markdown_table(rows).splitlines()[0]) == there
         assert ("& paper" in latex_table(rows)) == there
-        assert len(rich_table(rows).columns) == 7 + there
+        assert len(rich_table(rows).columns) == 6 + there

@@ -1,5 +1,5 @@
-"""`comarl report RUN...`: curves and tables of finished or running runs. It reads what they wrote
-and never trains."""
+"""`comarl report RUN...`: curves and tables of finished or running runs, from their records
+alone."""
 
 import dataclasses
 import warnings
@@ -10,6 +10,7 @@ from typing import Any
 
 from comarl.report.curves import draw, draw_training, save
 from comarl.report.curves import single_run_curve as single_run_curve
+from comarl.report.payoff import learnt, payoff_csv, payoff_markdown
 from comarl.report.runs import Curves as Curves
 from comarl.report.runs import ReportError as ReportError
 from comarl.report.runs import SeedCurve as SeedCurve
@@ -25,7 +26,6 @@ from comarl.report.tables import (
 )
 from comarl.report.tables import rich_table as rich_table
 from comarl.runs.records import RETURN
-from comarl.training.payoff import learnt, payoff_csv, payoff_markdown
 
 
 def report(
@@ -41,7 +41,8 @@ def report(
     `metric` is what the runs are compared by: by default the win rate on tasks that have it, else
     the return. For tasks that are compared by another metric the returns are drawn, too, in
     curves_return.png and .svg. The `middle` of the seeds is the line of a curve; tables show means.
-    Of matrix games payoff.md and payoff.csv say what was learnt.
+    Of matrix games payoff.md and payoff.csv say what was learnt; a run whose folder has no
+    payoff.csv is named in a warning and left out there.
 
     What `training` names, such as "critic_loss", is drawn over training, too, in training.png and
     .svg, with the numbers in training.csv.
@@ -53,15 +54,15 @@ def report(
     by = compared_by(curves, metric)
     rows = table_rows(curves, by)
     figures = {"curves": draw(curves, by, middle=middle)}
-    besides = [task for task, name in by.items() if name != RETURN]
-    if besides:
-        figures["curves_return"] = draw(
-            curves, dict.fromkeys(by, RETURN), tasks=besides, middle=middle
-        )
+    by_other = [task for task, name in by.items() if name != RETURN]
+    if by_other:
+        returns = dict.fromkeys(by, RETURN)
+        figures["curves_return"] = draw(curves, returns, tasks=by_other, middle=middle)
     if training:
         check_measured(curves, training)
         figures["training"] = draw_training(curves, training, middle=middle)
-    games = [learnt(run.folders, run.label) for run in curves if run.task.startswith("matrix/")]
+    found = [learnt(run) for run in curves if run.task.startswith("matrix/")]
+    games = [game for game in found if game is not None]
     out.mkdir(parents=True, exist_ok=True)
     texts = {
         "table.md": markdown_table(rows, improvements(curves, by)),
@@ -113,16 +114,14 @@ def _warn_of_equal_curves(runs: Sequence[Curves]) -> None:
     """
     seeds = [(run, seed) for run in runs for seed in run.seeds]
     for (run, one), (other, two) in combinations(seeds, 2):
-        if run.task != other.task or (one.env_steps, one.marl_team) != (
-            two.env_steps,
-            two.marl_team,
-        ):
+        curves = ((seed.env_steps, seed.marl_team) for seed in (one, two))
+        if run.task != other.task or next(curves) != next(curves):
             continue
         varied = len({value for returns in one.marl_team for value in returns}) > 1
         if varied and (one.seed == two.seed or run is other):
             warnings.warn(
-                f"{run.folders[0]} seed {one.seed} and {other.folders[0]} seed {two.seed} have identical curves: "
-                "seed not varied?",
+                f"{run.folders[0]} seed {one.seed} and {other.folders[0]} seed {two.seed} have "
+                "identical curves: seed not varied?",
                 stacklevel=4,
             )
 
@@ -168,8 +167,11 @@ def _pool(runs: Sequence[Curves]) -> Curves:
     for run in runs:
         for seed in run.seeds:
             if seed.seed in seeds:
-                again = f"{run.folders[0]}: seed {seed.seed} of {run.label} is in another folder too; counted once"
-                warnings.warn(again, stacklevel=4)
+                warnings.warn(
+                    f"{run.folders[0]}: seed {seed.seed} of {run.label} is in another folder too; "
+                    "counted once",
+                    stacklevel=4,
+                )
             seeds.setdefault(seed.seed, seed)
     folders = tuple(folder for run in runs for folder in run.folders)
     return dataclasses.replace(

@@ -50,9 +50,9 @@ def draw(
 
     The line is the mean over seeds. Around it is the 95 % t interval, or for fewer than five seeds
     their range, with each seed as a thin line where few runs share the panel; the text above it
-    says which. Around a `middle` of "median" is the range of all seeds. Dashed is the best team,
-    where there is a population. Of the runs only those on `tasks` are drawn, in the colours that
-    they have among all.
+    says which. Around a `middle` of "median" is the range of all seeds. Where there is a
+    population, the solid line is the MARL team and a dashed one the best team. Of the runs only
+    those on `tasks` are drawn, in the colours that they have among all.
     """
     by = by or compared_by(runs)
     tasks = tasks or list(by)
@@ -113,10 +113,10 @@ def draw_training(runs: Sequence[Curves], names: Sequence[str], *, middle: Middl
 
 
 def draw_single(run: Curves) -> Any:
-    """A matplotlib figure of one run: each seed as a thin line and their mean, for the MARL team
-    and the best team.
+    """A matplotlib figure of one run: each seed as a thin line, and their mean.
 
-    Beside the return's panel is one of the win rate, where the task has it.
+    A population has both for the MARL team and for the best team. Beside the return's panel is one
+    of the win rate, where the task has it.
     """
     metrics = [*([WON] if WON in run.metrics else []), RETURN]
     figure, axes = _panels(len(metrics))
@@ -124,8 +124,9 @@ def draw_single(run: Curves) -> Any:
         ("marl_team", BLUE),
         *([("best_team", VERMILLION)] if run.has_population else []),
     ]
+    label = {team: LINES[team][1] if run.has_population else run.label for team, _ in teams}
     styles = [
-        (LINES[team][1], {"color": colour, "linestyle": LINES[team][0]}) for team, colour in teams
+        (label[team], {"color": colour, "linestyle": LINES[team][0]}) for team, colour in teams
     ]
     for axis, metric in zip(axes, metrics, strict=True):
         for (team, _), (_, style) in zip(teams, styles, strict=True):
@@ -211,16 +212,16 @@ def _caption(run: Curves, drawn: str, *, thin: bool) -> str:
 
 def y_label(runs: Sequence[Curves], best_team: bool, metric: str = RETURN) -> str:
     """What is measured, with the episodes of an evaluation: "10 episodes", or "5-10" where
-    evaluations differ."""
+    evaluations differ.
+
+    The team is named where there is a population of which only the MARL team is drawn.
+    """
     counts = {len(values) for run in runs for seed in run.seeds for values in seed.marl_team}
     number = "-".join(str(count) for count in sorted({min(counts), max(counts)}))
-    subject = "team" if best_team and any(run.has_population for run in runs) else "MARL team"
-    measured = (
-        f"test win rate of the {subject} in %"
-        if metric == WON
-        else f"{metric_label(metric)} of the {subject}"
-    )
-    return f"{measured}\n(greedy, {number} episode{'' if number == '1' else 's'})"
+    alone = not best_team and any(run.has_population for run in runs)
+    name = "test win rate" if metric == WON else metric_label(metric)
+    team, unit = " of the MARL team" if alone else "", " in %" if metric == WON else ""
+    return f"{name}{team}{unit}\n(greedy, {number} episode{'' if number == '1' else 's'})"
 
 
 def save(figure: Any, path: Path) -> Path:

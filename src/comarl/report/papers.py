@@ -33,8 +33,9 @@ class Paper(NamedTuple):
 
 
 RACE = (
-    "Paper: RACE (ICML 2023), Fig. 2, at 1e6 environment steps, 5 seeds, its own settings, read off the plot; "
-    "gym v2 tasks on mujoco-py, whose Ant and Humanoid returns are not comparable with v4 and v5 tasks."
+    "Paper: RACE (ICML 2023), Fig. 2, at 1e6 environment steps, 5 seeds, its own settings, read "
+    "off the plot; gym v2 tasks on mujoco-py, whose Ant and Humanoid returns are not comparable "
+    "with v4 and v5 tasks."
 )
 RACE_SMAC = (
     "Paper: RACE (ICML 2023), Fig. 3, at 1e6 or 2e6 environment steps, 5 seeds, read off the plot."

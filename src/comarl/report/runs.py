@@ -1,4 +1,4 @@
-"""What run folders say: the evaluations of every seed, and what the runs of a task are compared
+"""The evaluations in the folders of runs, and the metric that the runs of a task are compared
 by."""
 
 from collections.abc import Sequence
@@ -35,21 +35,20 @@ class SeedCurve:
     env_steps: tuple[int, ...]
     updates: tuple[int, ...]
     marl_team: Values
-    """returns"""
+    """returns of the team; in a population of the one that MARL trains"""
     best_team: Values
     """returns; empty tuples where there is no population"""
     metrics: dict[str, Values] = field(default_factory=dict)
-    """what the task counts besides, by its name in the record, such as "marl_team_won"; empty
-    tuples where missing"""
+    """what the task counts besides the return, by its key in the record, such as "marl_team_won";
+    empty tuples where missing"""
     training: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """what was measured in training, such as "critic_loss": the mean since the last evaluation; nan
-    where missing"""
+    """training metrics, such as "td_loss": the mean since the last evaluation; nan where missing"""
 
     def values(self, team: Team, metric: str = RETURN) -> Values:
         """The raw numbers of a team's episodes."""
         if metric == RETURN:
             return getattr(self, team)
-        return self.metrics.get(f"{team}_{metric}", ((),) * len(self.env_steps))
+        return self.metrics.get(records.score_key(team, metric), ((),) * len(self.env_steps))
 
     def means(self, team: Team, metric: str = RETURN) -> np.ndarray:
         """One number per evaluation, so that seeds and not episodes are what statistics count."""
@@ -63,18 +62,19 @@ class Curves:
     folders: tuple[Path, ...]
     algorithm: str
     label: str
-    """the algorithm's name, and whatever tells this run from others of that name"""
+    """the algorithm's name, with the settings that tell this run from others of that name"""
     task: str
     seeds: tuple[SeedCurve, ...]
     config: dict[str, Any]
 
     @property
     def has_population(self) -> bool:
+        """Whether there is a best team beside the MARL team."""
         return any(any(seed.best_team) for seed in self.seeds)
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What besides the return every evaluation of every seed has counted."""
+        """The metrics besides the return that every evaluation of every seed has."""
         names = dict.fromkeys(
             name for seed in self.seeds for name in records.extra_metrics(seed.metrics)
         )
@@ -91,7 +91,7 @@ class Curves:
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """What training has measured of every seed, such as "critic_loss"."""
+        """The training metrics that every seed has, such as "td_loss"."""
         names = dict.fromkeys(name for seed in self.seeds for name in seed.training)
         return tuple(
             name
@@ -100,7 +100,7 @@ class Curves:
         )
 
     def training_on_grid(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """As `on_grid`, of what training has measured, from where each seed has a number."""
+        """As `on_grid`, of a training metric, from where each seed has a number."""
         values = [np.array(seed.training[name]) for seed in self.seeds]
         env_steps = [np.array(seed.env_steps, float) for seed in self.seeds]
         known = [np.isfinite(value) for value in values]
@@ -122,7 +122,8 @@ def compared_by(runs: Sequence[Curves], metric: str | None = None) -> dict[str, 
         common = [RETURN, *(name for name in here[0] if all(name in names for names in here))]
         if metric is not None and metric not in common:
             raise ReportError(
-                f"--metric {metric}: not every run on {task} has recorded it; there it can be {' or '.join(common)}"
+                f"--metric {metric}: not every run on {task} has recorded it; there it can be "
+                f"{' or '.join(common)}"
             )
         chosen[task] = metric or (WON if WON in common else RETURN)
     return chosen
@@ -142,7 +143,8 @@ def read_run(folder: Path) -> Curves:
     none."""
     if not (folder / records.METRICS).is_file():
         raise ReportError(
-            f"{folder}: no {records.METRICS} in it; give the folder of a run, where training writes one"
+            f"{folder}: no {records.METRICS} in it; give the folder of a run, where training "
+            "writes one"
         )
     try:
         lines = [line for line in records.read(folder) if line.get("marl_team")]

@@ -22,13 +22,10 @@ from comarl.report.statistics import (
 )
 from comarl.runs.records import RETURN, WON, metric_label
 
-CSV_HEADER = (  # after which come the same four columns of every metric besides the return
-    *("algorithm", "task", "seed", "env_steps", "updates"),
-    *("marl_team_mean", "best_team_mean", "marl_team_returns", "best_team_returns"),
-)
-EACH_WITH_EACH = 4
-"""more algorithms on a task than this are not compared each with each: there would be too many
-lines"""
+CSV_HEADER = ("algorithm", "task", "seed", "env_steps", "updates")
+ALL_PAIRS = 4
+"""up to so many algorithms on a task, all pairs of them are compared; of more, the first with each
+other one"""
 TEAMS: tuple[Team, ...] = ("marl_team", "best_team")
 LATEX = {
     **{character: "\\" + character for character in "&%$#_{}"},
@@ -52,7 +49,7 @@ class Final(NamedTuple):
     """What `final_scores` come to over the seeds of one run."""
 
     mean: float
-    """of the MARL team"""
+    """of the team, or in a population of the MARL team"""
     half_interval: float
     """half the width of the 95 % t interval over seeds; nan for one seed"""
     best_seed: float
@@ -141,18 +138,28 @@ def header(rows: Sequence[Row]) -> tuple[str, ...]:
     """The heads of a table's columns."""
     metrics = ("final return" if name == RETURN else metric_label(name) for name in columns(rows))
     paper = "paper at 1e6 steps" if all(row.paper.same_game for row in rows) else "paper"
-    return ("task", "algorithm", *metrics, "best seed", "best team", "seeds", "env. steps", paper)
+    best = ("best seed", "best team") if has_best_team(rows) else ("best seed",)
+    return ("task", "algorithm", *metrics, *best, "seeds", "env. steps", paper)
 
 
-def cells(row: Row, metrics: Sequence[str] = (RETURN,)) -> tuple[str, ...]:
-    """A row as it is read, in the order of `header`; `metrics` are the table's `columns`."""
+def has_best_team(rows: Sequence[Row]) -> bool:
+    """Whether one of the algorithms has a population, and so a best team beside the MARL team."""
+    return any(not isnan(row.finals[row.metric].best_team) for row in rows)
+
+
+def cells(
+    row: Row, metrics: Sequence[str] = (RETURN,), *, best_team: bool = True
+) -> tuple[str, ...]:
+    """A row as it is read, in the order of `header`; `metrics` are the table's `columns`, and
+    `best_team` says whether it has that column."""
     main = row.finals[row.metric]
+    best = "" if isnan(main.best_team) else _number(main.best_team, main, row.metric)
     return (
         row.task,
         row.algorithm,
         *(_with_interval(row.finals[name], name) if name in row.finals else "" for name in metrics),
         _number(main.best_seed, main, row.metric),
-        "" if isnan(main.best_team) else _number(main.best_team, main, row.metric),
+        *([best] if best_team else []),
         str(row.seeds),
         " to ".join(f"{steps:,}" for steps in sorted(set(row.env_steps))),
         row.paper.text + row.mark,
@@ -161,8 +168,8 @@ def cells(row: Row, metrics: Sequence[str] = (RETURN,)) -> tuple[str, ...]:
 
 def lines_of(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """The heads of a table and its rows; without the papers' column where no paper has a number."""
-    metrics = columns(rows)
-    lines = [header(rows), *(cells(row, metrics) for row in rows)]
+    metrics, best_team = columns(rows), has_best_team(rows)
+    lines = [header(rows), *(cells(row, metrics, best_team=best_team) for row in rows)]
     return lines if any(row.paper.text for row in rows) else [line[:-1] for line in lines]
 
 
@@ -190,61 +197,63 @@ def decimals(size: float) -> int:
 
 def notes(rows: Sequence[Row]) -> list[str]:
     """What a reader must know about the numbers of a table."""
-    said = [
-        "Final return: the MARL team, greedy, mean over episodes, then over the last 10 % of a seed's evaluations "
-        "(at least one), then over seeds; ± is the 95 % Student t interval over seeds."
+    best_team = has_best_team(rows)
+    team = " of the MARL team where there is a population," if best_team else ""
+    found = [
+        f"Final return:{team} greedy, mean over episodes, then over the last 10 % of a seed's "
+        "evaluations (at least one), then over seeds; ± is the 95 % Student t interval over seeds."
     ]
     if any(WON in row.finals for row in rows):
-        said.append(
-            "Win rate: the share of greedy episodes that were won, averaged and with an interval in that way."
+        found.append(
+            "Win rate: the share of greedy episodes that were won, averaged and with an interval "
+            "in the same way."
         )
-    besides = dict.fromkeys(row.metric for row in rows if row.metric != RETURN)
-    if besides:
-        said.append(
-            f"Best seed and best team: by {' or '.join(map(metric_label, besides))} where a task has that, else by return."
-        )
+    others = dict.fromkeys(metric_label(row.metric) for row in rows if row.metric != RETURN)
+    if others:
+        best = "Best seed and best team" if best_team else "Best seed"
+        found.append(f"{best}: by {' or '.join(others)} where a task has that, else by return.")
     if any(row.seeds == 1 for row in rows):
-        said.append("One seed has no interval: it says nothing about the next seed.")
+        found.append("One seed has no interval: it says nothing about the next seed.")
     if any(row.seeds == 2 for row in rows):
-        said.append("Two seeds have an interval of 12.7 standard errors to either side.")
-    if any(not isnan(row.finals[RETURN].best_team) for row in rows):
-        said.append(
+        found.append("Two seeds have an interval of 12.7 standard errors to either side.")
+    if best_team:
+        found.append(
             "Best team: the same mean for the team of the population that did best in training."
         )
-    said += dict.fromkeys(row.paper.source for row in rows if row.paper.text)
+    found += dict.fromkeys(row.paper.source for row in rows if row.paper.text)
     if any(row.mark == " †" for row in rows):
-        said.append(
-            "† the paper's number is at another budget than this row's environment steps: no comparison."
+        found.append(
+            "† the paper's number is at another budget than this row's environment steps: no "
+            "comparison."
         )
     if any(row.mark == " ‡" for row in rows):
-        said.append(
-            "‡ a win rate of StarCraft II (SMAC) on the map of that name: another game than SMAX, no comparison."
+        found.append(
+            "‡ a win rate of StarCraft II (SMAC) on the map of that name: another game than SMAX, "
+            "no comparison."
         )
-    return said
+    return found
 
 
 def improvements(runs: Sequence[Curves], by: Mapping[str, str] | None = None) -> list[str]:
     """For each two algorithms on one task, the probability that a seed of the first beats one of
     the second.
 
-    Of more than four algorithms on a task only the first is compared, with each of the others.
+    Of more than four algorithms on a task, only the first is compared with each other one.
     """
     lines, by = [], by or compared_by(runs)
     first, number = {run.task: run for run in reversed(runs)}, Counter(run.task for run in runs)
     for one, other in combinations(runs, 2):
         if one.task != other.task or min(len(one.seeds), len(other.seeds)) < 2:
             continue
-        if number[one.task] > EACH_WITH_EACH and one is not first[one.task]:
+        if number[one.task] > ALL_PAIRS and one is not first[one.task]:
             continue
         scores = [final_scores(run, metric=by[run.task])[:, None] for run in (one, other)]
         counts = len(one.seeds), len(other.seeds)
         chance = f"P({one.label} > {other.label}) = {probability_of_improvement(*scores):.2f}"
-        if (
-            min(counts) >= SEEDS_FOR_AN_INTERVAL
-        ):  # resampling fewer gives intervals that are far too narrow
-            chance += " [{:.2f}, {:.2f}]".format(
-                *bootstrap_interval(probability_of_improvement, *scores)
-            )
+        # Resampling fewer seeds gives intervals that are far too narrow.
+        if min(counts) >= SEEDS_FOR_AN_INTERVAL:
+            low, high = bootstrap_interval(probability_of_improvement, *scores)
+            chance += f" [{low:.2f}, {high:.2f}]"
         lines.append(f"{one.task}: {chance}, {counts[0]} and {counts[1]} seeds")
     return lines
 
@@ -259,9 +268,8 @@ def markdown_table(rows: Sequence[Row], chances: Sequence[str] = ()) -> str:
         measured = " or ".join(dict.fromkeys(metric_label(row.metric) for row in rows))
         below += [
             "",
-            f"Probability of improvement in the final {measured}, a tie counting half; from 5 seeds on with its 95 %",
-        ]
-        below += [
+            f"Probability of improvement in the final {measured}, a tie counting half; from 5 "
+            "seeds on with its 95 %",
             "percentile interval by the stratified bootstrap over seeds:",
             "",
             *(f"- {line}" for line in chances),
@@ -302,32 +310,34 @@ def rich_table(rows: Sequence[Row]) -> Any:
 
 
 def per_seed_csv(runs: Sequence[Curves]) -> str:
-    """Every evaluation of every seed with its raw numbers, written so that reading gives them
-    back."""
+    """Every evaluation of every seed with its raw numbers, written so that reading gives them back.
+
+    Of each metric there is the mean over episodes and then the raw numbers: `return_mean` and
+    `returns`, `won_mean` and `won`. Where a run has a population, these are in pairs, of the MARL
+    team and of the best team: `marl_team_return_mean`, `best_team_return_mean`, and so on.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    names = list(dict.fromkeys(name for run in runs for name in run.metrics))
-    writer.writerow(
-        [
-            *CSV_HEADER,
-            *(f"{team}_{name}{what}" for name in names for what in ("_mean", "") for team in TEAMS),
-        ]
-    )
+    names = (RETURN, *dict.fromkeys(name for run in runs for name in run.metrics))
+    teams = TEAMS if any(run.has_population for run in runs) else TEAMS[:1]
+    prefixes = [f"{team}_" for team in TEAMS] if len(teams) > 1 else [""]
+    heads = [
+        head for name in names for head in (f"{name}_mean", "returns" if name == RETURN else name)
+    ]
+    writer.writerow([*CSV_HEADER, *(prefix + head for head in heads for prefix in prefixes)])
     for run in runs:
         for seed in run.seeds:
-            of_metrics = zip(*(_texts(seed, name) for name in (RETURN, *names)), strict=True)
-            for env_steps, updates, texts in zip(
-                seed.env_steps, seed.updates, of_metrics, strict=True
-            ):
-                writer.writerow(
-                    [run.label, run.task, seed.seed, env_steps, updates, *chain(*texts)]
-                )
+            of_metrics = zip(*(_texts(seed, name, teams) for name in names), strict=True)
+            steps = zip(seed.env_steps, seed.updates, of_metrics, strict=True)
+            for env_steps, updates, texts in steps:
+                about = [run.label, run.task, seed.seed, env_steps, updates]
+                writer.writerow([*about, *chain(*texts)])
     return file.getvalue()
 
 
 def training_csv(runs: Sequence[Curves], names: Sequence[str]) -> str:
-    """What was measured in training of every seed, up to each evaluation; empty where it was
-    not."""
+    """The training metrics `names` of every seed, up to each evaluation; empty where they were not
+    measured."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["algorithm", "task", "seed", "env_steps", "updates", *names])
@@ -342,14 +352,13 @@ def training_csv(runs: Sequence[Curves], names: Sequence[str]) -> str:
     return file.getvalue()
 
 
-def _texts(seed: SeedCurve, metric: str) -> list[tuple[str, ...]]:
-    """For each evaluation both teams' means, then their raw numbers; empty where a team has
-    none."""
-    teams = [(seed.means(team, metric), seed.values(team, metric)) for team in TEAMS]
+def _texts(seed: SeedCurve, metric: str, teams: Sequence[Team]) -> list[tuple[str, ...]]:
+    """For each evaluation the teams' means, then their raw numbers; empty where a team has none."""
+    pairs = [(seed.means(team, metric), seed.values(team, metric)) for team in teams]
     means = [
-        [exact(mean) if raw else "" for mean, raw in zip(*team, strict=True)] for team in teams
+        [exact(mean) if raw else "" for mean, raw in zip(*pair, strict=True)] for pair in pairs
     ]
-    raws = [[";".join(map(exact, raw)) for raw in values] for _, values in teams]
+    raws = [[";".join(map(exact, raw)) for raw in values] for _, values in pairs]
     return list(zip(*means, *raws, strict=True))
 
 

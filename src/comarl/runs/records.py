@@ -1,16 +1,21 @@
 """What a run leaves in its folder, and the names that runs go by.
 
-    config.json        the run's settings, from which its folder has its name
+    config.json        the run's settings, which its folder is named after
     environment.json   what it ran with: versions, revision, machine, command line
     metrics.jsonl      one line per seed and evaluation
+    payoff.csv         on matrix games: what each seed has learnt (`runs/payoff.py`)
     checkpoints/       the newest states of the run
 
 A line of `metrics.jsonl` holds `seed`, `env_steps`, `updates`, `round`, `wall_time`, `marl_team`
-(raw returns of its greedy episodes), `best_team` (the same of the team that did best in training,
-if there is a population) and `training` (each metric's mean since the last evaluation);
+(raw returns of the greedy episodes of the team that stands for the algorithm: its only one, or in a
+population the one that MARL trains), `best_team` (the same of the team that did best in training,
+only in a population) and `training` (each metric's mean since the last evaluation);
 `worker_restarts` counts the worker processes of a task that died and were replaced, where any was.
 What a task counts besides the return stands beside it, raw as well: `marl_team_won` and
 `best_team_won` where it counts `won`.
+
+These keys are the same for every algorithm, so that one reader reads all runs, old ones, too. What
+people read says "return" where there is one team, and names the team where there is a population.
 """
 
 import importlib.metadata
@@ -38,6 +43,8 @@ CONFIG, ENVIRONMENT, METRICS, CHECKPOINTS = (
     "checkpoints",
 )
 RETURN, WON = "return", "won"
+TEAM_LABELS = {"marl_team": "MARL team", "best_team": "best team"}
+"""the teams that a record has scores of, as people read them; the second only in a population"""
 PACKAGES = (
     "comarl",
     "jax",
@@ -84,6 +91,11 @@ def plain(value: Any) -> Any:
         # bfloat16 and its kin have no Python number of their own
         return plain((array if array.dtype.isbuiltin == 1 else array.astype(np.float64)).tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def score_key(team: str, metric: str) -> str:
+    """The key of a team's metric in a line of the records: "marl_team", or "marl_team_won"."""
+    return team if metric == RETURN else f"{team}_{metric}"
 
 
 def extra_metrics(line: Mapping[str, Any]) -> list[str]:
