@@ -12,10 +12,10 @@ hunt() { # algorithm, options
     done
 }
 replay=(
-    --algorithm.parallel-envs 8 --algorithm.updates-per-episode 0.5
+    --algorithm.pace.parallel-envs 8 --algorithm.pace.updates-per-episode 0.5
     --algorithm.replay.batch-size 32 --algorithm.replay.capacity 2500
 )
-explore=(--algorithm.epsilon-steps 50000)
+explore=(--algorithm.epsilon.steps 50000)
 for algorithm in lsf-sac masac masac-double-q; do
     hunt $algorithm "${replay[@]}" "${explore[@]}" --algorithm.log-alpha-fall 5e-4
 done

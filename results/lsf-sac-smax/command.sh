@@ -9,8 +9,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 same=(
-    --algorithm.parallel-envs 8 --algorithm.updates-per-episode 0.5
-    --algorithm.replay.batch-size 32 --algorithm.epsilon-steps 50000
+    --algorithm.pace.parallel-envs 8 --algorithm.pace.updates-per-episode 0.5
+    --algorithm.replay.batch-size 32 --algorithm.epsilon.steps 50000
 )
 cool=(--algorithm.temperature 0.05 0.005)
 folders=()

@@ -12,17 +12,17 @@ play() { # algorithm, game, options
 small=(--algorithm.replay.batch-size 32)
 # What learns values does so from joint actions that are all as likely; the others explore less and less.
 for algorithm in vdn qmix qtran cw-qmix ow-qmix qplex ndq maven; do
-    play $algorithm-pymarl2 qtran --algorithm.epsilon 1 1 "${small[@]}"
+    play $algorithm-pymarl2 qtran --algorithm.epsilon.first 1 --algorithm.epsilon.last 1 "${small[@]}"
 done
 for algorithm in lsf-sac masac lsf-sac-fixed-temperature masac-double-q fop-pymarl2; do
-    play $algorithm qtran --algorithm.epsilon-steps 10000 "${small[@]}"
+    play $algorithm qtran --algorithm.epsilon.steps 10000 "${small[@]}"
 done
 for algorithm in dop-pymarl2 vdac-mix-pymarl2 maa2c; do
-    play $algorithm qtran --algorithm.epsilon-steps 10000
+    play $algorithm qtran --algorithm.epsilon.steps 10000
 done
 play msac-pymarl2 qtran "${small[@]}"
 play lica-pymarl2 qtran
 for algorithm in qmix-pymarl2 ndq-pymarl2 lsf-sac masac; do
-    play $algorithm two-states --algorithm.epsilon-steps 10000 "${small[@]}"
+    play $algorithm two-states --algorithm.epsilon.steps 10000 "${small[@]}"
 done
 comarl report "${folders[@]}" --out results/matrix-game

@@ -11,6 +11,6 @@ fight() { # algorithm, map, options
 }
 for algorithm in qmix facmac race-facmac; do
     fight $algorithm 3m
-    fight $algorithm 2s3z --algorithm.parallel-envs 2 --algorithm.updates-per-episode 0.5
+    fight $algorithm 2s3z --algorithm.pace.parallel-envs 2 --algorithm.pace.updates-per-episode 0.5
 done
 comarl report "${folders[@]}" --out results/smax

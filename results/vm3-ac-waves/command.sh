@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=results/vm3-ac-waves
-pace=(updates-per-step 0.05 replay.capacity 310000)
+pace=(pace.updates-per-step 0.05 replay.capacity 310000)
 spread=(log-std-range -5 2)
 
 hunt() { # algorithm, predators, seeds, steps, folder, where the pace is set, options
