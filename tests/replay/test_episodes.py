@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from comarl.algorithms.qmix import Qmix
-from comarl.replay.episodes import EpisodeRing, Latent, RecentAndOld
+from comarl.replay.episodes import EpisodeRing, Latent
 from comarl.replay.pace import EpisodePace
 from comarl.training.memory import check_memory, num_bytes
 from comarl.training.settings import Run
@@ -371,9 +371,9 @@ def test_a_replay_that_cannot_hold_one_round_is_refused():
         check_memory(run)
 
 
-# Recent and old episodes in one batch
+# Recent episodes, and some of all, in one batch
 
-TWO_DRAWS = RecentAndOld(6, 3, recent=3, recent_batch=2)
+TWO_DRAWS = EpisodeRing(6, 3, recent=3, recent_batch=2)
 
 
 @pytest.mark.parametrize(("rounds", "newest"), [(1, [2, 3, 4]), (2, [6, 7, 8]), (3, [10, 11, 12])])
@@ -398,7 +398,7 @@ def test_the_recent_are_all_there_are_while_there_are_few():
         state = add(TWO_DRAWS, state, make_episodes([2], first=1 + i), SPEC)
         ready.append(bool(TWO_DRAWS.ready(state)))
     assert ready == [False, False, True]
-    wide = RecentAndOld(6, 1, recent=6, recent_batch=3)
+    wide = EpisodeRing(6, 1, recent=6, recent_batch=3)
     assert sorted(numbers(sample(wide, state, SPEC, jax.random.key(0)))[:3]) == [1, 2, 3]
 
 
@@ -419,4 +419,15 @@ def test_episodes_of_both_draws_come_back_as_they_were_and_can_be_cut():
 )
 def test_what_is_recent_must_fit_into_the_ring_and_its_draw_into_what_is_recent(sizes):
     with pytest.raises(ValueError, match="recent"):
-        RecentAndOld(6, 3, **{**dict(recent=3, recent_batch=2), **sizes})
+        EpisodeRing(6, 3, **{**dict(recent=3, recent_batch=2), **sizes})
+
+
+def test_without_recent_episodes_a_draw_is_uniform_alone(key):
+    """No key is split: the draw is that of a ring that knows of no recent episodes."""
+    ring, state = EpisodeRing(6, 3), EpisodeRing(6, 3).init(SPEC)
+    state = add(ring, state, make_episodes([3, 5, 1, 4]), SPEC)
+    batch = sample(ring, state, SPEC, key)
+    expected = ring.gather(state, SPEC, ring.draw_uniform(state, key))
+    assert numbers(batch) == numbers(expected) and len(numbers(batch)) == 3
+    with pytest.raises(ValueError, match="recent_batch=2 of EpisodeRing"):
+        EpisodeRing(6, 3, recent_batch=2)

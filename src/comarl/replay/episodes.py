@@ -1,5 +1,7 @@
-"""Replay of whole episodes, for what must see their steps in order. Written for one seed; the loop
-maps it."""
+"""Replay of whole episodes, for algorithms that learn from the steps in their order.
+
+Everything is written for one seed; the loop maps it over seeds.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -7,9 +9,10 @@ from typing import ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from comarl.replay.transitions import latent_of
+from comarl.replay.slots import blank, latent_of, next_slots
 from comarl.types import EnvSpec, Episode, Key, Timestep
 from comarl.validation import check_fields, check_range
 
@@ -23,9 +26,8 @@ class Latent(eqx.Module):
 class EpisodeStorage(eqx.Module):
     """Whole episodes, one per row, in the form in which they are kept."""
 
-    obs: (
-        Array | None
-    )  # [rows, time+1, agents, obs]; None where observations are a gather of the state
+    obs: Array | None
+    """[rows, time+1, agents, obs]; None where observations are a gather of the state"""
     state: Array  # [rows, time+1, state]
     available: Bool[Array, "rows steps agents actions"] | None
     action: Array  # [rows, time, agents, ...]
@@ -45,7 +47,15 @@ class EpisodeRingState(eqx.Module):
 
 @dataclass(frozen=True)
 class EpisodeRing:
-    """The latest whole episodes, drawn uniformly without replacement."""
+    """The latest whole episodes, drawn uniformly without replacement.
+
+    >>> spec = EnvSpec(2, obs_size=3, state_size=4, action_size=5, discrete=True, horizon=10)
+    >>> ring = EpisodeRing(capacity=100, batch_size=8, storage="half")
+    >>> ring.rows(2, spec)
+    2
+    >>> ring.init(spec).kept.state.shape, str(ring.init(spec).kept.state.dtype)
+    ((100, 11, 4), 'float16')
+    """
 
     capacity: int = 5_000
     """episodes kept"""
@@ -73,7 +83,8 @@ class EpisodeRing:
         check_range(self, min(1, self.recent), self.recent, "recent_batch")
         if self.batch_size > self.capacity:
             raise ValueError(
-                f"replay.batch_size {self.batch_size}: it must be at most the capacity, {self.capacity} episodes"
+                f"replay.batch_size {self.batch_size}: it must be at most the capacity, "
+                f"{self.capacity} episodes"
             )
 
     def rows(self, num_episodes: int, spec: EnvSpec) -> int:
@@ -85,65 +96,69 @@ class EpisodeRing:
         return ring.size >= max(self.batch_size, self.recent_batch)
 
     def init(self, spec: EnvSpec) -> EpisodeRingState:
+        """The state that holds nothing."""
         time, agents = spec.horizon, spec.num_agents
-        zeros = lambda *shape, dtype=jnp.float32: jnp.zeros((self.capacity, *shape), dtype)
-        # A discrete action is a small number: 8 bits hold it without loss.
-        action = (time, agents) if spec.discrete else (time, agents, spec.action_size)
+
+        def zeros(*shape: int, dtype: DTypeLike = jnp.float32) -> Array:
+            return jnp.zeros((self.capacity, *shape), dtype)
+
+        if spec.discrete:
+            action = zeros(time, agents, dtype=smallest_int(spec))
+            available = zeros(time + 1, agents, spec.action_size, dtype=bool)
+        else:
+            action = zeros(time, agents, spec.action_size)
+            available = None
+        obs = None if spec.obs_from_state else zeros(time + 1, agents, spec.obs_size)
         kept = EpisodeStorage(
-            obs=None
-            if spec.obs_from_state
-            else self.pack(spec, zeros(time + 1, agents, spec.obs_size)),
+            obs=None if obs is None else self.pack(spec, obs),
             state=self.pack(spec, zeros(time + 1, spec.state_size)),
-            available=zeros(time + 1, agents, spec.action_size, dtype=bool)
-            if spec.discrete
-            else None,
-            action=zeros(*action, dtype=small_int(spec) if spec.discrete else jnp.float32),
+            available=available,
+            action=action,
             reward=zeros(time),
             terminated=zeros(time, dtype=bool),
             mask=zeros(time, dtype=bool),
             memory=Latent(zeros(self.latent)) if self.latent else (),
         )
-        return EpisodeRingState(kept, jnp.int32(0), jnp.int32(0))
+        return EpisodeRingState(kept, cursor=jnp.int32(0), size=jnp.int32(0))
 
     def add(self, ring: EpisodeRingState, episodes: Episode, spec: EnvSpec) -> EpisodeRingState:
-        """Puts episodes `[teams time ...]` over the oldest. One that did not take place leaves no
-        trace."""
+        """Writes episodes `[episodes time ...]` over the oldest.
+
+        One that was not played fills no row, and what stands after an end is kept as zeros.
+        """
         played = episodes.mask[:, 0]
-        row = jnp.where(
-            played, (ring.cursor + jnp.cumsum(played) - 1) % self.capacity, self.capacity
-        )
-        obs, state, available = (
-            episodes.timesteps.obs,
-            episodes.timesteps.state,
-            episodes.timesteps.available,
-        )
-        # After its end an episode is zeros, whatever the task showed there.
-        seen = jnp.pad(episodes.mask, ((0, 0), (1, 0)), constant_values=True)
-        blank = lambda x, there: jnp.where(
-            there.reshape(*there.shape, *[1] * (x.ndim - 2)), x, jnp.zeros((), x.dtype)
-        )
-        kept = EpisodeStorage(
-            obs=None if spec.obs_from_state else self.pack(spec, blank(obs, seen)),
-            state=self.pack(spec, blank(state, seen)),
-            available=None if available is None else blank(available, seen),
-            action=blank(episodes.action, episodes.mask).astype(ring.kept.action.dtype),
-            reward=blank(episodes.reward, episodes.mask),
-            terminated=episodes.terminated & episodes.mask,
-            mask=episodes.mask,
+        count = played.sum().astype(jnp.int32)
+        row = next_slots(ring.cursor, played, self.capacity)
+        new = self.to_storage(episodes, spec, action_dtype=ring.kept.action.dtype)
+        kept = jax.tree.map(lambda x, y: x.at[row].set(y, mode="drop"), ring.kept, new)
+        cursor = (ring.cursor + count) % self.capacity
+        return EpisodeRingState(kept, cursor, jnp.minimum(ring.size + count, self.capacity))
+
+    def to_storage(
+        self, episodes: Episode, spec: EnvSpec, action_dtype: DTypeLike
+    ) -> EpisodeStorage:
+        """Episodes `[episodes time ...]` in the form in which they are kept."""
+        mask, timesteps = episodes.mask, episodes.timesteps
+        # A timestep is there at first and after each step; what a task shows later is dropped.
+        reached = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+        obs = None if spec.obs_from_state else self.pack(spec, blank(timesteps.obs, reached))
+        available = timesteps.available
+        return EpisodeStorage(
+            obs=obs,
+            state=self.pack(spec, blank(timesteps.state, reached)),
+            available=None if available is None else blank(available, reached),
+            action=blank(episodes.action, mask).astype(action_dtype),
+            reward=blank(episodes.reward, mask),
+            terminated=episodes.terminated & mask,
+            mask=mask,
             memory=Latent(latent_of(self.latent, episodes.memory)) if self.latent else (),
-        )
-        put = lambda old, new: old.at[row].set(new, mode="drop")
-        number = played.sum().astype(jnp.int32)
-        return EpisodeRingState(
-            jax.tree.map(put, ring.kept, kept),
-            (ring.cursor + number) % self.capacity,
-            jnp.minimum(ring.size + number, self.capacity),
         )
 
     def sample(self, ring: EpisodeRingState, spec: EnvSpec, key: Key) -> Episode:
-        """A batch of different episodes, as they were played up to the precision of `storage`.
+        """A batch of different episodes `[batch time ...]`, up to the precision of `storage`.
 
-        With `recent`, different recent episodes come first; the others may be the same again.
+        With `recent`, `recent_batch` different recent episodes come first; the `batch_size` others
+        are drawn from all that are held, so some may come twice.
         """
         if not self.recent:
             return self.gather(ring, spec, self.draw_uniform(ring, key))
@@ -154,6 +169,7 @@ class EpisodeRing:
 
     def draw_uniform(self, ring: EpisodeRingState, key: Key) -> Int[Array, " batch"]:
         """Rows of different episodes, of all that are held."""
+        # Rows in a random order: those of the highest scores are drawn, and empty ones score least.
         random = jax.random.uniform(key, (self.capacity,))
         random_scores = jnp.where(jnp.arange(self.capacity) < ring.size, random, -1.0)
         return jax.lax.top_k(random_scores, self.batch_size)[1]
@@ -166,7 +182,7 @@ class EpisodeRing:
         return (ring.cursor - 1 - age) % self.capacity
 
     def gather(self, ring: EpisodeRingState, spec: EnvSpec, row: Int[Array, " batch"]) -> Episode:
-        """The episodes of these rows."""
+        """The episodes of these rows, `[batch time ...]`."""
         drawn = jax.tree.map(lambda x: x[row], ring.kept)
         state = self.unpack(spec, drawn.state)
         obs = spec.observe(state) if drawn.obs is None else self.unpack(spec, drawn.obs)
@@ -175,20 +191,24 @@ class EpisodeRing:
         return Episode(drawn.memory, timesteps, action, drawn.reward, drawn.terminated, drawn.mask)
 
     def pack(self, spec: EnvSpec, x: Float[Array, "*batch"]) -> Array:
-        """Numbers as they are kept."""
+        """Observations or states as they are kept: of any shape, in the precision of `storage`."""
         if self.storage == "byte" and spec.obs_range is not None:
             low, high = spec.obs_range
             return jnp.round((x - low) * (255.0 / (high - low))).astype(jnp.uint8)
         return x.astype(jnp.float32 if self.storage == "full" else jnp.float16)
 
     def unpack(self, spec: EnvSpec, x: Array) -> Float[Array, "*batch"]:
-        """The numbers that were kept."""
+        """What `pack` was given, up to the precision of `storage`."""
         if x.dtype == jnp.uint8 and spec.obs_range is not None:
             low, high = spec.obs_range
             return x.astype(jnp.float32) * ((high - low) / 255.0) + low
         return x.astype(jnp.float32)
 
 
-def small_int(spec: EnvSpec) -> jnp.dtype:
-    """The smallest whole numbers that hold every action of a discrete task."""
+def smallest_int(spec: EnvSpec) -> jnp.dtype:
+    """The smallest integer type that holds every action of a discrete task.
+
+    >>> smallest_int(EnvSpec(2, 3, 4, action_size=5, discrete=True, horizon=10))
+    dtype('uint8')
+    """
     return jnp.dtype(jnp.uint8 if spec.action_size <= 256 else jnp.int32)

@@ -1,5 +1,7 @@
-"""Replay of transitions: where experience waits to be learnt from. Written for one seed; the loop
-maps it."""
+"""Replay of transitions, for off-policy algorithms that learn from single steps.
+
+Everything is written for one seed; the loop maps it over seeds.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,8 +9,9 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
+from comarl.replay.slots import blank, latent_of, next_slots
 from comarl.types import EnvSpec, Episode, Key, Timestep, Transition
 from comarl.validation import check_range
 
@@ -23,9 +26,8 @@ class RingState(eqx.Module):
     """
 
     state: Float[Array, "capacity state"]
-    obs: (
-        Float[Array, "capacity agents obs"] | None
-    )  # None where observations are a gather of the state
+    obs: Float[Array, "capacity agents obs"] | None
+    """None where observations are a gather of the state"""
     action: Array  # [capacity, agents, ...]
     reward: Float[Array, " capacity"]
     terminated: Bool[Array, " capacity"]
@@ -34,14 +36,21 @@ class RingState(eqx.Module):
     cursor: Int[Array, ""]  # the row that is written next
     first: Int[Array, ""]  # where in `starts` the oldest transition stands
     size: Int[Array, ""]  # transitions held
-    latent: (
-        Float[Array, "capacity latent"] | None
-    )  # of the row's episode; None where policies have no such vector
+    latent: Float[Array, "capacity latent"] | None
+    """of the row's episode; None where policies have no such vector"""
 
 
 @dataclass(frozen=True)
 class Ring:
-    """The latest transitions, drawn uniformly with replacement."""
+    """The latest transitions, drawn uniformly with replacement.
+
+    >>> spec = EnvSpec(2, obs_size=3, state_size=4, action_size=5, discrete=True, horizon=10)
+    >>> ring = Ring(capacity=100, batch_size=8)
+    >>> ring.rows(2, spec)  # ten steps and the state after the last one, twice
+    22
+    >>> bool(ring.ready(ring.init(spec)))
+    False
+    """
 
     capacity: int = 1_000_000
     """rows kept: one per step and one more per episode"""
@@ -63,19 +72,18 @@ class Ring:
         return num_episodes * (spec.horizon + 1)
 
     def ready(self, ring: RingState) -> Bool[Array, ""]:
-        """Whether there is enough to draw from."""
+        """Whether there is enough to draw from: one transition."""
         return ring.size > 0
 
     def init(self, spec: EnvSpec) -> RingState:
-        rows = self.capacity
-        shape = (
-            (rows, spec.num_agents) if spec.discrete else (rows, spec.num_agents, spec.action_size)
-        )
+        """The state that holds nothing."""
+        rows, agents = self.capacity, spec.num_agents
+        action = (rows, agents) if spec.discrete else (rows, agents, spec.action_size)
         zero = jnp.int32(0)
         return RingState(
             state=jnp.zeros((rows, spec.state_size)),
-            obs=None if spec.obs_from_state else jnp.zeros((rows, spec.num_agents, spec.obs_size)),
-            action=jnp.zeros(shape, jnp.int32 if spec.discrete else jnp.float32),
+            obs=None if spec.obs_from_state else jnp.zeros((rows, agents, spec.obs_size)),
+            action=jnp.zeros(action, jnp.int32 if spec.discrete else jnp.float32),
             reward=jnp.zeros(rows),
             terminated=jnp.zeros(rows, bool),
             is_start=jnp.zeros(rows, bool),
@@ -87,56 +95,56 @@ class Ring:
         )
 
     def add(self, ring: RingState, episodes: Episode, spec: EnvSpec) -> RingState:
-        """Appends episodes `[teams time ...]`, overwriting the oldest rows."""
-        capacity = self.capacity
-        begins = jnp.pad(
-            episodes.mask, ((0, 0), (0, 1))
-        )  # [teams, time + 1]: a transition begins here
-        filled = jnp.pad(episodes.mask, ((0, 0), (1, 0)))  # rows 1.. are reached by a step
-        filled = filled.at[:, 0].set(episodes.mask[:, 0])  # row 0 exists if there was a step at all
-        order = jnp.cumsum(filled.reshape(-1)) - 1
-        num_rows, num_begins = filled.sum(), begins.sum()
-        # Rows that are not filled go out of bounds, where `mode="drop"` discards them.
-        row = jnp.where(filled.reshape(-1), (ring.cursor + order) % capacity, capacity)
+        """Writes episodes `[episodes time ...]` over the oldest rows.
 
-        # Transitions that are overwritten now
+        An episode of n steps fills n + 1 rows, the last with what followed it; one that was not
+        played fills none.
+        """
+        # [episodes, time + 1]: where a transition begins, and where there is anything to keep.
+        # After a step there is a timestep; the first is there if there was a step at all.
+        begins = jnp.pad(episodes.mask, ((0, 0), (0, 1)))
+        reached = jnp.pad(episodes.mask, ((0, 0), (1, 0)))
+        filled = reached.at[:, 0].set(episodes.mask[:, 0])
+        row = next_slots(ring.cursor, filled, self.capacity)
+
+        # Transitions whose rows are written over are the oldest, so they leave `starts` at its
+        # beginning; those that come now are listed behind those that stay.
         lost = ring.is_start.at[row].get(mode="fill", fill_value=False).sum()
-        first, kept = (ring.first + lost) % capacity, ring.size - lost
-        number = jnp.cumsum(begins.reshape(-1)) - 1
-        place = jnp.where(begins.reshape(-1), (first + kept + number) % capacity, capacity)
+        first = (ring.first + lost) % self.capacity
+        kept = ring.size - lost
+        place = next_slots(first + kept, begins, self.capacity)
 
-        put = lambda old, new: old.at[row].set(new.reshape(-1, *old.shape[1:]), mode="drop")
+        def put(old: Array, new: Array) -> Array:
+            """Every timestep's entry in its row."""
+            return old.at[row].set(new.reshape(-1, *old.shape[1:]), mode="drop")
 
-        def pad_time(x: Array) -> Array:
-            """One more step, and zeros where there was none: what is stored never depends on what
-            is masked."""
-            x = jnp.pad(x, ((0, 0), (0, 1)) + ((0, 0),) * (x.ndim - 2))
-            return jnp.where(
-                begins.reshape(*begins.shape, *[1] * (x.ndim - 2)), x, jnp.zeros((), x.dtype)
-            )
+        def put_steps(old: Array, new: Array) -> Array:
+            """The same of what belongs to steps: a last timestep has none, and gets zeros."""
+            one_more = jnp.pad(new, ((0, 0), (0, 1)) + ((0, 0),) * (new.ndim - 2))
+            return put(old, blank(one_more, begins))
 
-        latent = ring.latent
-        if latent is not None:
-            of_episode = latent_of(self.latent, episodes.memory)
-            latent = put(
-                latent, jnp.broadcast_to(of_episode[:, None], (*begins.shape, self.latent))
-            )
         return RingState(
             state=put(ring.state, episodes.timesteps.state),
             obs=None if ring.obs is None else put(ring.obs, episodes.timesteps.obs),
-            action=put(ring.action, pad_time(episodes.action)),
-            reward=put(ring.reward, pad_time(episodes.reward)),
-            terminated=put(ring.terminated, pad_time(episodes.terminated)),
+            action=put_steps(ring.action, episodes.action),
+            reward=put_steps(ring.reward, episodes.reward),
+            terminated=put_steps(ring.terminated, episodes.terminated),
             is_start=put(ring.is_start, begins),
             starts=ring.starts.at[place].set(row, mode="drop"),
-            cursor=(ring.cursor + num_rows) % capacity,
+            cursor=(ring.cursor + filled.sum()) % self.capacity,
             first=first,
-            size=kept + num_begins,
-            latent=latent,
+            size=kept + begins.sum(),
+            latent=None if ring.latent is None else put(ring.latent, self.latents(episodes)),
         )
 
+    def latents(self, episodes: Episode) -> Float[Array, "episodes steps latent"]:
+        """Each episode's vector, at each of its timesteps."""
+        vector = latent_of(self.latent, episodes.memory)
+        steps = episodes.mask.shape[1] + 1
+        return jnp.broadcast_to(vector[:, None], (len(vector), steps, self.latent))
+
     def sample(self, ring: RingState, spec: EnvSpec, key: Key) -> Transition:
-        """A batch of transitions, uniform over those held."""
+        """A batch of transitions `[batch ...]`, uniform over those held."""
         draw = jax.random.randint(key, (self.batch_size,), 0, ring.size)
         row = ring.starts[(ring.first + draw) % self.capacity]
         return Transition(
@@ -149,18 +157,9 @@ class Ring:
         )
 
     def gather(self, ring: RingState, spec: EnvSpec, row: Int[Array, " batch"]) -> Timestep:
-        """What was seen in these rows."""
+        """The timesteps of these rows `[batch ...]`."""
         state = ring.state[row]
         return Timestep(spec.observe(state) if ring.obs is None else ring.obs[row], state)
-
-
-def latent_of(latent: int, memory: PyTree) -> Float[Array, "*batch latent"]:
-    """The vector of an episode that is to be kept, of this length."""
-    if not hasattr(memory, "latent"):
-        raise ValueError(
-            f"replay.latent {latent}: it must be 0, because these policies have no such vector"
-        )
-    return memory.latent
 
 
 @dataclass(frozen=True)
@@ -180,16 +179,21 @@ class NoReplay:
         return 0
 
     def rows(self, num_episodes: int, spec: EnvSpec) -> int:
+        """None: episodes are not kept."""
         return 0
 
     def ready(self, state: tuple[()]) -> Bool[Array, ""]:
+        """Never: there is nothing to draw."""
         return jnp.bool_(False)
 
     def init(self, spec: EnvSpec) -> tuple[()]:
+        """The state, which is always empty."""
         return ()
 
     def add(self, state: tuple[()], episodes: Episode, spec: EnvSpec) -> tuple[()]:
+        """The same state: the episodes are forgotten."""
         return ()
 
     def sample(self, state: tuple[()], spec: EnvSpec, key: Key) -> tuple[()]:
+        """An empty batch."""
         return ()

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from comarl.machine.placement import ONE_DEVICE, Placement
-from comarl.replay.packing import cuts, pack, packs, which_cut
+from comarl.replay.packing import pack, packs
+from comarl.replay.sizes import cuts, which_cut
 from comarl.training.settings import Run, num_teams
 from comarl.types import (
     PER_SEED,

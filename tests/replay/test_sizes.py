@@ -1,4 +1,4 @@
-"""Episodes are cut to the steps that took place before they are learnt from.
+"""Batches are cut to what took place before they are learnt from.
 
 That this changes only the time it takes is in tests/algorithms/test_contract.py.
 """
@@ -13,7 +13,7 @@ import pytest
 from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.qmix import Qmix
 from comarl.algorithms.race_facmac import RaceFacmac
-from comarl.replay.packing import cuts, which_cut
+from comarl.replay.sizes import cuts, share_of, which_cut
 from comarl.types import EnvSpec
 from tests.data import make_episodes
 
@@ -26,12 +26,8 @@ def test_a_cut_keeps_the_first_steps_and_the_timestep_after_them():
         make_episodes(SPEC, LENGTHS, TERMINATED), metrics={"won": jnp.ones(4)}
     )
     short = batch.cut(3)
-    assert short.timesteps.obs.shape == (4, 4, 2, 3) and short.timesteps.available.shape == (
-        4,
-        4,
-        2,
-        3,
-    )
+    assert short.timesteps.obs.shape == (4, 4, 2, 3)
+    assert short.timesteps.available.shape == (4, 4, 2, 3)
     for name in ("action", "reward", "terminated", "mask"):
         np.testing.assert_array_equal(getattr(short, name), getattr(batch, name)[:, :3])
     np.testing.assert_array_equal(short.timesteps.state, batch.timesteps.state[:, :4])
@@ -58,7 +54,8 @@ def test_the_first_cut_that_holds_every_step_is_taken(longest, kept):
 def test_each_seed_and_each_update_has_a_cut_of_its_own():
     batches = [[make_episodes(LONG, (1, n)) for n in seed] for seed in ((5, 40, 20), (30, 12, 11))]
     stack = lambda *trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)
-    found = which_cut(RaceFacmac(), LONG, stack(*(stack(*seed) for seed in batches)), jnp.arange(3))
+    stacked = stack(*(stack(*seed) for seed in batches))
+    found = which_cut(RaceFacmac(), LONG, stacked, jnp.arange(3))
     np.testing.assert_array_equal(found, [[0, 3, 1], [2, 1, 0]])
 
 
@@ -83,3 +80,8 @@ def test_packed_episodes_are_cut_to_the_rows_that_they_fill(filled, kept):
     index = which_cut(Qmix(), LONG, jax.tree.map(lambda x: x[None, None], batch), jnp.arange(1))
     short = cuts(Qmix(), LONG)[int(index[0, 0])](batch)
     assert short.mask.shape == (kept, LONG.horizon) and short.mask.sum() == batch.mask.sum()
+
+
+def test_sizes_are_rounded_up_so_that_nothing_that_took_place_is_lost():
+    assert [share_of(size, 1 / 3) for size in (1, 2, 3, 4)] == [1, 1, 1, 2]
+    assert all(share_of(size, 1.0) == size for size in range(1, 50))
