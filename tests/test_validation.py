@@ -14,7 +14,9 @@ from comarl.algorithms.msac import Msac
 from comarl.algorithms.vm3_ac import Vm3Ac
 from comarl.algorithms.wqmix import Wqmix
 from comarl.envs.waves import Waves
+from comarl.ops.exploration import Epsilon
 from comarl.replay.episodes import EpisodeRing
+from comarl.replay.transitions import Ring
 
 ALL = {type(entry.algorithm): entry.algorithm for entry in ALGORITHMS.values()}
 
@@ -61,14 +63,22 @@ def test_a_layer_of_no_width_is_refused_by_its_field(algorithm, name):
         dataclasses.replace(algorithm, **{name: (64, 0)})
 
 
+def test_a_share_of_random_actions_above_1_is_refused():
+    with pytest.raises(ValueError, match=r"first=2.0 of Epsilon must be between 0 and 1"):
+        Epsilon(first=2.0)
+
+
 @pytest.mark.parametrize(
-    ("algorithm", "name"), [case for case in fields(bool) if case[1] == "epsilon"], ids=named
+    ("algorithm", "name"), fields(lambda kind: kind in (Ring, EpisodeRing)), ids=named
 )
-def test_a_share_of_random_actions_above_1_is_refused(algorithm, name):
-    with pytest.raises(ValueError, match=r"epsilon=\(2.0, 0.1\)"):
-        dataclasses.replace(
-            algorithm, epsilon=dataclasses.replace(algorithm.epsilon, first=2.0, last=0.1)
-        )
+def test_a_replay_of_the_wrong_kind_is_refused_in_one_sentence(algorithm, name):
+    """It draws what the algorithm does not learn from: transitions, or episodes."""
+    replay = getattr(algorithm, name)
+    wrong = EpisodeRing(8, 8) if isinstance(replay, Ring) else Ring(8, 8)
+    with pytest.raises(ValueError) as error:
+        changed(algorithm, **{name: wrong})
+    whose = f"{name}={wrong!r} of {type(algorithm).__name__}"
+    assert str(error.value) == f"{whose} must be: {type(replay).__name__}"
 
 
 @pytest.mark.parametrize(
