@@ -143,6 +143,9 @@ def test_the_exit_status_is_one_only_if_something_failed(monkeypatch, capsys, st
 
 
 def test_it_runs_as_a_program():
-    code = "import comarl.doctor as d, sys; d.diagnose = lambda: [d.check_python()]; sys.exit(d.main())"
+    code = (
+        "import comarl.doctor as d, sys; "
+        "d.diagnose = lambda: [d.check_python()]; sys.exit(d.main())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "python" in done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""Looks whether this machine has what comarl needs, and says what to do where it has not."""
+"""Checks whether this machine has what comarl needs, and says what to do where it has not."""
 
 import os
 import platform
@@ -45,7 +45,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     name: str
     status: Status
@@ -90,14 +90,12 @@ def check_devices() -> Check:
 
         devices = jax.devices()
     except Exception as error:  # a broken plugin raises whatever it likes
-        return Check(
-            "jax devices", "fail", _line(error), "Reinstall jax and jaxlib: pip install -U jax"
-        )
+        remedy = "Reinstall jax and jaxlib: pip install -U jax"
+        return Check("jax devices", "fail", _line(error), remedy)
     detail = ", ".join(f"{device.platform}: {device.device_kind}" for device in devices)
     if devices[0].platform == "cpu" and shutil.which("nvidia-smi"):
-        return Check(
-            "jax devices", "warn", f"{detail}; there is a GPU too", "pip install 'comarl[cuda]'"
-        )
+        detail = f"{detail}; there is a GPU, too"
+        return Check("jax devices", "warn", detail, "pip install 'comarl[cuda]'")
     return Check("jax devices", "ok", detail)
 
 
@@ -107,9 +105,7 @@ def check_extra(extra: str) -> Check:
     for module in modules:
         try:
             _import_quietly(module)
-        except (
-            Exception
-        ) as error:  # a package with a missing library raises OSError or its own kind
+        except Exception as error:  # a missing library raises OSError, or a kind of its own
             remedy = f"For {purpose}: pip install -U 'comarl[{extra}]'"
             return Check(extra, "warn", f"{module}: {_line(error)}", remedy)
     return Check(extra, "ok", ", ".join(_versions(modules)))
@@ -132,19 +128,18 @@ def _versions(modules: tuple[str, ...]) -> Iterator[str]:
 def check_rendering(timeout: float = 60.0) -> Check:
     """Whether MuJoCo draws a frame without a screen, on the GPU's driver or in software."""
     if find_spec("mujoco") is None:
-        return Check(
-            "rendering",
-            "warn",
-            "MuJoCo is not installed",
-            "For videos: pip install 'comarl[mujoco]'",
-        )
+        remedy = "For videos: pip install 'comarl[mujoco]'"
+        return Check("rendering", "warn", "MuJoCo is not installed", remedy)
     failures = []
     for backend in ("egl", "osmesa"):
         failure = _render(backend, timeout)
         if failure is None:
             return Check("rendering", "ok", f"MuJoCo draws with MUJOCO_GL={backend}")
         failures.append(f"{backend}: {failure}")
-    remedy = "For videos: apt-get install libegl1 libosmesa6 (Debian, Ubuntu), then set MUJOCO_GL to egl or osmesa."
+    remedy = (
+        "For videos: apt-get install libegl1 libosmesa6 (Debian, Ubuntu), "
+        "then set MUJOCO_GL to egl or osmesa."
+    )
     return Check("rendering", "warn", "; ".join(failures), remedy)
 
 
@@ -164,9 +159,8 @@ def _render(backend: str, timeout: float) -> str | None:
     if done.returncode == 0:
         return None
     lines = [line for line in done.stderr.splitlines() if line and not line.startswith(" ")]
-    errors = [
-        line for line in lines if "Error" in line
-    ]  # what follows the first one is the clean-up failing too
+    # What follows the first error is the clean-up failing, too.
+    errors = [line for line in lines if "Error" in line]
     return (errors or lines or [f"exit status {done.returncode}"])[0][:200]
 
 
@@ -175,49 +169,36 @@ def check_cores() -> Check:
     cores = usable_cores()
     detail = f"{cores} of {os.cpu_count()}, {cpu_model()}"
     if cores < 2:
-        return Check(
-            "cores",
-            "warn",
-            detail,
-            "Give the process more cores: many tasks are simulated on the CPU.",
-        )
+        remedy = "Give the process more cores: many tasks are simulated on the CPU."
+        return Check("cores", "warn", detail, remedy)
     return Check("cores", "ok", detail)
 
 
 def check_memory() -> Check:
-    """How much memory there is. The replay memories of all seeds of a run must fit."""
+    """How much memory there is. The replays of all seeds of a run must fit."""
     memory = total_memory()
     free = min(memory, psutil.virtual_memory().available)
     detail = f"{free / GIB:.1f} of {memory / GIB:.1f} GiB free" if memory else "unknown"
     if memory and free < 2 * GIB:
-        return Check(
-            "memory",
-            "warn",
-            detail,
-            "Lower the capacity of the replay memory, or the number of seeds.",
-        )
+        remedy = "Lower the capacity of the replay, or the number of seeds."
+        return Check("memory", "warn", detail, remedy)
     return Check("memory", "ok", detail)
 
 
 def check_disk(folder: Path) -> Check:
-    """How much room the folder's disk has. A checkpoint is as large as a run's replay memory, and
-    three may coexist."""
+    """How much room the folder's disk has. A checkpoint is as large as a run's replay, and three
+    may coexist."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        return Check(
-            "disk",
-            "fail",
-            _line(error),
-            f"Choose a folder that can be written to, instead of {folder}.",
-        )
+        remedy = f"Choose a folder that can be written to, instead of {folder}."
+        return Check("disk", "fail", _line(error), remedy)
     detail = f"{free / GIB:.1f} GiB free in {folder}"
     if free < GIB // 4:
         return Check("disk", "fail", detail, "Free some space: checkpoints could not be written.")
     if free < 5 * GIB:
-        return Check(
-            "disk", "warn", detail, "Free some space: a run's checkpoints hold its replay memory."
-        )
+        remedy = "Free some space: a run's checkpoints hold its replay."
+        return Check("disk", "warn", detail, remedy)
     return Check("disk", "ok", detail)
 
 

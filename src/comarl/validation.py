@@ -36,7 +36,8 @@ def check_layers(settings: Any, *names: str) -> None:
     for name in names:
         if not getattr(settings, name):
             raise ValueError(
-                f"{name}=() of {type(settings).__name__} must name one hidden layer at least, such as (64,)"
+                f"{name}=() of {type(settings).__name__} must name one hidden layer at least, such "
+                "as (64,)"
             )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from comarl.workers.serve import Seen
+from comarl.workers.serve import WorkerTimestep
 
 
 class Drift:
@@ -20,14 +20,15 @@ class Drift:
     def __init__(self, fault: str = "", folder: str = "", step: int = 3):
         self.fault, self.folder, self.faulty_step = fault, folder, step
 
-    def look(self):
-        return Seen(self.place.astype(np.float32), self.place.reshape(-1).astype(np.float32))
+    def observe(self):
+        obs = self.place.astype(np.float32)
+        return WorkerTimestep(obs, obs.reshape(-1))
 
     def reset(self, seed):
         self.random = np.random.default_rng(None if self.fault == "chance" else seed)
         self.place, self.time = self.random.normal(size=(2, 2)), 0
         self.length, self.cut = 2 + seed % 7, bool(seed % 2)
-        return self.look()
+        return self.observe()
 
     def step(self, action):
         self.time += 1
@@ -35,7 +36,7 @@ class Drift:
             self.fail()
         self.place += action + self.random.normal(size=(2, 2))
         over = self.time >= self.length
-        return self.look(), float(self.place.sum()), over and not self.cut, over and self.cut
+        return self.observe(), float(self.place.sum()), over and not self.cut, over and self.cut
 
     def fail(self):
         if self.fault != "always":

@@ -43,20 +43,20 @@ class Walk:
     count: object = same
     after: object = same  # of the environment's state
 
-    def look(self, state):
+    def observe(self, state):
         available = jnp.stack([state[:2] >= 0.0, state[:2] > 0.5])
         return Timestep(SPEC.observe(state), state, available.at[:, 0].set(True))
 
     def reset(self, key):
         state = jax.random.uniform(key, (3,))
-        return (state, jnp.int32(0)), self.first(self.look(state))
+        return (state, jnp.int32(0)), self.first(self.observe(state))
 
     def step(self, env_state, action, key):
         state, time = jax.random.uniform(key, (3,)), env_state[1] + 1
         flags = self.flags(jnp.bool_(False), time >= 4, time)
         return (
             self.after((state, time)),
-            self.later(self.look(state)),
+            self.later(self.observe(state)),
             self.reward(state[0], time),
             *flags,
         )
@@ -86,7 +86,7 @@ BROKEN = {
         later=changed("obs", lambda x: x.astype(jnp.float16))
     ),
     "available of reset is None; discrete actions need a mask": dict(first=lambda x: UNKNOWN),
-    "available of step has shape [2, 5]; it must have [2, 2], [num_agents, action_size] of spec": dict(
+    "available of step has shape [2, 5]; it must have [2, 2], [num_agents, action_size]": dict(
         later=changed("available", lambda x: jnp.ones((2, 5), bool))
     ),
     "available of reset is a mask; for continuous actions it must be None": dict(
@@ -102,7 +102,7 @@ BROKEN = {
         flags=lambda end, cut, time: (jnp.float32(0), cut)
     ),
     "'place' of metrics has shape [1]; it must have [], a scalar": dict(count=lambda x: x[None]),
-    "env_state is ('float32[3]', 'float32[]') after step; it must be as after reset, ('float32[3]', 'int32[]')": dict(
+    "env_state is ('float32[3]', 'float32[]') after step; it must be as after reset, ": dict(
         after=lambda env_state: (env_state[0], env_state[1].astype(jnp.float32))
     ),
     "state has NaN or infinite entries; all must be finite": dict(
@@ -193,7 +193,7 @@ class HostWalks:
         self.task, self.spec, self.num_copies = task, task.spec, num_copies
         self.place, self.over = np.zeros(num_copies), np.ones(num_copies, bool)
 
-    def look(self):
+    def observe(self):
         dtype = np.float64 if self.task.fault == "dtype" else np.float32
         state = self.place[:, None].astype(dtype)
         return HostTimestep(np.stack([state, state], 1), state)
@@ -201,7 +201,7 @@ class HostWalks:
     def reset(self, seeds, playing):
         chance = next(calls) if self.task.fault == "chance" else 0
         self.place, self.time, self.over = np.float64(seeds) + chance, 0, ~playing
-        return self.look()
+        return self.observe()
 
     def step(self, action):
         self.time += 1
@@ -209,7 +209,12 @@ class HostWalks:
         self.place = self.place + playing * action[:, 0, 0]
         truncated = playing & (self.time >= 3)
         self.over = self.over | truncated
-        return self.look(), playing.astype(np.float32), np.zeros(self.num_copies, bool), truncated
+        return (
+            self.observe(),
+            playing.astype(np.float32),
+            np.zeros(self.num_copies, bool),
+            truncated,
+        )
 
     def close(self):
         pass
@@ -225,7 +230,8 @@ def test_a_task_outside_jax_is_held_to_the_same_contract():
         ("dtype", "obs of reset is of float64; it must be of float32"),
         (
             "chance",
-            "reset gives two different starts for one key (or seed); its randomness must come from that alone",
+            "reset gives two different starts for one key (or seed); its randomness must come from "
+            "that alone",
         ),
         ("idle", "reward of step is 1.0 in a copy that is not playing; it must be 0 there"),
     ],
@@ -239,7 +245,8 @@ def test_the_command_prints_one_line_and_fails_for_a_broken_task(capsys, monkeyp
     assert module.main(["matrix/penalty", "--steps", "64", "--seed", "1"]) == 0
     said = capsys.readouterr().out
     assert re.fullmatch(
-        r"matrix/penalty keeps the contract: 64 episodes of random actions, mean length 1.0, mean return -\d+.*\n",
+        r"matrix/penalty keeps the contract: 64 episodes of random actions, mean length 1.0, mean "
+        r"return -\d+.*\n",
         said,
     )
     assert module.main(["matrix/penalti"]) == 1

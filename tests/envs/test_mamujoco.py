@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("gymnasium_robotics")
 
-from comarl.envs import mamujoco, mamujoco_physics
+from comarl.envs import mamujoco_physics
 from comarl.envs.mamujoco import PARTITIONS, TASKS, MultiAgentMujoco, MultiAgentMujocoCopies, parse
 from comarl.types import HostEnvironment, Task, TaskDied
 
@@ -40,7 +40,7 @@ class Reference:
     def __init__(self, task):
         from gymnasium_robotics import mamujoco_v1
 
-        with mamujoco_physics._no_mujoco_log():
+        with mamujoco_physics.no_mujoco_log():
             self.env = mamujoco_v1.parallel_env(
                 task.robot, task.partition, agent_obsk=task.agent_obsk
             )
@@ -174,7 +174,7 @@ def test_actions_span_the_range_of_the_actuators():
     copies = parse("Humanoid-9|8").make(2)
     copies.reset(np.arange(2), BOTH)
     copies.step(np.stack([np.ones((2, 9), np.float32), np.full((2, 9), -0.5, np.float32)]))
-    np.testing.assert_allclose(copies._physics._ctrl, [[0.4] * 17, [-0.2] * 17], atol=1e-7)
+    np.testing.assert_allclose(copies.physics.controls, [[0.4] * 17, [-0.2] * 17], atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["HalfCheetah-6x1", "Reacher-2x1"])
@@ -261,9 +261,9 @@ def test_a_simulation_that_diverges_is_an_error_that_names_it():
     copies.reset(np.arange(3), np.ones(3, bool))
     actions = random_actions(copies.spec, 3, 2)
     copies.step(actions[0])
-    copies._physics.qvel[1] = 1e12
+    copies.physics.qvel[1] = 1e12
     with (
-        mamujoco_physics._no_mujoco_log(),
+        mamujoco_physics.no_mujoco_log(),
         pytest.raises(TaskDied, match=r"HalfCheetah-2x3, step 2 .* copy 1 "),
     ):
         copies.step(actions[1])
@@ -275,7 +275,7 @@ def test_an_action_that_is_no_number_is_an_error_that_names_it():
     action = np.zeros((2, 3, 1), np.float32)
     action[1] = np.nan
     with (
-        mamujoco_physics._no_mujoco_log(),
+        mamujoco_physics.no_mujoco_log(),
         pytest.raises(TaskDied, match="copy 1 an action is not finite"),
     ):
         copies.step(action)
@@ -371,7 +371,7 @@ def test_loading_a_robot_leaves_nothing_in_the_users_folder(tmp_path, monkeypatc
 
     before = mujoco.MjLogConfig.get().logto_file
     monkeypatch.chdir(tmp_path)
-    mamujoco._reference.cache_clear()
+    mamujoco_physics.new_reference("HalfCheetah", "2x3", 0)  # what a first use loads
     parse("HalfCheetah-2x3").make(2)
     assert not list(tmp_path.iterdir()) and capfd.readouterr().err == ""
     assert mujoco.MjLogConfig.get().logto_file == before

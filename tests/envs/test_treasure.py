@@ -44,7 +44,7 @@ def random_episodes(env, episodes, crowd=0.5):
     def episode(key):
         first = env.reset(key)[0]
         first = first._replace(agents=crowd * first.agents, treasures=crowd * first.treasures)
-        return (first, env.look(first)), jax.lax.scan(
+        return (first, env.observe(first)), jax.lax.scan(
             one_step, first, jax.random.split(key, env.horizon)
         )[1]
 
@@ -175,11 +175,17 @@ def world(collectors, deposit, treasures, holding=(NOTHING, NOTHING), there=(Tru
     """A world of `TRIO`, at rest."""
     agents = jnp.array([*collectors, deposit], jnp.float32)
     places = [at if exists else (GONE, GONE) for at, exists in zip(treasures, there, strict=True)]
-    numbers = lambda x: jnp.array(x, jnp.int32)
+    int32 = lambda x: jnp.array(x, jnp.int32)
     return World(
-        agents, jnp.zeros_like(agents), numbers(holding), jnp.array(places, jnp.float32), numbers([0, 0]),
-        jnp.array(there), numbers(0), numbers(time),
-    )  # fmt: skip
+        agents=agents,
+        velocity=jnp.zeros_like(agents),
+        holding=int32(holding),
+        treasures=jnp.array(places, jnp.float32),
+        kind=int32([0, 0]),
+        there=jnp.array(there),
+        deliveries=int32(0),
+        time=int32(time),
+    )
 
 
 def play(env_state, maac=False, action=((0.0, 0.0),) * 3):

@@ -131,8 +131,9 @@ def test_the_last_prey_brings_the_next_wave_in_the_same_step_and_it_is_worth_mor
 
 
 def test_the_worth_of_a_wave_grows_as_its_setting_says():
-    worths = {growth: [float(replace(PAIR, growth=growth).worth(jnp.int32(wave))) for wave in range(4)]
-              for growth in ("constant", "linear", "double")}  # fmt: skip
+    of = lambda pair: [float(pair.worth(jnp.int32(wave))) for wave in range(4)]
+    growths = ("constant", "linear", "double")
+    worths = {growth: of(replace(PAIR, growth=growth)) for growth in growths}
     assert worths == {
         "constant": [1.0] * 4,
         "linear": [1.0, 2.0, 3.0, 4.0],
@@ -209,7 +210,8 @@ def test_the_farthest_point_is_that_of_a_fine_grid():
     [
         (
             {"radius": 0.15},
-            r"away from all 16 prey, and none is more than 0.1886 away; make radius=0.15 less than 0.1257",
+            r"away from all 16 prey, and none is more than 0.1886 away; make radius=0.15 less than "
+            r"0.1257",
         ),
         (
             {"radius": 0.15, "start": "apart", "predators": 4},

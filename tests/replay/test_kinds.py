@@ -12,4 +12,3 @@ from comarl.types import Episode, Replay, Transition
 )
 def test_every_replay_says_what_it_draws(replay, batch):
     assert isinstance(replay, Replay) and replay.batch is batch
-

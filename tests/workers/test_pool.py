@@ -6,7 +6,6 @@ import io
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -64,7 +63,7 @@ def play(pool, rounds=1):
 
 @pytest.fixture(scope="module")
 def undisturbed():
-    pool = pool_of(number=1)
+    pool = pool_of(count=1)
     assert isinstance(pool, HostEnvironment)
     said, told = play(pool)
     assert not told
@@ -94,9 +93,9 @@ def test_a_pool_says_what_its_teams_say_one_by_one(undisturbed):
             np.testing.assert_array_equal(state[copy], seen.state)
 
 
-@pytest.mark.parametrize("number", [2, 5, 9])
-def test_the_number_of_workers_changes_nothing(number, undisturbed):
-    assert_same(play(pool_of(number=number))[0], undisturbed)
+@pytest.mark.parametrize("count", [2, 5, 9])
+def test_the_number_of_workers_changes_nothing(count, undisturbed):
+    assert_same(play(pool_of(count=count))[0], undisturbed)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +111,7 @@ def test_a_worker_that_fails_is_named_and_replaced_and_nothing_else_changes(
     fault, words, undisturbed, tmp_path
 ):
     make = functools.partial(Drift, fault, str(tmp_path))
-    said, told = play(pool_of(make, number=2, timeout=1.0), rounds=2)
+    said, told = play(pool_of(make, count=2, timeout=1.0), rounds=2)
     assert_same(said, [*undisturbed, *undisturbed])
     (line,) = told
     assert (
@@ -123,17 +122,17 @@ def test_a_worker_that_fails_is_named_and_replaced_and_nothing_else_changes(
 
 
 def test_a_worker_that_died_between_two_episodes_is_replaced_and_plays_only_the_second(undisturbed):
-    pool = pool_of(number=2)
+    pool = pool_of(count=2)
     pool.reset(SEEDS + 1, PLAYING)
     pool.step(np.zeros((5, 2, 2), np.float32))
-    os.kill(pool._workers[0]._process.pid, signal.SIGKILL)
+    workers_of(psutil.Process())[0].kill()
     said, told = play(pool)
     assert_same(said, undisturbed)
     assert len(told) == 1 and "killed by SIGKILL in a reset" in told[0]
 
 
 def test_what_fails_again_and_again_ends_the_run_with_its_traceback():
-    pool, told = pool_of(functools.partial(Drift, "always"), copies=2, number=1), []
+    pool, told = pool_of(functools.partial(Drift, "always"), copies=2, count=1), []
     pool.on_restart = told.append
     pool.reset(SEEDS[:2], PLAYING[:2])
     with pytest.raises(
@@ -154,7 +153,7 @@ def test_a_team_that_cannot_be_made_in_a_worker_is_told_at_once():
 
 
 def test_a_task_that_depends_on_more_than_its_seed_is_told_so(tmp_path):
-    _, told = play(pool_of(functools.partial(Drift, "chance", str(tmp_path)), copies=2, number=1))
+    _, told = play(pool_of(functools.partial(Drift, "chance", str(tmp_path)), copies=2, count=1))
     (line,) = told  # one for each worker that was replaced: they are counted
     assert "replaces it" in line and "came out differently" in line and "comarl.envs.check" in line
 
@@ -170,7 +169,7 @@ def test_an_action_that_is_no_number_ends_the_run():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"number": 0}, "number=0 of Workers must be 1 or more"),
+        ({"count": 0}, "count=0 of Workers must be 1 or more"),
         ({"timeout": 0.0}, "timeout=0 of Workers must be more"),
     ],
 )

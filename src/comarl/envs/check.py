@@ -58,7 +58,8 @@ def check(env: Any, steps: int = 1000, seed: int = 0) -> Report:
     """
     require(
         isinstance(env, Environment | Task),
-        f"{type(env).__name__} is no task: an Environment has spec, reset, step and metrics, a Task has spec and make",
+        f"{type(env).__name__} is no task: an Environment has spec, reset, step and metrics, "
+        "a Task has spec and make",
     )
     episodes = max(FEWEST_EPISODES, -(-steps // env.spec.horizon))
     require(
@@ -79,11 +80,13 @@ def check(env: Any, steps: int = 1000, seed: int = 0) -> Report:
 
 
 def require(holds: Any, violation: str) -> None:
+    """Raises ContractViolation with this message unless something holds."""
     if not holds:
         raise ContractViolation(violation)
 
 
 def is_hashable(value: Any) -> bool:
+    """Whether a value has a hash, as what is static under `jit` must."""
     try:
         hash(value)
     except TypeError:
@@ -114,38 +117,22 @@ def check_signature(env: Environment) -> None:
 def check_timestep(spec: EnvSpec, timestep: Any, where: str, lead: tuple[int, ...] = ()) -> None:
     """Shapes and types of what a team sees. `lead` are axes in front of those that the spec
     knows."""
-    obs, actions = (
-        (*lead, spec.num_agents, spec.obs_size),
-        (*lead, spec.num_agents, spec.action_size),
-    )
+    obs = (*lead, spec.num_agents, spec.obs_size)
+    state = (*lead, spec.state_size)
+    actions = (*lead, spec.num_agents, spec.action_size)
+    available = timestep.available
     check_array(f"obs of {where}", timestep.obs, obs, "float32", "[num_agents, obs_size] of spec")
-    check_array(
-        f"state of {where}",
-        timestep.state,
-        (*lead, spec.state_size),
-        "float32",
-        "[state_size] of spec",
-    )
+    check_array(f"state of {where}", timestep.state, state, "float32", "[state_size] of spec")
+    name = f"available of {where}"
     if spec.discrete:
-        require(
-            timestep.available is not None,
-            f"available of {where} is None; discrete actions need a mask",
-        )
-        check_array(
-            f"available of {where}",
-            timestep.available,
-            actions,
-            "bool",
-            "[num_agents, action_size] of spec",
-        )
+        require(available is not None, f"{name} is None; discrete actions need a mask")
+        check_array(name, available, actions, "bool", "[num_agents, action_size] of spec")
     else:
-        require(
-            timestep.available is None,
-            f"available of {where} is a mask; for continuous actions it must be None",
-        )
+        require(available is None, f"{name} is a mask; for continuous actions it must be None")
 
 
 def check_array(name: str, found: Any, shape: tuple[int, ...], dtype: str, meaning: str) -> None:
+    """Shape and type of one array; `meaning` says where the shape comes from."""
     found = found if hasattr(found, "dtype") else np.asarray(found)
     require(
         found.shape == shape,
@@ -173,12 +160,8 @@ def play(env: Environment, episodes: int, seed: int) -> Played:
         action = random_action(env.spec, timestep.available, action_key)
         env_state, after, reward, terminated, truncated = env.step(env_state, action, step_key)
         end = jax.tree.map(lambda old, new: jnp.where(over, old, new), end, env.metrics(env_state))
-        return (env_state, after, end, over | terminated | truncated), (
-            after,
-            reward,
-            terminated,
-            truncated,
-        )
+        record = (after, reward, terminated, truncated)
+        return (env_state, after, end, over | terminated | truncated), record
 
     def episode(key: Key) -> Played:
         reset_key, steps_key = jax.random.split(key)
@@ -241,7 +224,8 @@ def check_equal(played: Played, again: Played) -> None:
     )
     require(
         bits(start) == bits(start_again),
-        "reset gives two different starts for one key (or seed); its randomness must come from that alone",
+        "reset gives two different starts for one key (or seed); its randomness must come from "
+        "that alone",
     )
     require(
         bits(played) == bits(again),
@@ -255,25 +239,23 @@ def check_values(spec: EnvSpec, played: Played) -> None:
     seen = np.concatenate([np.ones_like(played.alive[:, :1]), played.alive], axis=1)
     obs, state = played.timesteps.obs[seen], played.timesteps.state[seen]
     numbers = {"obs": obs, "state": state, "reward": played.reward[played.alive]}
-    for name, values in {
-        **numbers,
-        **{f"{name!r} of metrics": x for name, x in played.metrics.items()},
-    }.items():
-        require(
-            np.isfinite(values).all(), f"{name} has NaN or infinite entries; all must be finite"
-        )
+    metrics = {f"{name!r} of metrics": values for name, values in played.metrics.items()}
+    for name, values in {**numbers, **metrics}.items():
+        finite = np.isfinite(values).all()
+        require(finite, f"{name} has NaN or infinite entries; all must be finite")
     low, high = spec.obs_range or (-np.inf, np.inf)
     for name in ("obs", "state"):
-        least, most = numbers[name].min(), numbers[name].max()
+        minimum, maximum = numbers[name].min(), numbers[name].max()
         require(
-            low <= least and most <= high,
-            f"{name} is in [{least}, {most}]; obs_range of spec is [{low}, {high}]",
+            low <= minimum and maximum <= high,
+            f"{name} is in [{minimum}, {maximum}]; obs_range of spec is [{low}, {high}]",
         )
     for agent, size in enumerate(spec.obs_sizes or ()):
         padded = not obs[:, agent, size:].any()
         require(
             padded,
-            f"obs of agent {agent} is not 0 after its first {size} entries, its size in obs_sizes of spec",
+            f"obs of agent {agent} is not 0 after its first {size} entries, its size in obs_sizes "
+            "of spec",
         )
     if spec.obs_from_state is not None:
         same = np.array_equal(obs, np.asarray(spec.observe(jnp.asarray(state))))
@@ -290,7 +272,7 @@ def check_values(spec: EnvSpec, played: Played) -> None:
 
 
 def check_ends(spec: EnvSpec, played: Played) -> None:
-    """Episodes are cut after exactly `horizon` steps, unless the task ends them."""
+    """Episodes are truncated after exactly `horizon` steps, unless the task ends them."""
     terminated, truncated = played.terminated & played.alive, played.truncated & played.alive
     both = terminated & truncated
     require(
@@ -300,12 +282,14 @@ def check_ends(spec: EnvSpec, played: Played) -> None:
     early = truncated[:, : spec.horizon - 1]
     require(
         not early.any(),
-        f"truncated is true at step {first_step(early)}; time runs out at step {spec.horizon}, the horizon of spec",
+        f"truncated is true at step {first_step(early)}; time runs out at step {spec.horizon}, the "
+        "horizon of spec",
     )
     ended = (terminated | truncated).any(1)
     require(
         ended.all(),
-        f"truncated is false at step {spec.horizon}, the horizon of spec; it must be true unless terminated is",
+        f"truncated is false at step {spec.horizon}, the horizon of spec; it must be true unless "
+        "terminated is",
     )
 
 
@@ -315,6 +299,7 @@ def first_step(flags: np.ndarray) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Checks the task that the command line names. Returns 0 if it keeps the contract, else 1."""
     parser = argparse.ArgumentParser(
         prog="python -m comarl.envs.check", description="Checks the contract of a task."
     )
@@ -324,10 +309,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         report = check(find_task(options.task), options.steps, options.seed)
-    except (
-        ValueError,
-        ImportError,
-    ) as error:  # the first includes a ContractViolation and an UnknownName
+    except (ValueError, ImportError) as error:
+        # A ContractViolation and an UnknownName are ValueErrors.
         print(f"{options.task}: {error}", file=sys.stderr)
         return 1
     print(

@@ -49,7 +49,7 @@ class DiscreteProbe:
             obs_range=(-1.0, 2.0),
         )
 
-    def look(self, env_state: ProbeState) -> Timestep:
+    def observe(self, env_state: ProbeState) -> Timestep:
         """Agents see signal and time, and so does the state. `truncated` hides the time, `memory`
         the signal later."""
         time = env_state.time.astype(jnp.float32) if self.terminates else jnp.float32(0.0)
@@ -68,13 +68,13 @@ class DiscreteProbe:
             else jnp.float32(0.0)
         )
         env_state = ProbeState(signal, jnp.int32(0))
-        return env_state, self.look(env_state)
+        return env_state, self.observe(env_state)
 
     def step(self, env_state: ProbeState, action: Int[Array, " 2"], key: Key) -> Step:
         after = ProbeState(env_state.signal, env_state.time + 1)
         over = after.time >= self.steps
         flags = over & self.terminates, over & (not self.terminates)
-        return after, self.look(after), self.reward(env_state, action), *flags
+        return after, self.observe(after), self.reward(env_state, action), *flags
 
     def metrics(self, env_state: ProbeState) -> dict[str, Float[Array, ""]]:
         return {}

@@ -20,9 +20,9 @@ from comarl.envs.mamujoco_physics import (
     Reference,
     new_reference,
 )
+from comarl.machine.hardware import usable_cores
 from comarl.types import EnvSpec, HostTimestep, TaskDied
 from comarl.validation import unknown
-from comarl.workers.pool import available_cores
 
 TASKS = {
     "HalfCheetah-2x3": "a two-legged runner; its hind and its front leg are agents",
@@ -32,7 +32,7 @@ TASKS = {
     "Ant-4x2": "a four-legged walker; each of its legs is an agent",
     "Hopper-3x1": "a one-legged hopper; each of its three joints is an agent",
     "Humanoid-9|8": "a humanoid that is to run; its upper and its lower body are agents",
-    "HumanoidStandup-9|8": "a humanoid that is to stand up; its upper and its lower body are agents",
+    "HumanoidStandup-9|8": "a humanoid that is to stand up; its upper and lower body are agents",
 }
 """the tasks of RACE (ICML 2023), Fig. 2, by the name that `parse` reads"""
 
@@ -67,7 +67,7 @@ class MultiAgentMujoco:
     """how many joints away an agent sees: 0 is its own joints only (RACE), 1 is what the benchmark
     recommends"""
     horizon: int = 1000
-    """steps after which an episode is cut"""
+    """steps after which an episode is truncated"""
     num_threads: int | None = field(default=None, compare=False)
     """processor threads that step the copies, by default all there are; results do not depend on
     it"""
@@ -79,18 +79,15 @@ class MultiAgentMujoco:
                 "robot", self.robot, PARTITIONS, f"The robots are {', '.join(PARTITIONS)}."
             )
         of_any_size = self.robot.startswith("ManySegment")
-        if not (
-            re.fullmatch(r"[1-9]\d*x[1-9]\d*", self.partition)
-            if of_any_size
-            else self.partition in known
-        ):
+        sized = re.fullmatch(r"[1-9]\d*x[1-9]\d*", self.partition)
+        if not (sized if of_any_size else self.partition in known):
             raise unknown(
                 "partition", self.partition, known, f"{self.robot} has {', '.join(known)}."
             )
-        for name, least in (("agent_obsk", 0), ("horizon", 1), ("num_threads", 1)):
+        for name, minimum in (("agent_obsk", 0), ("horizon", 1), ("num_threads", 1)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value} is too small: it must be {least} or more")
+            if value is not None and value < minimum:
+                raise ValueError(f"{name}={value} is too small: it must be {minimum} or more")
 
     def __str__(self) -> str:
         return f"{self.robot}-{self.partition}"
@@ -127,11 +124,13 @@ class MultiAgentMujoco:
 def parse(name: str) -> MultiAgentMujoco:
     """The task of a name.
 
-    >>> parse("Humanoid-9|8")
-    MultiAgentMujoco(robot='Humanoid', partition='9|8', agent_obsk=0, horizon=1000, num_threads=None)
+    >>> task = parse("Humanoid-9|8")
+    >>> task.robot, task.partition
+    ('Humanoid', '9|8')
 
     Raises:
-        UnknownName: a ValueError, if there is no such robot or partition; it says what would be right.
+        UnknownName: a ValueError, if there is no such robot or partition; it says what would be
+            right.
     """
     robot, dash, partition = name.partition("-")
     if not dash:
@@ -144,7 +143,7 @@ class MultiAgentMujocoCopies:
 
     An action is [copies, agents, action] in [-1, 1], which stands for each actuator's own range;
     padding is ignored. Beyond it MuJoCo limits the torque and Gymnasium's reward counts the cost of
-    the whole action.
+    the whole action. `physics` is what moves the robots: positions and velocities are read there.
     """
 
     def __init__(self, task: MultiAgentMujoco, num_copies: int, dtype: type = np.float32):
@@ -161,11 +160,11 @@ class MultiAgentMujocoCopies:
         low, high = reference.single_agent_env.unwrapped.model.actuator_ctrlrange.T
         self._centre, self._half_range = (high + low) / 2, (high - low) / 2
         if task.robot in ROBOTS:
-            threads = min(num_copies, task.num_threads or available_cores())
-            self._physics = BatchPhysics(reference, ROBOTS[task.robot], num_copies, threads, dtype)
+            threads = min(num_copies, task.num_threads or usable_cores())
+            self.physics = BatchPhysics(reference, ROBOTS[task.robot], num_copies, threads, dtype)
         else:
             sizes = self.spec.num_agents, self.spec.obs_size, self.spec.state_size
-            self._physics = GymnasiumPhysics(
+            self.physics = GymnasiumPhysics(
                 [new_reference(*names) for _ in range(num_copies)], *sizes, dtype
             )
         self._elapsed = 0
@@ -178,8 +177,8 @@ class MultiAgentMujocoCopies:
         copy's seed alone."""
         self._elapsed = 0
         self._play(playing.copy())
-        self._physics.start(self._ids, seeds)
-        return HostTimestep(*self._physics.see())
+        self.physics.start(self._ids, seeds)
+        return self._timestep()
 
     def step(
         self, action: Float[np.ndarray, "copies agents action"]
@@ -189,26 +188,21 @@ class MultiAgentMujocoCopies:
         Bool[np.ndarray, " copies"],
         Bool[np.ndarray, " copies"],
     ]:
-        """`(timestep, team rewards, terminated, truncated)`.
+        """`(timestep, team rewards, terminated, truncated)`, each with an axis of copies.
 
         Raises:
-            TaskDied: if a simulation diverges or an action is not finite; it names task, copy and step.
+            TaskDied: if a simulation diverges or an action is not finite; it names task, copy and
+                step.
         """
         playing, truncated = self._playing, np.zeros(self.num_copies, bool)
         if not len(self._ids):
-            return (
-                HostTimestep(*self._physics.see()),
-                truncated.astype(self._dtype),
-                truncated,
-                truncated.copy(),
-            )
-        controls = (
-            action.reshape(self.num_copies, -1).take(self._entries, axis=1) * self._half_range
-            + self._centre
-        )
-        reward, fallen = self._physics.advance(self._ids, controls)
+            rewards = np.zeros(self.num_copies, self._dtype)
+            return self._timestep(), rewards, truncated, truncated.copy()
+        by_actuator = action.reshape(self.num_copies, -1).take(self._entries, axis=1)
+        controls = by_actuator * self._half_range + self._centre
+        reward, fallen = self.physics.advance(self._ids, controls)
         self._elapsed += 1
-        if problem := self._physics.problem():
+        if problem := self.physics.problem():
             raise TaskDied(f"{self._task}, step {self._elapsed} of the episode: {problem}")
         terminated = fallen & playing
         if self._elapsed >= self.spec.horizon:
@@ -216,16 +210,15 @@ class MultiAgentMujocoCopies:
         over = terminated | truncated
         if over.any():
             self._play(playing & ~over)
-        return (
-            HostTimestep(*self._physics.see()),
-            (reward * playing).astype(self._dtype),
-            terminated,
-            truncated,
-        )
+        rewards = (reward * playing).astype(self._dtype)
+        return self._timestep(), rewards, terminated, truncated
 
     def close(self) -> None:
         """Gives back threads and memory; the copies cannot be used any more."""
-        del self._physics
+        del self.physics
+
+    def _timestep(self) -> HostTimestep:
+        return HostTimestep(*self.physics.observe())
 
     def _play(self, playing: Bool[np.ndarray, " copies"]) -> None:
         self._playing, self._ids = playing, np.flatnonzero(playing)

@@ -1,8 +1,8 @@
 """What moves the robots of Multi-Agent MuJoCo: `mujoco.batch`, all copies at once, or else
 gymnasium-robotics.
 
-Both have `start`, `advance`, `see` and `problem`; `comarl.envs.mamujoco` adds actions, episodes and
-their end.
+Both have `start`, `advance`, `observe` and `problem`; `comarl.envs.mamujoco` adds actions, episodes
+and their end.
 """
 
 # MuJoCo's own module is compiled and tells type checkers little.
@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-Reference = (
-    Any  # a gymnasium_robotics.mamujoco_v1.parallel_env, which is an extra and may not be installed
-)
+Reference = Any
+"""a gymnasium_robotics.mamujoco_v1.parallel_env, which is an extra and may not be installed"""
+
+WARNINGS = ("BADQPOS", "BADQVEL", "BADQACC", "BADCTRL")
+"""MuJoCo's names of what it warns of when a simulation diverges, in the order of its numbers"""
 
 
 @dataclass(frozen=True)
@@ -27,34 +29,38 @@ class Robot:
     """What a Gymnasium v5 task adds to its model. Functions read the physics of all copies:
     `[copies, ...]`."""
 
-    reset_noise: (
-        float  # half the width of the uniform noise on a start's positions and velocities ...
-    )
-    normal_velocities: bool = False  # ... or the deviation of normal noise on its velocities
-    progress: Callable[[Any], np.ndarray] = lambda physics: physics.qpos[
-        :, 0
-    ]  # metres; its speed is what pays
+    reset_noise: float
+    """half the width of the uniform noise on a start's positions and velocities"""
+    normal_velocities: bool = False
+    """whether the noise on a start's velocities is normal, with `reset_noise` as deviation"""
+    progress: Callable[[Any], np.ndarray] = lambda physics: physics.qpos[:, 0]
+    """metres; their growth per second pays"""
     progress_weight: float = 1.0
-    pays_level: bool = False  # progress itself pays, over a simulation step, and not its speed
-    healthy: Callable[[Any], np.ndarray] | None = (
-        None  # an episode ends where it is false; None: nowhere
-    )
+    """reward for a metre per second"""
+    pays_level: bool = False
+    """whether progress itself pays, divided by a simulation step, and not its speed"""
+    healthy: Callable[[Any], np.ndarray] | None = None
+    """an episode ends where it is false; None: nowhere"""
     healthy_reward: float = 0.0
-    control_cost: float = 0.0  # times the sum of squared controls
-    contact_cost: float = 0.0  # times the sum of squared contact forces
+    """reward for each step at whose end the robot is healthy"""
+    control_cost: float = 0.0
+    """times the sum of squared controls"""
+    contact_cost: float = 0.0
+    """times the sum of squared contact forces"""
     contact_cost_limit: float = np.inf
-    contact_limit: float | None = None  # bounds each contact force, in the state as well
-    velocity_limit: float | None = None  # bounds each velocity in the state
-    agents_see_limit: bool = True  # and in the observations
+    """the most that contacts cost in a step"""
+    contact_limit: float | None = None
+    """bounds each contact force, in the state as well"""
+    velocity_limit: float | None = None
+    """bounds each velocity in the state"""
+    agents_see_limit: bool = True
+    """whether it bounds them in the observations as well"""
 
 
 def _hopper_is_healthy(physics: "BatchPhysics") -> np.ndarray:
     upright = (physics.qpos[:, 1] > 0.7) & (np.abs(physics.qpos[:, 2]) < 0.2)
-    return (
-        upright
-        & (np.abs(physics.qpos[:, 2:]) < 100).all(axis=1)
-        & (np.abs(physics.qvel) < 100).all(axis=1)
-    )
+    bounded = (np.abs(physics.qpos[:, 2:]) < 100).all(axis=1)
+    return upright & bounded & (np.abs(physics.qvel) < 100).all(axis=1)
 
 
 def _walker_is_healthy(physics: "BatchPhysics") -> np.ndarray:
@@ -85,9 +91,8 @@ ROBOTS = {
     ),
     "Humanoid": Robot(
         reset_noise=1e-2,
-        progress=lambda physics: (
-            physics.xipos[:, :, 0] @ physics.mass_share
-        ),  # of the centre of mass
+        # of the centre of mass
+        progress=lambda physics: physics.xipos[:, :, 0] @ physics.mass_share,
         progress_weight=1.25,
         healthy=lambda physics: (physics.qpos[:, 2] > 1.0) & (physics.qpos[:, 2] < 2.0),
         healthy_reward=5.0,
@@ -140,25 +145,21 @@ class BatchPhysics:
         )
         self._scratch = mujoco.MjData(env.model)
         self._contacts = np.zeros((num_copies, env.model.nbody * 6))
-        bind = self._batch.bind  # live views
-        self.qpos, self.qvel, self._ctrl = bind("qpos"), bind("qvel"), bind("ctrl")
-        self.xpos, self.xipos = (
-            bind("xpos"),
-            bind("xipos"),
-        )  # of bodies and of their centres of mass
+        # Live views of all copies: positions, velocities and controls; where bodies and their
+        # centres of mass are.
+        bind = self._batch.bind
+        self.qpos, self.qvel, self.controls = bind("qpos"), bind("qvel"), bind("ctrl")
+        self.xpos, self.xipos = bind("xpos"), bind("xipos")
         self.mass_share = env.model.body_mass / env.model.body_mass.sum()
         bad_qpos = mujoco.mjtWarning.mjWARN_BADQPOS.value  # then come qvel, qacc and ctrl
-        self._warnings = self._batch.warning[
-            :, bad_qpos : bad_qpos + 4, 1
-        ]  # how often each was raised
+        # How often each was raised
+        self._warnings = self._batch.warning[:, bad_qpos : bad_qpos + len(WARNINGS), 1]
         self._everyone = np.ones(num_copies, bool)
         self._progress = robot.progress(self).copy()
         self._lay_out_state(env.observation_structure, dtype)
         rows = list(reference.observation_factorization.values())
-        width, zero = (
-            max(map(len, rows)),
-            self._state.shape[1] - 1,
-        )  # padding reads the zero behind the state
+        width = max(map(len, rows))
+        zero = self._state.shape[1] - 1  # padding reads the zero behind the state
         self._seen = np.array([[*row, *[zero] * (width - len(row))] for row in rows], int)
 
     def _lay_out_state(self, structure: dict[str, int], dtype: type) -> None:
@@ -170,9 +171,8 @@ class BatchPhysics:
         self._parts, offset = [], 0
         for name, size in sizes.items():
             field = self._contacts if name == "cfrc_ext" else self._batch.bind(name)
-            source = field.reshape(len(self.qpos), -1)[
-                :, -size:
-            ]  # what is hidden comes first: x, the world's body
+            # What is hidden comes first: x, the world's body
+            source = field.reshape(len(self.qpos), -1)[:, -size:]
             self._parts.append((self._state[:, offset : offset + size], source))
             offset += size
 
@@ -198,7 +198,7 @@ class BatchPhysics:
     ) -> tuple[Float[np.ndarray, " copies"], Bool[np.ndarray, " copies"]]:
         """Steps the copies `ids`; rewards and falls of all copies, which mean nothing in the
         others."""
-        self._ctrl[:] = controls
+        self.controls[:] = controls
         self._batch.step(ids=None if len(ids) == len(controls) else ids, nstep=self._frame_skip)
         if self._has_contacts:
             for i in ids.tolist():
@@ -224,10 +224,10 @@ class BatchPhysics:
             reward -= np.minimum(cost, robot.contact_cost_limit)
         return reward, ~healthy
 
-    def see(
+    def observe(
         self,
     ) -> tuple[Float[np.ndarray, "copies agents obs"], Float[np.ndarray, "copies state"]]:
-        """What all copies show, in new arrays."""
+        """`(obs, state)` of all copies, in new arrays."""
         for part, source in self._parts:
             part[...] = source
         obs = self._state.take(self._seen, axis=1)
@@ -245,7 +245,7 @@ class BatchPhysics:
             return None
         copy, kind = np.argwhere(self._warnings)[0]
         cause = "an action is not finite" if kind == 3 else "the simulation became unstable"
-        return f"in copy {copy} {cause} (MuJoCo's warning {('BADQPOS', 'BADQVEL', 'BADQACC', 'BADCTRL')[kind]})"
+        return f"in copy {copy} {cause} (MuJoCo's warning {WARNINGS[kind]})"
 
 
 class GymnasiumPhysics:
@@ -265,38 +265,42 @@ class GymnasiumPhysics:
         self._state = np.zeros((len(references), state_size), dtype)
 
     def start(self, ids: Int[np.ndarray, " playing"], seeds: Int[np.ndarray, " copies"]) -> None:
+        """Starts the copies `ids`, each from its seed."""
         for i in ids.tolist():
-            self._look(i, self._envs[i].reset(seed=int(seeds[i]))[0])
+            self._record(i, self._envs[i].reset(seed=int(seeds[i]))[0])
 
     def advance(
         self, ids: Int[np.ndarray, " playing"], controls: Float[np.ndarray, "copies actuators"]
     ) -> tuple[Float[np.ndarray, " copies"], Bool[np.ndarray, " copies"]]:
-        reward, fallen = np.zeros(len(self._envs)), np.zeros(len(self._envs), bool)
+        """Steps the copies `ids`; rewards and falls of all copies, 0 and false in the others."""
+        reward = np.zeros(len(self._envs))
+        fallen = np.zeros(len(self._envs), bool)
         for i in ids.tolist():
             actions = self._envs[i].map_global_action_to_local_actions(controls[i])
             obs, rewards, terminated, _, _ = self._envs[i].step(actions)
-            reward[i], fallen[i] = (
-                rewards["agent_0"],
-                terminated["agent_0"],
-            )  # the same for every agent
-            self._look(i, obs)
+            # Both are the same for every agent.
+            reward[i] = rewards["agent_0"]
+            fallen[i] = terminated["agent_0"]
+            self._record(i, obs)
         return reward, fallen
 
-    def _look(self, i: int, obs: dict[str, np.ndarray]) -> None:
+    def _record(self, i: int, obs: dict[str, np.ndarray]) -> None:
         self._state[i] = self._envs[i].state()
         for row, own in zip(self._obs[i], obs.values(), strict=True):
             row[: len(own)] = own
 
-    def see(
+    def observe(
         self,
     ) -> tuple[Float[np.ndarray, "copies agents obs"], Float[np.ndarray, "copies state"]]:
+        """`(obs, state)` of all copies, in new arrays."""
         return self._obs.copy(), self._state.copy()
 
     def problem(self) -> str | None:
+        """Which copy diverged."""
         finite = np.isfinite(self._state).all(axis=1)
-        return (
-            None if finite.all() else f"in copy {np.argmin(finite)} the simulation became unstable"
-        )
+        if finite.all():
+            return None
+        return f"in copy {np.argmin(finite)} the simulation became unstable"
 
 
 def new_reference(robot: str, partition: str, agent_obsk: int) -> Reference:
@@ -304,11 +308,10 @@ def new_reference(robot: str, partition: str, agent_obsk: int) -> Reference:
     observations."""
     mamujoco_v1 = _import_gymnasium_robotics()
     try:
-        with _no_mujoco_log():
+        with no_mujoco_log():
             reference = mamujoco_v1.parallel_env(robot, partition, agent_obsk=agent_obsk)
-    except (
-        Exception
-    ) as error:  # it raises no narrower one; CoupledHalfCheetah fails so with mujoco 4
+    except Exception as error:
+        # It raises no narrower one; CoupledHalfCheetah fails so with mujoco 4.
         raise ValueError(
             f"gymnasium-robotics cannot make {robot}-{partition} with this mujoco: {error}"
         ) from error
@@ -322,10 +325,9 @@ def new_reference(robot: str, partition: str, agent_obsk: int) -> Reference:
 
 
 def _import_gymnasium_robotics() -> Any:
+    silent = contextlib.redirect_stderr(io.StringIO())  # of a note on robot hands
     try:
-        with contextlib.redirect_stderr(
-            io.StringIO()
-        ):  # it prints a note on robot hands, which are not used here
+        with silent:
             import mujoco
             from gymnasium_robotics import mamujoco_v1
     except ImportError as error:
@@ -341,7 +343,7 @@ def _import_gymnasium_robotics() -> Any:
 
 
 @contextlib.contextmanager
-def _no_mujoco_log() -> Iterator[None]:
+def no_mujoco_log() -> Iterator[None]:
     """MuJoCo 4 warns of an old attribute in half_cheetah.xml, and leaves MUJOCO_LOG.TXT in the
     user's folder."""
     import mujoco

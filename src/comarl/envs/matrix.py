@@ -71,16 +71,16 @@ class MatrixGame:
     def reset(self, key: Key) -> tuple[Signals, Timestep]:
         bits = jax.random.bernoulli(key, shape=(2,)).astype(jnp.float32)
         state = bits if len(self.payoff) == 2 else jnp.ones(2)
-        return state, self.look(state)
+        return state, self.observe(state)
 
     def step(self, env_state: Signals, action: Int[Array, " 2"], key: Key) -> Step:
         reward = self.tables[self.table_of(env_state), action[0], action[1]]
-        return env_state, self.look(env_state), reward, jnp.bool_(True), jnp.bool_(False)
+        return env_state, self.observe(env_state), reward, jnp.bool_(True), jnp.bool_(False)
 
     def metrics(self, env_state: Signals) -> dict[str, Float[Array, ""]]:
         return {}
 
-    def look(self, state: Signals) -> Timestep:
+    def observe(self, state: Signals) -> Timestep:
         return Timestep(self.spec.observe(state), state, available=jnp.ones((2, 3), bool))
 
 
@@ -98,7 +98,8 @@ GAMES = {
         payoff=(((-100.0, 0.0, 10.0), (0.0, 2.0, 0.0), (10.0, 0.0, -100.0)),),
     ),
     "two-states": MatrixGame(
-        "one step, each agent sees a bit, and only both bits together say which of two tables is played",
+        "one step, each agent sees a bit, and only both bits together say which of two tables is "
+        "played",
         payoff=(
             ((8.0, 0.0, -12.0), (0.0, 0.0, -12.0), (-12.0, -12.0, -12.0)),
             ((-12.0, -12.0, -12.0), (-12.0, 0.0, 0.0), (-12.0, 0.0, 8.0)),

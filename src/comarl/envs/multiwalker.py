@@ -52,7 +52,7 @@ class Multiwalker:
     madrl_rewards: bool = False
     """whether costs and finish are those of the older task, MADRL's"""
     horizon: int = 500
-    """steps after which an episode is cut"""
+    """steps after which an episode is truncated"""
     workers: Workers = field(default=Workers(), compare=False)
     """the processes that step the copies"""
 
@@ -60,10 +60,10 @@ class Multiwalker:
         check_range(self, 1, 40, "walkers")
         check_range(self, 1, None, "horizon")
         # The last walker stands at piece 10 N, and the finish is 10 before the end
-        least = 10 * self.walkers + 20
-        if self.pieces < least:
+        minimum = 10 * self.walkers + 20
+        if self.pieces < minimum:
             raise ValueError(
-                f"terrain_length={self.terrain_length} of Multiwalker must be {least} or more"
+                f"terrain_length={self.terrain_length} of Multiwalker must be {minimum} or more"
             )
 
     def __str__(self) -> str:
@@ -71,14 +71,17 @@ class Multiwalker:
 
     @property
     def summary(self) -> str:
+        """What the task is, in a line."""
         return f"{self.walkers} walkers carry a package over rough ground (PettingZoo, Box2D)"
 
     @property
     def pieces(self) -> int:
+        """Pieces of terrain that the task really has."""
         return PIECES * self.walkers if self.terrain_length is None else self.terrain_length
 
     @functools.cached_property
     def spec(self) -> EnvSpec:
+        """Sizes; observations are parts of the state."""
         row = range(OBS_SIZE)
         return EnvSpec(
             num_agents=self.walkers,

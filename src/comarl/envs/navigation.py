@@ -65,7 +65,7 @@ class Navigation:
     rules: Rules = "mpe2"
     """whose reward and motion: those of mpe2, of OpenAI's original or of JaxMARL"""
     horizon: int | None = None
-    """steps after which an episode is cut, by default 25, and 26 by JaxMARL's rules"""
+    """steps after which an episode is truncated, by default 25, and 26 by JaxMARL's rules"""
 
     def __post_init__(self):
         check_fields(self)
@@ -94,7 +94,7 @@ class Navigation:
     def reset(self, key: Key) -> tuple[Plane, Timestep]:
         agents, landmarks = jax.random.uniform(key, (2, self.agents, 2), minval=-1.0, maxval=1.0)
         env_state = Plane(agents, jnp.zeros_like(agents), landmarks, jnp.int32(0))
-        return env_state, self.look(env_state)
+        return env_state, self.observe(env_state)
 
     def step(self, env_state: Plane, action: Float[Array, "agents 2"], key: Key) -> Step:
         """Chance plays no part."""
@@ -108,7 +108,7 @@ class Navigation:
         after = Plane(agents, velocity, env_state.landmarks, env_state.time + 1)
         return (
             after,
-            self.look(after),
+            self.observe(after),
             self.reward(after),
             jnp.bool_(False),
             after.time >= self.spec.horizon,
@@ -130,7 +130,7 @@ class Navigation:
         """How far each landmark is from the nearest agent."""
         return lengths(offsets(env_state.landmarks, env_state.agents)).min(1)
 
-    def look(self, env_state: Plane) -> Timestep:
+    def observe(self, env_state: Plane) -> Timestep:
         """What each agent sees."""
         agents, velocity, landmarks, _ = env_state
         rows = lambda x: x.reshape(self.agents, -1)

@@ -14,7 +14,7 @@ NeurIPS 2021), in worker processes.
    observations.
 5. An agent that is gone before the others sees zeros, can only choose action 0, and does nothing.
    Its last observation is seen once.
-6. The episode is over when all agents are. It was cut by time if any of those that ended last was
+6. The episode is over when all agents are. It was truncated if any of those that ended last was
    truncated rather than terminated; else it terminated.
 7. Time runs out at `horizon`, by default the environment's own `max_cycles`, and that is a
    truncation. Some environments call it a termination, so where `max_cycles` is an argument they
@@ -33,7 +33,9 @@ from comarl.workers.pool import Pool, Workers
 from comarl.workers.team import ParallelTeam
 
 TASKS = {
-    "mpe2.simple_spread_v3": "an example: any cooperative parallel environment of PettingZoo works by its import name",
+    "mpe2.simple_spread_v3": (
+        "an example: any cooperative parallel environment of PettingZoo works by its import name"
+    ),
 }
 """those that have a line of their own"""
 
@@ -53,7 +55,7 @@ class PettingZoo:
     state: Literal["environment", "observations"] = "environment"
     """what critics see: the environment's own state if it has one, or all observations"""
     horizon: int | None = None
-    """steps after which an episode is cut; by default the environment's own max_cycles"""
+    """steps after which an episode is truncated; by default the environment's own max_cycles"""
     workers: Workers = field(default=Workers(), compare=False)
     """the processes that step the copies"""
 
@@ -63,7 +65,8 @@ class PettingZoo:
             check_range(self, 1, None, "horizon")
         if LIMIT in self.arguments:
             raise ValueError(
-                f"kwargs {LIMIT}={self.arguments[LIMIT]}: time limits are comarl's; give --task.horizon"
+                f"kwargs {LIMIT}={self.arguments[LIMIT]}: time limits are comarl's; "
+                "give --task.horizon"
             )
 
     def __str__(self) -> str:

@@ -10,7 +10,7 @@ a predator. One step:
    caught, worth 10, and leaves the grid; so do all `c` of them, who count for no other prey. c ==
    1: the punishment, once for every such prey. Unless caught, it moves to a free neighbouring cell,
    each as likely as another; it stays only if there is none.
-3. The episode is over when no prey or no agent is left; after `horizon` steps it is cut.
+3. The episode is over when no prey or no agent is left; after `horizon` steps it is truncated.
 
 As a capture takes two agents, the best return is 10 * min(prey, agents // 2): 40 in the full task,
 not 80.
@@ -70,7 +70,7 @@ class PredatorPrey:
     size: int = 10
     """cells along each side of the grid"""
     horizon: int = 200
-    """steps after which an episode is cut"""
+    """steps after which an episode is truncated"""
     punishment: float = 0.0
     """reward, 0 or less, for each prey that a lone agent tried to catch"""
 
@@ -78,18 +78,22 @@ class PredatorPrey:
         check_range(self, 1, None, "agents", "prey", "size", "horizon")
         if self.agents + self.prey > self.size**2:
             raise ValueError(
-                f"agents={self.agents} and prey={self.prey} must fit on {self.size}x{self.size} cells"
+                f"agents={self.agents} and prey={self.prey} must fit on "
+                f"{self.size}x{self.size} cells"
             )
         if self.punishment > 0:
             raise ValueError(f"punishment={self.punishment} of PredatorPrey must be 0 or less")
 
     @property
     def summary(self) -> str:
+        """What the task is, in a line."""
         cost = f"; a lone catch is worth {self.punishment:g}" if self.punishment else ""
-        return f"{self.agents} predators, {self.prey} prey, {self.size}x{self.size} cells; two catch one{cost}"
+        grid = f"{self.size}x{self.size} cells"
+        return f"{self.agents} predators, {self.prey} prey, {grid}; two catch one{cost}"
 
     @property
     def spec(self) -> EnvSpec:
+        """Sizes; there are six actions."""
         return EnvSpec(
             num_agents=self.agents,
             obs_size=3 * (2 * SIGHT + 1) ** 2,
@@ -101,11 +105,13 @@ class PredatorPrey:
         )
 
     def reset(self, key: Key) -> tuple[Grid, Timestep]:
+        """Agents and prey on random cells of their own."""
         cells = jax.random.permutation(key, jnp.asarray(self.cells))[: self.agents + self.prey]
         env_state = Grid(cells[: self.agents], cells[self.agents :], jnp.int32(0))
-        return env_state, self.look(env_state)
+        return env_state, self.observe(env_state)
 
     def step(self, env_state: Grid, action: Int[Array, " agents"], key: Key) -> Step:
+        """`(grid, timestep, team reward, terminated, truncated)` after an action `[agents]`."""
         return self.outcome(env_state, action, self.draws(key))
 
     def outcome(self, env_state: Grid, action: Int[Array, " agents"], draws: Draws) -> Step:
@@ -114,15 +120,11 @@ class PredatorPrey:
         agents, prey, reward = self.turns_of_prey(agents, env_state.prey, action == CATCH, draws)
         after = Grid(agents, prey, env_state.time + 1)
         terminated = (agents == GONE).all() | (prey == GONE).all()
-        return (
-            after,
-            self.look(after),
-            reward,
-            terminated,
-            (after.time >= self.horizon) & ~terminated,
-        )
+        truncated = (after.time >= self.horizon) & ~terminated
+        return after, self.observe(after), reward, terminated, truncated
 
     def metrics(self, env_state: Grid) -> dict[str, Float[Array, ""]]:
+        """`captures`: prey that were caught."""
         return {"captures": (env_state.prey == GONE).sum().astype(jnp.float32)}
 
     def draws(self, key: Key) -> Draws:
@@ -173,25 +175,23 @@ class PredatorPrey:
             free = allowed & ~taken
             goal = jnp.where(free.any(), beside[jnp.argmax(jnp.where(free, preference, -1.0))], own)
             prey = jnp.where(jnp.arange(self.prey) == who, jnp.where(caught, GONE, goal), prey)
-            return (agents, prey), jnp.where(
-                caught, CAPTURE_REWARD, jnp.where(count == 1, self.punishment, 0.0)
-            )
+            punishment = jnp.where(count == 1, self.punishment, 0.0)
+            return (agents, prey), jnp.where(caught, CAPTURE_REWARD, punishment)
 
         every = (jnp.arange(self.prey), prey, beside, reach, allowed, draws.preference)
         in_order = jax.tree.map(lambda x: x[draws.prey_order], every)
         (agents, prey), rewards = jax.lax.scan(turn, (agents, prey), in_order)
         return agents, prey, rewards.sum()
 
-    def look(self, env_state: Grid) -> Timestep:
+    def observe(self, env_state: Grid) -> Timestep:
         """What agents see and may choose: moves inside the grid, to stay, and to catch if a prey is
         beside them."""
         board = self.board(env_state)
         on_grid = env_state.agents != GONE
-        # Of what each agent sees
+        # The first row and column of what each agent sees
         corner = jnp.stack(jnp.divmod(env_state.agents, self.width), axis=1) - SIGHT
-        window = jax.vmap(
-            lambda at: jax.lax.dynamic_slice(board, at, (2 * SIGHT + 1, 2 * SIGHT + 1))
-        )(corner)
+        size = (2 * SIGHT + 1, 2 * SIGHT + 1)
+        window = jax.vmap(lambda at: jax.lax.dynamic_slice(board, at, size))(corner)
         beside = env_state.agents[:, None] + self.moves
         catch = (beside[:, :, None] == env_state.prey).any((1, 2))
         stay = jnp.ones_like(catch)
@@ -204,9 +204,8 @@ class PredatorPrey:
     def board(self, env_state: Grid) -> Int[Array, "row column"]:
         """What each cell holds, with the margin: 0 for nothing, 1 for an agent, 2 for a prey."""
         cells = jnp.zeros(self.width**2, jnp.int32)
-        cells = (
-            cells.at[env_state.agents].set(1, mode="drop").at[env_state.prey].set(2, mode="drop")
-        )
+        cells = cells.at[env_state.agents].set(1, mode="drop")
+        cells = cells.at[env_state.prey].set(2, mode="drop")
         return cells.reshape(self.width, self.width)
 
     def inside(self, cell: Int[Array, "*cells"]) -> Bool[Array, "*cells"]:

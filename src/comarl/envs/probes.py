@@ -45,9 +45,9 @@ class Probe:
         agents, obs, state, action = self.spec_sizes
         return EnvSpec(agents, obs, state, action, discrete=False, horizon=self.horizon)
 
-    def look(self, env_state: ProbeState) -> Timestep:
-        """Agents see the signal and the time; so does the state. After a truncation all looks as
-        before it."""
+    def observe(self, env_state: ProbeState) -> Timestep:
+        """Agents see the signal and the time; so does the state. After a truncation they see what
+        they saw before it."""
         time = env_state.time if self.terminates else jnp.int32(0)
         seen = jnp.stack([env_state.signal, time.astype(jnp.float32)])
         return Timestep(obs=jnp.stack([seen, seen]), state=seen)
@@ -59,13 +59,19 @@ class Probe:
             else jnp.float32(0.0)
         )
         env_state = ProbeState(signal, jnp.int32(0))
-        return env_state, self.look(env_state)
+        return env_state, self.observe(env_state)
 
     def step(self, env_state: ProbeState, action: Float[Array, "2 1"], key: Key) -> Step:
         reward = self.reward(env_state, action[:, 0])
         after = ProbeState(env_state.signal, env_state.time + 1)
         over = after.time >= self.horizon
-        return after, self.look(after), reward, over & self.terminates, over & (not self.terminates)
+        return (
+            after,
+            self.observe(after),
+            reward,
+            over & self.terminates,
+            over & (not self.terminates),
+        )
 
     def metrics(self, env_state: ProbeState) -> dict[str, Float[Array, ""]]:
         return {}

@@ -49,7 +49,7 @@ Army = dict[str, int]
 
 
 class Map(NamedTuple):
-    """A battle, and the steps after which SMAC cuts it."""
+    """A battle, and the steps after which SMAC truncates it."""
 
     limit: int
     allies: Army
@@ -109,10 +109,10 @@ numbers"""
 
 def summary(map_name: str) -> str:
     """The map in a line, such as "3 stalkers against 5 zealots"."""
-    count = lambda army: " and ".join(
-        f"{number} {unit}{'s' * (number > 1)}" for unit, number in army.items()
+    listed = lambda army: " and ".join(
+        f"{count} {unit}{'s' * (count > 1)}" for unit, count in army.items()
     )
-    return f"{count(MAPS[map_name].allies)} against {count(MAPS[map_name].enemies)}"
+    return f"{listed(MAPS[map_name].allies)} against {listed(MAPS[map_name].enemies)}"
 
 
 TASKS = {name: summary(name) for name in MAPS}
@@ -128,7 +128,7 @@ class Smax:
     map_name: str = "3m"
     """which map of SMAC, or smacv2_<5, 10 or 20>_units"""
     horizon: int | None = None
-    """steps after which an episode is cut, by default the map's limit in SMAC"""
+    """steps after which an episode is truncated, by default the map's limit in SMAC"""
     scaled_state: bool = True
     """entries of the state in about [0, 1], rather than in JaxMARL's units"""
     reward: Literal["dense", "sparse"] = "dense"
@@ -140,8 +140,9 @@ class Smax:
         check_fields(self)
         if self.map_name in MISSING:
             raise UnknownName(
-                f"map {self.map_name!r} needs a unit that SMAX does not have, the {MISSING[self.map_name]}; "
-                "it will be possible only with a StarCraft-like task of comarl's own"
+                f"map {self.map_name!r} needs a unit that SMAX does not have, "
+                f"the {MISSING[self.map_name]}; it will be possible only with a StarCraft-like "
+                "task of comarl's own"
             )
         if self.map_name not in MAPS:
             raise unknown("map", self.map_name, MAPS, "`comarl list` shows all.")
@@ -162,43 +163,40 @@ class Smax:
         )
 
     def reset(self, key: Key) -> tuple[PyTree, Timestep]:
+        """Both armies at their places, which are random on smacv2 maps."""
         with jax.numpy_dtype_promotion("standard"):  # JaxMARL relies on it
             obs, env_state = _game(self).reset(key)
             # Some of its types are weak here and firm after a step, for which all around it would
             # be traced twice.
             env_state = jax.tree.map(lambda x: x.astype(x.dtype), env_state)
-            return env_state, self.look(env_state, obs)
+            return env_state, self.observe(env_state, obs)
 
     def step(self, env_state: PyTree, action: Int[Array, " agents"], key: Key) -> Step:
         """A shot at who is out of range is lost, unless they come near within the step."""
         game = _game(self)
         with jax.numpy_dtype_promotion("standard"):
-            obs, after, reward, _, _ = game.step_env(
-                key, env_state, dict(zip(game.agents, action, strict=True))
-            )
-            timestep = self.look(after, obs)
+            by_agent = dict(zip(game.agents, action, strict=True))
+            obs, after, reward, _, _ = game.step_env(key, env_state, by_agent)
+            timestep = self.observe(after, obs)
         allies, enemies = self.survivors(after)
         terminated = ~allies | ~enemies
         truncated = (after.state.step >= game.max_steps) & ~terminated
-        earned = (
-            reward[game.agents[0]]
-            if self.reward == "dense"
-            else self.sparse_reward(env_state, after)
-        )
+        if self.reward == "dense":
+            earned = reward[game.agents[0]]  # the same for all
+        else:
+            earned = self.sparse_reward(env_state, after)
         return after, timestep, self.reward_scale * earned, terminated, truncated
 
     def sparse_reward(self, before: PyTree, after: PyTree) -> Float[Array, ""]:
         """Of one step, by who was alive before it and is no longer."""
         died = (before.state.unit_alive & ~after.state.unit_alive).astype(jnp.float32)
         losses, kills = jnp.split(died, [_game(self).num_allies])
-        won = self.metrics(after)["won"]
-        return (
-            SPARSE.step + SPARSE.kill * kills.sum() + SPARSE.loss * losses.sum() + SPARSE.win * won
-        )
+        deaths = SPARSE.kill * kills.sum() + SPARSE.loss * losses.sum()
+        return SPARSE.step + deaths + SPARSE.win * self.metrics(after)["won"]
 
     def metrics(self, env_state: PyTree) -> dict[str, Float[Array, ""]]:
-        """`won`: 1 if every enemy is dead and an ally lives. A draw and a battle cut by time are
-        0."""
+        """`won`: 1 if every enemy is dead and an ally lives. A draw and a truncated battle
+        are 0."""
         allies, enemies = self.survivors(env_state)
         return {"won": (allies & ~enemies).astype(jnp.float32)}
 
@@ -207,7 +205,7 @@ class Smax:
         alive, allies = env_state.state.unit_alive, _game(self).num_allies
         return alive[:allies].any(), alive[allies:].any()
 
-    def look(self, env_state: PyTree, obs: dict[str, Array]) -> Timestep:
+    def observe(self, env_state: PyTree, obs: dict[str, Array]) -> Timestep:
         """What JaxMARL gives agent by agent, as arrays."""
         game = _game(self)
         stack = lambda by_agent: jnp.stack([by_agent[agent] for agent in game.agents])
@@ -218,20 +216,18 @@ class Smax:
 def scale(game: Any, state: Float[Array, " state"]) -> Float[Array, " state"]:
     """Positions in widths of the field, cooldowns while they last in the longest there is, types by
     their number."""
-    number, features = game.num_allies + game.num_enemies, len(game.own_features)
-    units, teams, types = jnp.split(state, [features * number, (features + 1) * number])
-    health, x, y, cooldown, kind = jnp.split(units.reshape(number, features), [1, 2, 3, 4], axis=1)
+    count, features = game.num_allies + game.num_enemies, len(game.own_features)
+    units, teams, types = jnp.split(state, [features * count, (features + 1) * count])
+    health, x, y, cooldown, kind = jnp.split(units.reshape(count, features), [1, 2, 3, 4], axis=1)
     cooldown = jnp.maximum(cooldown, 0.0) / game.unit_type_weapon_cooldowns.max()
-    units = jnp.concatenate(
-        [health, x / game.map_width, y / game.map_height, cooldown, kind], axis=1
-    )
+    x, y = x / game.map_width, y / game.map_height
+    units = jnp.concatenate([health, x, y, cooldown, kind], axis=1)
     return jnp.concatenate([units.reshape(-1), teams, types / (len(UNITS) - 1.0)])
 
 
 @functools.cache
 def _game(task: Smax) -> Any:
-    """JaxMARL's environment: made once, and never inside a td_lambda, whose tracers it would
-    keep."""
+    """JaxMARL's environment: made once, and never inside a trace, whose tracers it would keep."""
     battle = MAPS[task.map_name]
     allies, enemies = sum(battle.allies.values()), sum(battle.enemies.values())
     units = [

@@ -94,7 +94,7 @@ class Treasure:
     treasures: int | None = None
     """how many treasures there are, by default as many as collectors"""
     horizon: int = 100
-    """steps after which an episode is cut"""
+    """steps after which an episode is truncated"""
     maac_compat: bool = False
     """the rules of MAAC's own code, quirks included, rather than those of mpe2"""
 
@@ -105,15 +105,19 @@ class Treasure:
 
     @property
     def summary(self) -> str:
-        count = lambda number, what: f"{number} {what}{'s' * (number > 1)}"
-        return f"{count(self.collectors, 'collector')} bring treasures to {count(self.deposits, 'deposit')}"
+        """What the task is, in a line."""
+        counted = lambda count, what: f"{count} {what}{'s' * (count > 1)}"
+        collectors = counted(self.collectors, "collector")
+        return f"{collectors} bring treasures to {counted(self.deposits, 'deposit')}"
 
     @property
     def agents(self) -> int:
+        """How many agents there are."""
         return self.collectors + self.deposits
 
     @property
     def num_treasures(self) -> int:
+        """How many treasures there are."""
         return self.treasures or self.collectors
 
     @property
@@ -136,9 +140,9 @@ class Treasure:
             ),
         )
 
-    def seen(self, number: int) -> int:
+    def seen(self, count: int) -> int:
         """How many of so many an agent sees."""
-        return min(number, VISIBLE) if self.maac_compat else number
+        return min(count, VISIBLE) if self.maac_compat else count
 
     def reset(self, key: Key) -> tuple[World, Timestep]:
         agents_key, treasures_key = jax.random.split(key)
@@ -150,7 +154,7 @@ class Treasure:
         env_state = World(
             agents, jnp.zeros_like(agents), holding, draws.place, draws.kind, there, zero, zero
         )
-        return env_state, self.look(env_state)
+        return env_state, self.observe(env_state)
 
     def step(self, env_state: World, action: Float[Array, "agents 2"], key: Key) -> Step:
         return self.outcome(env_state, action, self.draws(key))
@@ -161,7 +165,7 @@ class Treasure:
         after, events = self.exchange(moved, draws)
         shown, events = (moved, self.contacts(moved)) if self.maac_compat else (after, events)
         reward = EVENT_REWARD * events.astype(jnp.float32) + self.own_rewards(shown).mean()
-        return after, self.look(shown), reward, jnp.bool_(False), after.time >= self.horizon
+        return after, self.observe(shown), reward, jnp.bool_(False), after.time >= self.horizon
 
     def metrics(self, env_state: World) -> dict[str, Float[Array, ""]]:
         return {"deliveries": env_state.deliveries.astype(jnp.float32)}
@@ -262,7 +266,7 @@ class Treasure:
     ) -> Bool[Array, " collectors"]:
         return (holding != NOTHING) & (self.to_deposit(env_state, holding) < COLLECTOR + DEPOSIT)
 
-    def look(self, env_state: World) -> Timestep:
+    def observe(self, env_state: World) -> Timestep:
         """What each agent sees."""
         agents, velocity = env_state.agents, env_state.velocity
         kinds = jnp.arange(self.deposits)

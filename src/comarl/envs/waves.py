@@ -86,7 +86,7 @@ class Waves:
     """all predators at one random point, each at its own, or all in the middle; random ones are
     away from prey"""
     horizon: int = 100
-    """steps after which an episode is cut"""
+    """steps after which an episode is truncated"""
 
     def __post_init__(self):
         check_fields(self)
@@ -98,18 +98,21 @@ class Waves:
         if self.start != "centre" and CLEARANCE * self.radius >= self.farthest:
             raise ValueError(
                 f"start={self.start!r} of Waves needs a point that is more than {CLEARANCE} radii, "
-                f"{CLEARANCE * self.radius:.3f}, away from all {self.prey} prey, and none is more than "
-                f"{self.farthest:.4f} away; make radius={self.radius:g} less than {self.farthest / CLEARANCE:.4f}, "
-                "or start in the centre"
+                f"{CLEARANCE * self.radius:.3f}, away from all {self.prey} prey, "
+                f"and none is more than {self.farthest:.4f} away; make radius={self.radius:g} "
+                f"less than {self.farthest / CLEARANCE:.4f}, or start in the centre"
             )
 
     @property
     def summary(self) -> str:
+        """What the task is, in a line."""
         needed = "one catches" if self.catchers == 1 else f"{self.catchers} together catch"
-        return f"{self.predators} predators, waves of {self.prey} prey that stand still; {needed} a prey"
+        prey = f"waves of {self.prey} prey that stand still"
+        return f"{self.predators} predators, {prey}; {needed} a prey"
 
     @property
     def spec(self) -> EnvSpec:
+        """Sizes; the state is all observations."""
         obs_size = 2 * (self.predators + self.prey)
         every = np.arange(self.predators * obs_size).reshape(self.predators, obs_size)
         return EnvSpec(
@@ -124,6 +127,7 @@ class Waves:
         )
 
     def reset(self, key: Key) -> tuple[Square, Timestep]:
+        """The predators at their start, and a whole first wave."""
         if self.start == "centre":
             places = jnp.full((1, 2), 0.5)
         else:
@@ -132,10 +136,10 @@ class Waves:
         zero = jnp.int32(0)
         predators = jnp.broadcast_to(places, (self.predators, 2))
         env_state = Square(predators, jnp.ones(self.prey, bool), zero, zero, zero)
-        return env_state, self.look(env_state)
+        return env_state, self.observe(env_state)
 
     def step(self, env_state: Square, action: Float[Array, "predators 2"], key: Key) -> Step:
-        """Chance plays no part."""
+        """`(square, timestep, team reward, terminated, truncated)`; chance plays no part."""
         place = jnp.clip(env_state.predators + self.speed * jnp.clip(action, -1.0, 1.0), 0.0, 1.0)
         touches = distances(place, self.lattice) <= REACH * self.radius
         caught = env_state.alive & (touches.sum(0) >= self.catchers)
@@ -149,27 +153,26 @@ class Waves:
             env_state.captures + caught.sum().astype(jnp.int32),
             env_state.time + 1,
         )
-        return after, self.look(after), reward, jnp.bool_(False), after.time >= self.horizon
+        return after, self.observe(after), reward, jnp.bool_(False), after.time >= self.horizon
 
     def metrics(self, env_state: Square) -> dict[str, Float[Array, ""]]:
+        """`captures`: prey that were caught, of all waves."""
         return {"captures": env_state.captures.astype(jnp.float32)}
 
     def worth(self, wave: Int[Array, ""]) -> Float[Array, ""]:
         """Of a prey, in those of the first wave; `wave` counts from 0."""
-        number = wave.astype(jnp.float32)
-        return {"constant": jnp.float32(1.0), "linear": 1.0 + number, "double": jnp.exp2(number)}[
-            self.growth
-        ]
+        wave = wave.astype(jnp.float32)
+        worth = {"constant": jnp.float32(1.0), "linear": 1.0 + wave, "double": jnp.exp2(wave)}
+        return worth[self.growth]
 
-    def look(self, env_state: Square) -> Timestep:
+    def observe(self, env_state: Square) -> Timestep:
         """What each predator sees of all."""
         places = jnp.concatenate([env_state.predators, self.lattice])
         relative = places - env_state.predators[:, None]  # [predators predators+prey 2]
         own = jnp.eye(*relative.shape[:2], dtype=bool)[..., None]
         caught = jnp.concatenate([jnp.zeros(self.predators, bool), ~env_state.alive])[:, None]
-        obs = jnp.where(caught, CAUGHT, jnp.where(own, places, relative)).reshape(
-            self.predators, -1
-        )
+        obs = jnp.where(caught, CAUGHT, jnp.where(own, places, relative))
+        obs = obs.reshape(self.predators, -1)
         return Timestep(obs, state=obs.reshape(-1))
 
     def free_point(self, key: Key) -> Float[Array, " 2"]:
@@ -182,9 +185,9 @@ class Waves:
             free = (distances(points, self.lattice) > CLEARANCE * self.radius).all(1)
             return key, points[jnp.argmax(free)], free.any()
 
-        return jax.lax.while_loop(
-            lambda carry: ~carry[2], draw, (key, jnp.zeros(2), jnp.bool_(False))
-        )[1]
+        start = (key, jnp.zeros(2), jnp.bool_(False))
+        _, point, _ = jax.lax.while_loop(lambda carry: ~carry[2], draw, start)
+        return point
 
     @property
     def lattice(self) -> Float[np.ndarray, "prey 2"]:
@@ -203,6 +206,7 @@ class Waves:
 def distances(
     points: Float[Array, "points 2"], others: Array | np.ndarray
 ) -> Float[Array, "points others"]:
+    """How far each point is from each of the others."""
     return jnp.sqrt(jnp.square(points[:, None] - others).sum(-1))
 
 

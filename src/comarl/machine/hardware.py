@@ -17,9 +17,10 @@ def cpu_model() -> str:
 
 def usable_cores() -> int:
     """How many cores this process may use, with its container's share taken into account."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    if hasattr(os, "sched_getaffinity"):  # not on every system
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
     quota = _read_words("/sys/fs/cgroup/cpu.max")
     if len(quota) == 2 and quota[0] != "max":
         cores = min(cores, max(1, round(int(quota[0]) / int(quota[1]))))

@@ -25,24 +25,24 @@ class Placement:
     mesh: Mesh | None = None
     """a device for each seed; `None`: all are on one device"""
     vmapped: bool = False
-    """whether the seeds of a device learn as array axes; else they take turns, which keeps a CPU's
-    caches warm"""
+    """whether the seeds of a device learn as array axes, or else one after another, which keeps a
+    CPU's caches warm"""
 
     def map(self, function: Callable, in_axes: Any = 0, out_axes: Any = 0) -> Callable:
         """`jax.vmap` of a function of one seed."""
         return self.split(jax.vmap(function, in_axes, out_axes), in_axes, out_axes)
 
     def split(self, function: Callable, in_axes: Any = 0, out_axes: Any = 0) -> Callable:
-        """A function of any number of seeds, each device's called with its own; what has axis
-        `None` goes to all."""
+        """A function of some seeds, called on each device with its own; what has axis `None` goes
+        to all."""
         if self.mesh is None:
             return function
-        specs = (
-            jax.tree.map(_spec, axes, is_leaf=lambda axis: axis is None)
-            for axes in (in_axes, out_axes)
-        )
         return jax.shard_map(
-            function, mesh=self.mesh, in_specs=next(specs), out_specs=next(specs), check_vma=False
+            function,
+            mesh=self.mesh,
+            in_specs=_specs(in_axes),
+            out_specs=_specs(out_axes),
+            check_vma=False,
         )
 
     def scatter(self, tree: PyTree, axes: Any = 0) -> PyTree:
@@ -50,10 +50,10 @@ class Placement:
         `None`."""
         if (mesh := self.mesh) is None:
             return tree
-        here = jax.tree.map(
-            lambda axis: NamedSharding(mesh, _spec(axis)), axes, is_leaf=lambda axis: axis is None
-        )
-        return jax.device_put(tree, here)
+        # PartitionSpecs are leaves: each becomes the sharding of a part of the tree.
+        is_spec = lambda spec: isinstance(spec, PartitionSpec)
+        places = jax.tree.map(lambda spec: NamedSharding(mesh, spec), _specs(axes), is_leaf=is_spec)
+        return jax.device_put(tree, places)
 
     def gather(self, tree: PyTree) -> PyTree:
         """Brings all seeds to the first device."""
@@ -61,10 +61,13 @@ class Placement:
 
 
 ONE_DEVICE = Placement()
+"""all seeds on one device, one after another"""
 
 
-def _spec(axis: int | None) -> PartitionSpec:
-    return PartitionSpec() if axis is None else PartitionSpec(SEEDS)
+def _specs(axes: Any) -> Any:
+    """Where each part of a tree goes: split over seeds, or to all devices if its axis is `None`."""
+    spec = lambda axis: PartitionSpec() if axis is None else PartitionSpec(SEEDS)
+    return jax.tree.map(spec, axes, is_leaf=lambda axis: axis is None)
 
 
 def see_a_device_for_each(seeds: int) -> None:

@@ -40,7 +40,10 @@ class GatedLinear(eqx.Module):
 class Gru(eqx.Module):
     """A gated recurrent unit in PyTorch's form:
 
-    r = sigmoid(W_r x + U_r h),  z = sigmoid(W_z x + U_z h),  n = tanh(W_n x + r * U_n h),  h' = (1 - z) n + z h
+    r  = sigmoid(W_r x + U_r h)
+    z  = sigmoid(W_z x + U_z h)
+    n  = tanh(W_n x + r * U_n h)
+    h' = (1 - z) n + z h
     """
 
     from_input: GatedLinear  # W

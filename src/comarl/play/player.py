@@ -13,8 +13,11 @@ from comarl.types import Algorithm, Clock, Environment, Episode, Keys
 from comarl.workers.pool import Pool, RestartCallback, log_to_stderr
 
 Player = Callable[[PyTree, Clock, np.ndarray, np.ndarray, Keys, rollout.Mode], Episode]
-"""Plays `teams` `[seeds teams]` where `playing`, with one key per seed: whatever the task, the same
-episodes."""
+"""`(agent, clock, teams, playing, keys, mode)` to one episode of each team.
+
+The agent's leaves and the clock lead with seeds, `teams` and `playing` are `[seeds copies]`, and
+there is one key per seed. Episodes are `[seeds copies time ...]`, the same whatever the task; those
+that were not `playing` are masked from the start."""
 
 
 def make_player(
@@ -28,7 +31,8 @@ def make_player(
     """What plays `num_copies` episodes of each of `seeds` seeds, and what to call when it is no
     longer needed.
 
-    `on_restart` is told of every worker process that died and was replaced, where a task has some.
+    `task` is an `Environment` or a `Task`. `on_restart` is called with a line for every worker
+    process that died and was replaced, where a task has some.
     """
     if isinstance(task, Environment):
         return functools.partial(rollout.play, algorithm, task, placement=placement), lambda: None
@@ -41,8 +45,7 @@ def make_player(
     ) -> Episode:
         # Acting is little work and often, so that all seeds had better do it on one device.
         agent, clock, keys = placement.gather((agent, clock, keys))
-        return placement.scatter(
-            host_rollout.play(algorithm, env, agent, clock, teams, playing, keys, mode)
-        )
+        episodes = host_rollout.play(algorithm, env, agent, clock, teams, playing, keys, mode)
+        return placement.scatter(episodes)
 
     return play, env.close

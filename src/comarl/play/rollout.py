@@ -28,12 +28,13 @@ Mode = Literal["explore", "greedy", "random"]
 """how teams act: as in training, as in evaluation, or uniformly at random as in the warm-up"""
 
 Policy = Callable[[PyTree, Timestep, Key], tuple[PyTree, Array]]
+"""`(memory, timestep, key)` to the memory for the next step and the joint action `[agents ...]`"""
 
 
 def policy_of(
     algorithm: Algorithm, spec: EnvSpec, agent: PyTree, team: Index, clock: Clock, mode: Mode
 ) -> Policy:
-    """One team's way of acting, as a function of its memory and what it sees."""
+    """How one team acts at this moment of a run, as a function of its memory and what it sees."""
     if mode == "random":
         return lambda memory, timestep, key: (memory, random_action(spec, timestep, key))
     explore = mode == "explore"
@@ -43,15 +44,13 @@ def policy_of(
 
 
 def random_action(spec: EnvSpec, timestep: Timestep, key: Key) -> Array:
-    """Uniform over [-1, 1], or over the available actions."""
+    """One team's: `[agents]` uniform over the available actions, or `[agents action]` uniform over
+    [-1, 1] with zeros as padding."""
+    shape = (spec.num_agents, spec.action_size)
     if spec.discrete:
-        shape = (spec.num_agents, spec.action_size)
-        return jax.random.categorical(
-            key, only_available(jnp.zeros(shape), timestep.available)
-        ).astype(jnp.int32)
-    return jnp.asarray(spec.action_mask) * jax.random.uniform(
-        key, (spec.num_agents, spec.action_size), minval=-1.0, maxval=1.0
-    )
+        logits = only_available(jnp.zeros(shape), timestep.available)
+        return jax.random.categorical(key, logits).astype(jnp.int32)
+    return jnp.asarray(spec.action_mask) * jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
 
 
 @functools.partial(jax.jit, static_argnames=("algorithm", "env", "mode", "placement"))
@@ -66,10 +65,9 @@ def play(
     mode: Mode,
     placement: Placement = ONE_DEVICE,
 ) -> Episode:
-    """One episode of each of `teams`, `[seeds copies time ...]`; those not `playing` are masked
-    from the start.
+    """One episode of each of `teams`, `[seeds copies time ...]`, whose time is the horizon.
 
-    `keys` is one key per seed.
+    Episodes that are not `playing` are masked from the start. `keys` is one key per seed.
     """
 
     def one_seed(agent: PyTree, clock: Clock, teams: Array, playing: Array, key: Key) -> Episode:
@@ -89,7 +87,8 @@ def rollout(
     key: Key,
     mode: Mode,
 ) -> Episode:
-    """One episode of one team, as long as the task's horizon; steps after its end are masked."""
+    """One episode `[time ...]` of one team, as long as the task's horizon; steps after its end are
+    masked."""
     policy = policy_of(algorithm, env.spec, agent, team, clock, mode)
 
     def step(carry: tuple, key: Key) -> tuple[tuple, tuple]:
@@ -98,17 +97,16 @@ def rollout(
         memory, action = policy(memory, timestep, act_key)
         env_state, after, reward, terminated, truncated = env.step(env_state, action, step_key)
         record = (timestep, action, jnp.where(over, 0.0, reward), terminated & ~over, ~over)
-        counts = tree_where(
-            over, counts, env.metrics(env_state)
-        )  # as they were when the episode ended
+        # Metrics stay as they were when the episode ended.
+        counts = tree_where(over, counts, env.metrics(env_state))
         return (env_state, after, memory, counts, over | terminated | truncated), record
 
     reset_key, memory_key, steps_key = jax.random.split(key, 3)
     env_state, first = env.reset(reset_key)
     memory = algorithm.initial_memory(agent, first, memory_key)
     keys = jax.random.split(steps_key, env.spec.horizon)
-    (_, last, _, counts, _), (timesteps, action, reward, terminated, mask) = jax.lax.scan(
-        step, (env_state, first, memory, env.metrics(env_state), ~playing), keys
-    )
+    start = (env_state, first, memory, env.metrics(env_state), ~playing)
+    (_, last, _, counts, _), records = jax.lax.scan(step, start, keys)
+    timesteps, action, reward, terminated, mask = records
     timesteps = jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), timesteps, last)
     return Episode(memory, timesteps, action, reward, terminated, mask, counts)

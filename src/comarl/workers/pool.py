@@ -2,9 +2,9 @@
 
 A worker that is killed, that raises, or that gives no answer in time is named in a line and
 replaced by a new one. That one plays its episodes again from their seeds, action by action, and
-goes on. Where an episode follows from its seed and its actions, as it must, nothing else changes: a
-run is the same, bit for bit, whatever the number of workers, and however often they die. What dies
-in the same place again and again ends the run.
+continues. Where an episode follows from its seed and its actions, as it must, nothing else changes:
+a run is the same, bit for bit, whatever the number of workers, and however often they die. What
+dies in the same place again and again ends the run.
 
 Workers are programs of their own, started anew rather than forked, so JAX's threads are nobody's
 concern. They end when the pool is closed and also, by themselves, when the process that started
@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from comarl.machine.hardware import usable_cores
 from comarl.types import EnvSpec, HostTimestep, TaskDied
 from comarl.validation import check_range
-from comarl.workers.serve import Team
+from comarl.workers.serve import Team, WorkerTimestep
 
 TRIES = 4
 """workers that die in a row, none of which gets beyond the same step, before the task is given
@@ -43,14 +44,14 @@ RestartCallback = Callable[[str], None]
 class Workers:
     """The processes that step a task's copies. Results do not depend on them."""
 
-    number: int | None = None
+    count: int | None = None
     """how many there are, by default one per core"""
     timeout: float = 60.0
     """seconds without an answer after which one is replaced"""
 
     def __post_init__(self):
-        if self.number is not None:
-            check_range(self, 1, None, "number")
+        if self.count is not None:
+            check_range(self, 1, None, "count")
         if not self.timeout > 0:
             raise ValueError(f"timeout={self.timeout:g} of Workers must be more than 0 seconds")
 
@@ -74,16 +75,15 @@ class Pool:
         self.spec, self.num_copies = spec, num_copies
         self.on_restart: RestartCallback = log_to_stderr
         self._name = name
-        shares = np.array_split(
-            np.arange(num_copies), min(workers.number or available_cores(), num_copies)
-        )
+        count = min(workers.count or usable_cores(), num_copies)
+        shares = np.array_split(np.arange(num_copies), count)
         self._workers = [
             Worker(
-                f"worker {i} of {len(shares)} of {name}",
+                f"worker {i} of {count} of {name}",
                 make,
-                share.tolist(),
-                workers.timeout,
-                self._tell,
+                copies=share.tolist(),
+                timeout=workers.timeout,
+                on_restart=self._report,
             )
             for i, share in enumerate(shares, start=1)
         ]
@@ -108,12 +108,12 @@ class Pool:
     ) -> HostTimestep:
         """Starts an episode in the copies that play."""
         self._playing, self._elapsed = playing.copy(), 0
-        for copy, seen in self._ask("reset", [int(seed) for seed in seeds]):
-            self._see(copy, seen)
-        return self._look()
+        for copy, timestep in self._ask("reset", [int(seed) for seed in seeds]):
+            self._record(copy, timestep)
+        return self._timestep()
 
     def step(self, action: np.ndarray) -> tuple[HostTimestep, np.ndarray, np.ndarray, np.ndarray]:
-        """`(timestep, team rewards, terminated, truncated)`.
+        """`(timestep, team rewards, terminated, truncated)` after an action `[copies agents ...]`.
 
         Raises:
             TaskDied: if a worker fails again and again in this step, or an action is not finite.
@@ -125,13 +125,13 @@ class Pool:
             )
         reward = np.zeros(self.num_copies, np.float32)
         terminated, truncated = np.zeros((2, self.num_copies), bool)
-        for copy, (seen, *outcome) in self._ask("step", action):
-            self._see(copy, seen)
+        for copy, (timestep, *outcome) in self._ask("step", action):
+            self._record(copy, timestep)
             reward[copy], terminated[copy], truncated[copy] = outcome
         if self._elapsed >= self.spec.horizon:
             truncated |= self._playing & ~terminated
         self._playing &= ~(terminated | truncated)
-        return self._look(), reward, terminated, truncated
+        return self._timestep(), reward, terminated, truncated
 
     def close(self) -> None:
         """Ends all workers."""
@@ -154,16 +154,17 @@ class Pool:
         for worker, mine in asked:
             yield from zip([worker.copies[i] for i in mine], worker.answer(), strict=True)
 
-    def _see(self, copy: int, seen: tuple) -> None:
-        self._obs[copy], self._state[copy], available = seen
+    def _record(self, copy: int, timestep: WorkerTimestep) -> None:
+        self._obs[copy], self._state[copy], available = timestep
         if self._available is not None:
             self._available[copy] = available
 
-    def _look(self) -> HostTimestep:
+    def _timestep(self) -> HostTimestep:
+        """What all copies show, in arrays of its own: those of the pool are written over."""
         available = None if self._available is None else self._available.copy()
         return HostTimestep(self._obs.copy(), self._state.copy(), available)
 
-    def _tell(self, line: str) -> None:
+    def _report(self, line: str) -> None:
         self.on_restart(line)
 
 
@@ -212,9 +213,8 @@ class Worker:
             except WorkerFailed as error:
                 failure = error
         assert failure is not None
-        raise TaskDied(
-            f"{self.name} {failure} {self._where()}, {TRIES} times in a row.\n{failure.details}".strip()
-        )
+        story = f"{self.name} {failure} {self._where()}, {TRIES} times in a row."
+        raise TaskDied(f"{story}\n{failure.details}".strip())
 
     def part(self) -> None:
         """Lets the process end when it has done what it does."""
@@ -234,7 +234,10 @@ class Worker:
     def _start(self) -> None:
         self._connection, theirs = Pipe()
         descriptor = theirs.fileno()
-        code = f"import sys; sys.path[:] = {sys.path!r}; from comarl.workers.serve import serve; serve({descriptor})"
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; "
+            f"from comarl.workers.serve import serve; serve({descriptor})"
+        )
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
             # Never written to: its end tells the worker that this process is gone
@@ -250,11 +253,9 @@ class Worker:
             self._connection.send_bytes(message)
 
     def _receive(self, starting: bool = False) -> Any:
-        patience = (
-            max(self._timeout, START_TIMEOUT)
-            if starting or len(self._history) == 1
-            else self._timeout
-        )
+        patience = self._timeout
+        if starting or len(self._history) == 1:  # loading a task takes longer than a step
+            patience = max(patience, START_TIMEOUT)
         try:
             if not self._connection.poll(patience):
                 raise WorkerFailed(f"gave no answer for {patience:g} s")
@@ -273,7 +274,8 @@ class Worker:
         self.end(patience=10.0)
         self._start()
         line = (
-            f"{self.name} (process {old}) {failure} {self._where()}. Process {self._process.pid} replaces it and plays "
+            f"{self.name} (process {old}) {failure} {self._where()}. "
+            f"Process {self._process.pid} replaces it and plays "
             f"the {len(self.copies)} episode(s) again from their seeds."
         )
         before = answer = None
@@ -283,40 +285,30 @@ class Worker:
                 before, answer = answer, self._receive(starting=i == 0)
             if len(self._history) > 2 and pickle.dumps(before) != pickle.dumps(self._latest):
                 line += (
-                    " What was played again came out differently, so one step joins two episodes: the task depends on "
-                    "more than its seed; `python -m comarl.envs.check` finds out."
+                    " What was played again came out differently, so one step joins two "
+                    "episodes: the task depends on more than its seed; "
+                    "`python -m comarl.envs.check` finds out."
                 )
         finally:
             self._on_restart(line)  # once for each, because they are counted
         return answer
 
     def _where(self) -> str:
-        steps = len(self._history) - 2
-        return (
-            "at its start"
-            if steps < 0
-            else f"in step {steps} of the episode"
-            if steps
-            else "in a reset"
-        )
+        steps = len(self._history) - 2  # the first two messages make and reset the teams
+        if steps < 0:
+            return "at its start"
+        return f"in step {steps} of the episode" if steps else "in a reset"
 
     def _exit_reason(self) -> str:
         try:
             status = self._process.wait(5.0)
         except subprocess.TimeoutExpired:
             return "closed its connection"
-        return (
-            f"was killed by {signal.Signals(-status).name}"
-            if status < 0
-            else f"ended with exit status {status}"
-        )
+        if status < 0:  # of a process that a signal ended
+            return f"was killed by {signal.Signals(-status).name}"
+        return f"ended with exit status {status}"
 
 
 def log_to_stderr(line: str) -> None:
-    """To the terminal, for who has no better place."""
+    """Prints a line on the standard error, for callers who have no better place for it."""
     print(line, file=sys.stderr)
-
-
-def available_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

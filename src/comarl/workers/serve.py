@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 
-class Seen(NamedTuple):
-    """What one team sees: a `comarl.types.HostTimestep` of one copy."""
+class WorkerTimestep(NamedTuple):
+    """What one team sees at one step: a `comarl.types.HostTimestep` of one copy."""
 
     obs: np.ndarray  # [agents, obs]
     state: np.ndarray  # [state]
@@ -23,18 +23,25 @@ class Team(Protocol):
     """One copy of a task. Equal seeds give equal episodes: a worker that died is replaced by
     playing them again."""
 
-    def reset(self, seed: int) -> Seen:
+    def reset(self, seed: int) -> WorkerTimestep:
         """Starts an episode."""
         ...
 
-    def step(self, action: np.ndarray) -> tuple[Seen, float, bool, bool]:
-        """`(seen, team reward, terminated, truncated)`; the pool cuts episodes at the horizon by
-        itself."""
+    def step(self, action: np.ndarray) -> tuple[WorkerTimestep, float, bool, bool]:
+        """`(timestep, team reward, terminated, truncated)` after an action `[agents ...]`.
+
+        The pool truncates episodes at the horizon by itself.
+        """
         ...
 
 
 def serve(descriptor: int) -> None:
-    """Answers what comes over the connection until its other end is gone."""
+    """Answers what comes over the connection of this file descriptor until its other end is gone.
+
+    A message is a pickled `(method, asked)`: first `("make", (function, number of copies))`, then
+    `("reset", {copy: seed})` or `("step", {copy: action})`. The answer is `(results, traceback)`,
+    of which one is None.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection, teams = Connection(descriptor), []
     while True:
@@ -46,8 +53,8 @@ def serve(descriptor: int) -> None:
         try:
             method, asked = pickle.loads(message)
             if method == "make":
-                make, number = asked
-                teams = [make() for _ in range(number)]
+                make, count = asked
+                teams = [make() for _ in range(count)]
             else:
                 answer = [
                     getattr(teams[copy], method)(argument) for copy, argument in asked.items()

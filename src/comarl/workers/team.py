@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from comarl.validation import unknown
-from comarl.workers.serve import Seen
+from comarl.workers.serve import WorkerTimestep
 
 REMEDY = 'pip install "comarl[pettingzoo]"'
 MASK = "action_mask"  # PettingZoo's name for legal actions, in an observation or in an info
@@ -39,7 +39,8 @@ class ParallelTeam:
             agents = getattr(self.env, "possible_agents", None)
             if not agents:
                 raise ValueError(
-                    f"module={module!r} has no possible_agents; a team needs a fixed list of its agents"
+                    f"module={module!r} has no possible_agents; a team needs a fixed list of its "
+                    "agents"
                 )
             self.agents = list(agents)
             self._encoders = [
@@ -51,7 +52,8 @@ class ParallelTeam:
             kinds = {discrete for _, _, discrete in self._controls}
             if len(kinds) > 1:
                 raise ValueError(
-                    f"module={module!r} has discrete and continuous actions; a team must have one kind"
+                    f"module={module!r} has discrete and continuous actions; a team must have one "
+                    "kind"
                 )
             self.discrete = kinds.pop()
             self.obs_sizes = tuple(size for size, _ in self._encoders)
@@ -63,7 +65,7 @@ class ParallelTeam:
             if state == "environment":
                 self._state = self._own_state()
             self.own_state = self._state is not None
-            self.state_size = self._see(observations, infos, {}).state.size
+            self.state_size = self._observe(observations, infos, {}).state.size
 
     @property
     def limit(self) -> int | None:
@@ -74,11 +76,16 @@ class ParallelTeam:
         ]
         return next((limit for limit in found if isinstance(limit, int)), None)
 
-    def reset(self, seed: int) -> Seen:
+    def reset(self, seed: int) -> WorkerTimestep:
+        """Starts an episode."""
         observations, infos = self.env.reset(seed=seed)
-        return self._see(observations, infos, {})
+        return self._observe(observations, infos, {})
 
-    def step(self, action: np.ndarray) -> tuple[Seen, float, bool, bool]:
+    def step(self, action: np.ndarray) -> tuple[WorkerTimestep, float, bool, bool]:
+        """`(timestep, team reward, terminated, truncated)` after an action `[agents ...]`.
+
+        The end counts as truncated if one of those that ended last was truncated.
+        """
         acting = set(self.env.agents)
         chosen = {
             agent: convert(action[i])
@@ -91,12 +98,15 @@ class ParallelTeam:
         reward = self._share * sum(float(rewards.get(agent, 0.0)) for agent in self.agents)
         ended = lambda agent: terminations.get(agent, False) or truncations.get(agent, False)
         over = not self.env.agents or all(map(ended, chosen))
-        cut = over and any(
-            truncations.get(agent, False) and not terminations.get(agent, False) for agent in chosen
-        )
-        return self._see(observations, infos, terminations), reward, over and not cut, cut
+        ran_out = lambda agent: truncations.get(agent, False) and not terminations.get(agent, False)
+        truncated = over and any(map(ran_out, chosen))
+        timestep = self._observe(observations, infos, terminations)
+        return timestep, reward, over and not truncated, truncated
 
-    def _see(self, observations: Mapping, infos: Mapping, terminations: Mapping) -> Seen:
+    def _observe(
+        self, observations: Mapping, infos: Mapping, terminations: Mapping
+    ) -> WorkerTimestep:
+        """What the environment gave each agent, as arrays; agents that are gone see zeros."""
         obs = np.zeros((len(self.agents), max(self.obs_sizes)), np.float32)
         available = self.legal.copy() if self.discrete else None
         for i, (agent, (size, encode)) in enumerate(zip(self.agents, self._encoders, strict=True)):
@@ -109,11 +119,8 @@ class ParallelTeam:
             else:
                 available[i] &= self._mask(agent, observations[agent], infos.get(agent, {}))
         if self._state is None:
-            return Seen(
-                obs,
-                np.concatenate([row[:size] for row, size in zip(obs, self.obs_sizes, strict=True)]),
-                available,
-            )
+            rows = [row[:size] for row, size in zip(obs, self.obs_sizes, strict=True)]
+            return WorkerTimestep(obs, np.concatenate(rows), available)
         try:
             self._state = self._own_state()
         except Exception:
@@ -121,7 +128,8 @@ class ParallelTeam:
             # there, so any will do.
             if self.env.agents:
                 raise
-        return Seen(obs, self._state, available)  # type: ignore[arg-type]  # one that has a state keeps having one
+        assert self._state is not None, "an environment that has a state keeps having one"
+        return WorkerTimestep(obs, self._state, available)
 
     def _mask(self, agent: Any, observation: Any, info: Mapping) -> np.ndarray:
         given = observation.get(MASK) if isinstance(observation, Mapping) else None
@@ -155,7 +163,8 @@ def make_env(module: str, kwargs: Mapping[str, Any]) -> Any:
         turns = hasattr(imported, "env") or hasattr(imported, "raw_env")
         found = "env alone, whose agents act in turns" if turns else "neither that nor env"
         raise ValueError(
-            f"module={module!r} has no parallel_env, but {found}; agents of a team act at once. Name a module with a "
+            f"module={module!r} has no parallel_env, but {found}; agents of a team act at once. "
+            "Name a module with a "
             "parallel_env; one of your own may make it with pettingzoo.utils.aec_to_parallel"
         )
     try:
@@ -177,7 +186,8 @@ def load(module: str) -> ModuleType:
         missing = error.name or module
         if missing != module and not module.startswith(f"{missing}."):
             raise ImportError(
-                f"module={module!r} needs the package {missing!r}, which is not installed: {remedy(module)}"
+                f"module={module!r} needs the package {missing!r}, which is not installed: "
+                f"{remedy(module)}"
             ) from error
         parent, _, name = missing.rpartition(".")
         if parent:
@@ -192,7 +202,8 @@ def load(module: str) -> ModuleType:
                 "module", name, names, f"It is to be a module of {parent} with a parallel_env."
             ) from error
         raise ImportError(
-            f"module={module!r}: the package {missing!r} is not installed. PettingZoo and mpe2 come with {REMEDY}; "
+            f"module={module!r}: the package {missing!r} is not installed. PettingZoo and mpe2 "
+            f"come with {REMEDY}; "
             "install others by the name under which they are published"
         ) from error
     except ImportError as error:
@@ -228,12 +239,15 @@ def encoder(module: str, agent: Any, space: Any) -> tuple[int, Callable[[Any], n
     found = f"module={module!r}: the observation space of agent {agent!r} "
     if any(is_picture(part) for part in leaves(space)):
         raise ValueError(
-            f"{found}has pictures, {space}, and comarl's networks take vectors. Ask the environment for vectors, if it "
-            "has an argument for that, or write a module whose parallel_env encodes them into a Box of one axis"
+            f"{found}has pictures, {space}, and comarl's networks take vectors. Ask the "
+            "environment for vectors, if it "
+            "has an argument for that, or write a module whose parallel_env encodes them into a "
+            "Box of one axis"
         )
     if not space.is_np_flattenable:
         raise ValueError(
-            f"{found}is {space}, which has no fixed length; it must be one that gymnasium can flatten"
+            f"{found}is {space}, which has no fixed length; it must be one that gymnasium can "
+            "flatten"
         )
     return spaces.flatdim(space), lambda observation: np.asarray(spaces.flatten(space, observation))
 
@@ -262,7 +276,8 @@ def control(module: str, agent: Any, space: Any) -> tuple[int, Callable[[Any], A
         raise ValueError(f"{found}Discrete, or a Box of floating-point numbers")
     if not space.is_bounded():
         raise ValueError(
-            f"{found}bounded: comarl's actions are in [-1, 1] and stand for the range from low to high"
+            f"{found}bounded: comarl's actions are in [-1, 1] and stand for the range from low to "
+            "high"
         )
     low, high = space.low.astype(np.float64).reshape(-1), space.high.astype(np.float64).reshape(-1)
 

@@ -2,19 +2,17 @@
 
 import numpy as np
 
-from comarl.workers.serve import Seen
+from comarl.workers.serve import WorkerTimestep
 from comarl.workers.team import ParallelTeam
 
 MODULE = "pettingzoo.sisl.multiwalker_v9"
 FAILURE = -100.0  # what is paid when the package drops
-TERRAIN_STEP, GRASS = (
-    14 / 30,
-    10,
-)  # the length of a piece of terrain, and the pieces behind the finish
+TERRAIN_STEP = 14 / 30  # length of a piece of terrain
+GRASS = 10  # pieces behind the finish
 
 
 class Walkers:
-    """A team of walkers under one package."""
+    """A team of walkers under one package, as `comarl.workers.serve.Team` says."""
 
     def __init__(self, walkers: int, terrain_length: int, horizon: int, madrl_rewards: bool):
         # By MADRL's rules a walker that falls costs as much as a package that drops, of which this
@@ -33,13 +31,15 @@ class Walkers:
         )
         self._madrl = madrl_rewards
         self._finish = (terrain_length - GRASS) * TERRAIN_STEP
-        self._ids = (np.arange(walkers, dtype=np.float32) / np.float32(walkers))[:, None]
+        self._identity = (np.arange(walkers, dtype=np.float32) / np.float32(walkers))[:, None]
 
-    def reset(self, seed: int) -> Seen:
-        return self._see(self.team.reset(seed))
+    def reset(self, seed: int) -> WorkerTimestep:
+        """Starts an episode."""
+        return self._with_identity(self.team.reset(seed))
 
-    def step(self, action: np.ndarray) -> tuple[Seen, float, bool, bool]:
-        seen, reward, terminated, truncated = self.team.step(action)
+    def step(self, action: np.ndarray) -> tuple[WorkerTimestep, float, bool, bool]:
+        """`(timestep, team reward, terminated, truncated)` after an action `[walkers 4]`."""
+        timestep, reward, terminated, truncated = self.team.step(action)
         if self._madrl:
             world = self.team.env.unwrapped.env
             last = world.walkers[-1].hull.position.x
@@ -48,8 +48,9 @@ class Walkers:
             dropped = world.game_over or last < 0 or world.package.position.x < 0
             reward += FAILURE * dropped
             terminated = bool(terminated or dropped or last > self._finish)
-        return self._see(seen), reward, terminated, truncated
+        return self._with_identity(timestep), reward, terminated, truncated
 
-    def _see(self, seen: Seen) -> Seen:
-        obs = np.concatenate([seen.obs, self._ids], axis=1)
-        return Seen(obs, obs.reshape(-1))
+    def _with_identity(self, timestep: WorkerTimestep) -> WorkerTimestep:
+        """The walkers' observations with i/N behind each; the state is all of them."""
+        obs = np.concatenate([timestep.obs, self._identity], axis=1)
+        return WorkerTimestep(obs, obs.reshape(-1))
