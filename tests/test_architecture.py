@@ -15,7 +15,8 @@ import comarl
 SOURCE = Path(comarl.__file__).parent
 
 LAYERS = (
-    ("api", "cli", "doctor"),
+    ("cli",),
+    ("api", "doctor"),
     ("report",),
     ("training",),
     ("algorithms",),
