@@ -164,14 +164,15 @@ def train(arguments: Arguments, console: Console) -> int:
     from comarl.algorithms import tuned
     from comarl.envs import find_task
     from comarl.machine.placement import see_a_device_for_each
+    from comarl.types import SuitsActions
 
     # Before all else, because some tasks make JAX count its devices as soon as they are imported.
     see_a_device_for_each(seeds_in(arguments))
     algorithm_name, task_name = arguments[:2]
     algorithm, changes = tuned(algorithm_name, task_name)
     task = find_task(task_name)
-    if suited_to := getattr(task, "suited_to", None):  # a task that has both kinds of actions
-        task = suited_to(algorithm.actions)
+    if isinstance(task, SuitsActions):  # a task that has both kinds of actions
+        task = task.suited_to(algorithm.actions)
     settings = tyro.cli(
         TrainSettings[type(algorithm), type(task)],  # type: ignore[misc]
         prog=f"comarl train {algorithm_name} {task_name}",
@@ -204,7 +205,8 @@ def check_pair(algorithm_name: str, algorithm: Any, task_name: str, task: Any) -
 
     named = find_task(task_name)
     for field in ("robot", "partition", "module", "name"):
-        given, right = getattr(task, field, None), getattr(named, field, None)
+        given = vars(task).get(field)
+        right = vars(named).get(field)
         if given != right:
             raise UsageError(
                 f"--task.{field} {given!r}: the task's name already says {right!r}; give another "
@@ -235,7 +237,7 @@ def run_training(
     from comarl.training.settings import Run
 
     names = [field.name for field in dataclasses.fields(Run)]
-    run = Run(**{name: getattr(settings, name) for name in names})
+    run = Run(**{name: vars(settings)[name] for name in names})
     config = identity(run, algorithm_name, task_name)
     folder = settings.folder or Path("runs") / folder_name(config)
     what = f"{algorithm_name} on {task_name}, {run.seeds} seed(s), {run.steps:,} steps each"

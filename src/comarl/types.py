@@ -213,6 +213,15 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class SuitsActions(Protocol):
+    """What a task adds that can be played with discrete and with continuous actions."""
+
+    def suited_to(self, actions: frozenset[str]) -> Any:
+        """The same task with the kind of actions that an algorithm can choose."""
+        ...
+
+
+@runtime_checkable
 class Replay(Protocol):
     """Where experience waits: pure functions over one state, for one seed.
 
@@ -338,6 +347,13 @@ class Packs(Protocol):
     """
 
     packs: ClassVar[bool]
+
+
+@runtime_checkable
+class Communicates(Protocol):
+    """What an algorithm says whose agents receive messages while they act."""
+
+    communicates: ClassVar[bool]
 
 
 @runtime_checkable

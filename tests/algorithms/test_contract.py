@@ -72,7 +72,7 @@ def test_no_agents_greedy_action_depends_on_what_another_sees(algorithm, scrambl
     """Unless it says that its agents communicate, in which case it does."""
     state, communicates = (
         scramble(init(algorithm, SPEC), 1, 1.0),
-        getattr(algorithm, "communicates", False),
+        isinstance(algorithm, Communicates),
     )
 
     @jax.jit

@@ -22,7 +22,7 @@ from numpy import ndarray
 
 @dataclass(frozen=True)
 class Started:
-    """A run begins or is resumed: the budget of each seed, how many seeds, when its time is over."""
+    """A run begins or is resumed: each seed's budget, how many seeds, when its time is over."""
 
     steps: int
     seeds: int

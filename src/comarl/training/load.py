@@ -52,8 +52,8 @@ def load_state(folder: Path, run: Run, config: dict[str, Any]) -> RunState:
             if field.startswith(("algorithm.", "task."))
         )
         raise ValueError(
-            f"{', '.join(options)}: with the values given, the run's networks or what it remembers would have another "
-            "form. Leave out what changes that."
+            f"{', '.join(options)}: with the values given, the run's networks or what it remembers "
+            "would have another form. Leave out what changes that."
         )
     found = Checkpoints(folder / CHECKPOINTS).newest(like, theirs)
     if found is None:
@@ -62,16 +62,33 @@ def load_state(folder: Path, run: Run, config: dict[str, Any]) -> RunState:
 
 
 def rebuild(config: dict[str, Any]) -> Run:
-    """The settings that `config.json` holds, as the dataclasses that they were."""
+    """The settings that `config.json` holds, as the dataclasses that they were.
+
+    Raises ValueError if it has a field that this version has not.
+    """
     algorithm = find_algorithm(config["algorithm_name"]).algorithm
     template = Run(algorithm, find_task(config["task_name"]))
-    return fill(template, config)
+    settings = {k: v for k, v in config.items() if k not in ("algorithm_name", "task_name")}
+    return fill(template, settings)
 
 
-def fill(template: Any, data: Any) -> Any:
-    """`template` with the values of `data`, its JSON form, field by field."""
+def fill(template: Any, data: Any, path: str = "") -> Any:
+    """`template` with the values of `data`, its JSON form, field by field.
+
+    Raises ValueError for a field that the template has not: then the run is of another version.
+    """
     if dataclasses.is_dataclass(template) and isinstance(data, dict):
-        names = [field.name for field in dataclasses.fields(template) if field.name in data]
-        changes = {name: fill(getattr(template, name), data[name]) for name in names}
+        known = vars(template)
+        changes = {}
+        for name, value in data.items():
+            if name == "kind":  # the class, which the template has
+                continue
+            if name not in known:
+                raise ValueError(
+                    f"{path}{name}: the run has this setting, and this version of comarl has not. "
+                    "Its records can be reported. To evaluate or resume it, use the version that "
+                    "environment.json names; or train anew"
+                )
+            changes[name] = fill(known[name], value, f"{path}{name}.")
         return dataclasses.replace(template, **changes)  # type: ignore[type-var]
     return tuple(fill(None, item) for item in data) if isinstance(data, list) else data

@@ -36,32 +36,37 @@ def check_memory(run: Run) -> str:
     Raises TooLittleMemory if that is more than there is, ValueError if the replay cannot hold what
     one round plays.
     """
-    round_rows = run.algorithm.replay.rows(run.num_copies, run.spec)
-    if run.algorithm.replay.capacity < round_rows:
+    ring = run.algorithm.replay
+    round_rows = ring.rows(run.num_copies, run.spec)
+    if ring.capacity < round_rows:
         raise ValueError(
-            f"algorithm.replay.capacity {run.algorithm.replay.capacity} is less than one round of {run.num_copies} "
-            f"episode(s) may fill: it must be {round_rows} or more"
+            f"algorithm.replay.capacity {ring.capacity} is less than one round of "
+            f"{run.num_copies} episode(s) may fill: it must be {round_rows} or more"
         )
     shapes = jax.eval_shape(lambda: start(run))
-    replay, agent = num_bytes(shapes.replay), num_bytes(shapes.agent)
-    free, capacity = available(), run.algorithm.replay.capacity
+    replay = num_bytes(shapes.replay)
+    agent = num_bytes(shapes.agent)
+    free = available()
     # Networks are there twice while a round learns, and a tenth of what is free is left to
     # everything else.
     room = 0.9 * free - 2 * agent
     if replay > room:
-        fits = max(int(capacity * room / replay), 0)
-        remedy = (
-            f"--algorithm.replay.capacity {_round_down(fits)} would fit"
-            if fits >= max(round_rows, 2 * run.algorithm.replay.batch_size)
-            else f"not even a small replay fits beside the networks of {run.seeds} seeds: run fewer with --seeds"
-        )
-        if isinstance(run.algorithm.replay, EpisodeRing) and run.algorithm.replay.storage == "full":
+        fits = max(int(ring.capacity * room / replay), 0)
+        if fits >= max(round_rows, 2 * ring.batch_size):
+            remedy = f"--algorithm.replay.capacity {_round_down(fits)} would fit"
+        else:
+            remedy = (
+                f"not even a small replay fits beside the networks of {run.seeds} seeds: run fewer "
+                "with --seeds"
+            )
+        if isinstance(ring, EpisodeRing) and ring.storage == "full":
             remedy += ", and --algorithm.replay.storage half takes about half"
         raise TooLittleMemory(
-            f"algorithm.replay.capacity {capacity}: the replay of {run.seeds} seed(s) takes {_giga(replay)} and the "
-            f"networks {_giga(agent)}, but {_giga(free)} are free; {remedy}."
+            f"algorithm.replay.capacity {ring.capacity}: the replay of {run.seeds} seed(s) takes "
+            f"{_giga(replay)} and the networks {_giga(agent)}, but {_giga(free)} are free; {remedy}."
         )
-    return f"replay {_giga(replay)}, networks {_giga(agent)} for {run.seeds} seed(s); {_giga(free)} free"
+    needed = f"replay {_giga(replay)}, networks {_giga(agent)} for {run.seeds} seed(s)"
+    return f"{needed}; {_giga(free)} free"
 
 
 def _round_down(number: int) -> int:

@@ -1,4 +1,4 @@
-"""Shows how a run goes: a live line on a terminal, plain lines elsewhere. A listener of its events."""
+"""Shows how a run goes: a live line on a terminal, plain lines elsewhere."""
 
 import time
 from collections import deque

@@ -59,8 +59,8 @@ class Options:
     checkpoint_seconds: float = 120.0
     """least time between checkpoints"""
     vmapped_seeds: bool | None = None
-    """map seeds over array axes, or compute them sequentially; by default the first on accelerators,
-    and on CPUs neither: there each seed has a device of its own, if JAX sees so many
+    """map seeds over array axes, or compute them sequentially; by default the first on
+    accelerators, and on CPUs neither: there each seed has a device of its own, if JAX sees so many
     (`comarl.machine.placement.see_a_device_for_each`)"""
 
 
