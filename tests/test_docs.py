@@ -5,6 +5,7 @@ import doctest
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -128,12 +129,24 @@ def test_what_a_task_counts_is_on_the_page_of_metrics(name):
     assert all(f"| `{family}/*` | `{metric}` |" in text for metric in counted)
 
 
-def test_the_examples_of_extending_comarl_run():
+def test_the_examples_of_extending_comarl_run(spec, make_batch, clock_at, key):
     text = (ROOT / "docs/extending.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) >= 3
+    assert len(blocks) >= 4
+    names: dict[str, Any] = {"__name__": "example"}
     for block in blocks:
-        exec(compile(block, "docs/extending.md", "exec"), {"__name__": "example"})
+        exec(compile(block, "docs/extending.md", "exec"), names)
+    batch, clock = make_batch(spec), clock_at(0)
+    seen = jax.tree.map(lambda x: x[0], batch.now)
+    for name in ("PlainGradients", "UniformNoise"):
+        algorithm = names[name](hidden=(8, 8))
+        state = algorithm.init(spec, key)
+        new, metrics = jax.jit(algorithm.update)(state, batch, clock, key)
+        assert jax.tree.structure(new) == jax.tree.structure(state)
+        assert {"critic_loss", "td_loss", "actor_loss", "q_taken_mean"} <= metrics.keys()
+        for explore in (True, False):
+            _, action = algorithm.act(state, 0, (), seen, clock, key, explore=explore)
+            assert action.shape == (spec.num_agents, spec.action_size)
 
 
 def test_nothing_is_left_to_be_filled_in():

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # LSF-SAC, its ablations and all that it is compared with, on the small grid, where a lone catch is punished and where it
-# is not. Hours of a CPU; started again, it goes on.
+# is not. Hours of a CPU; started again, it resumes.
 #
 # All play 8 episodes at a time. What learns from replay draws 16 episodes for each one played, as PyMARL2 does, but in
 # four batches of 32 rather than one of 128. Schedules are shortened as the run is.

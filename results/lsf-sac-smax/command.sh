@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# LSF-SAC and what it is compared with on two maps of SMAX. Hours of a CPU; started again, it goes on.
+# LSF-SAC and what it is compared with on two maps of SMAX. Hours of a CPU; started again, it resumes.
 #
 # As on predator-prey: 16 episodes are drawn from replay for each one played, as PyMARL2 does, but in four batches of 32
 # rather than one of 128, and schedules are shortened as the run is. FOP has a tenth of its temperature: with its own,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # RACE, MERL and EA on the small grid where a lone catch is punished; QMIX and FACMAC are in results/predator-prey.
-# An hour of a CPU; started again, it goes on.
+# An hour of a CPU; started again, it resumes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 folders=()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Five ways to hunt on the small grid, and two of them where a lone catch is punished; the other three are in
-# results/predator-prey-punished. Hours of a CPU; started again, it goes on.
+# results/predator-prey-punished. Hours of a CPU; started again, it resumes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 folders=()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# RACE beside MATD3 on a CPU, at half an update per step. About three hours of two cores; started again, it goes on.
+# RACE beside MATD3 on a CPU, at half an update per step. About three hours of two cores; started again, it resumes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 half="--algorithm.pace.updates-per-step 0.5 --evaluate-every 5000"

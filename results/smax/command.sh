@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# QMIX, FACMAC and RACE on SMAX. Hours of a CPU; started again, it goes on.
+# QMIX, FACMAC and RACE on SMAX. Hours of a CPU; started again, it resumes.
 # On 2s3z there is an update for every second episode, rather than for every one: half the papers' pace, for all three.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

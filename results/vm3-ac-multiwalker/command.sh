@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # VM3-AC and MA-SAC on three walkers, as far as about an hour of one core goes for each (62 minutes of VM3-AC, 49 of MA-SAC,
-# which was stopped by hand); started again, it goes on.
+# which was stopped by hand); started again, it resumes.
 # Standard deviations of policies are between e^-5 and e^2, as on waves of prey; the rest is the default.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# VM3-AC and the field of its paper on waves of prey, with 2, 3 and 4 predators. Hours of a CPU; started again, it goes on.
+# VM3-AC and the field of its paper on waves of prey, with 2, 3 and 4 predators. Hours of a CPU; started again, it resumes.
 #
 # Differences from the defaults, the same for all: an update for every 20 steps instead of every 4, which would take a
 # CPU five times as long; standard deviations of policies between e^-5 and e^2, which begin at e^-1.5: with the defaults

@@ -384,12 +384,14 @@ def test_five_algorithms_differ_in_colour_and_in_marker_and_presets_keep_to_thei
     assert drawing.colour_of("race-facmac") == drawing.colour_of("race-matd3")
 
 
-def test_reading_needs_no_matplotlib_and_drawing_leaves_pyplot_and_the_backend_alone(runs):
+def test_reading_needs_no_matplotlib_nor_networks_and_drawing_leaves_pyplot_and_the_backend_alone(runs):
     code = f"""
 import sys, pathlib
 from comarl.report import comparison, single_run_curve
 comparison([pathlib.Path({str(runs[0])!r})])
 assert "matplotlib" not in sys.modules
+networks = ("comarl.training", "comarl.algorithms", "comarl.nn")
+assert not [name for name in sys.modules if name.startswith(networks)], "records are enough"
 import matplotlib
 before = matplotlib.rcParams.copy()
 single_run_curve(pathlib.Path({str(runs[0])!r}))
