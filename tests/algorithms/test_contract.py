@@ -11,7 +11,7 @@ import pytest
 from comarl.replay.episodes import Latent
 from comarl.replay.packing import pack
 from comarl.training.settings import Run, num_teams
-from comarl.types import Clock, EnvSpec, Timestep
+from comarl.types import Clock, Communicates, EnvSpec, Packs, Timestep
 from tests.algorithms.tiny import TINY
 from tests.data import make_episodes
 from tests.sessions import raw, session
@@ -51,13 +51,14 @@ def test_what_comes_after_an_end_changes_nothing(algorithm):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, algorithm in TINY.items() if getattr(algorithm, "packs", False)]
+    "name", [name for name, algorithm in TINY.items() if isinstance(algorithm, Packs)]
 )
 def test_episodes_that_share_a_row_teach_what_they_teach_apart(name):
     """Of actor-critics the critic: what an actor draws in its loss depends on where a step
     stands."""
     algorithm, lengths = TINY[name], (2, 3, 3, 1, 6, 1, 1)
-    batch, state = make_episodes(SPEC, lengths, TERMINATED, garbage=50.0), init(algorithm, SPEC)
+    batch = make_episodes(SPEC, lengths, TERMINATED, garbage=50.0)
+    state = init(algorithm, SPEC)
     packed = pack(batch)
     assert packed.mask.any(axis=1).sum() == 4 and packed.mask.sum() == sum(lengths)
     update = jax.jit(lambda batch: algorithm.update(state, batch, START, jax.random.key(1))[0])
@@ -70,10 +71,8 @@ def test_episodes_that_share_a_row_teach_what_they_teach_apart(name):
 
 def test_no_agents_greedy_action_depends_on_what_another_sees(algorithm, scramble):
     """Unless it says that its agents communicate, in which case it does."""
-    state, communicates = (
-        scramble(init(algorithm, SPEC), 1, 1.0),
-        isinstance(algorithm, Communicates),
-    )
+    state = scramble(init(algorithm, SPEC), 1, 1.0)
+    communicates = isinstance(algorithm, Communicates)
 
     @jax.jit
     def greedy(obs):

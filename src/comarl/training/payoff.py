@@ -65,12 +65,13 @@ def _judge(
     def values(agent: PyTree, seen: PyTree, memory: PyTree, key: Key) -> Float[Array, "3 3"]:
         if not isinstance(algorithm, ValuesTeams):
             return jnp.zeros((3, 3))
+        team_values = algorithm.team_values
         twice = jax.tree.map(lambda x: jnp.stack([x, x]), seen)  # now, and after the only step
         one, ends = jnp.zeros(1), jnp.ones(1, bool)
 
         def value(action: Int[Array, " 2"], key: Key) -> Float[Array, ""]:
             episode = Episode(memory, twice, action[None], one, ends, ends)
-            return algorithm.team_values(agent, episode, key)[0]
+            return team_values(agent, episode, key)[0]
 
         draws = jax.random.split(key, DRAWS)
         of_action = lambda action: jax.vmap(lambda k: value(action, k))(draws).mean()
