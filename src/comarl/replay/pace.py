@@ -13,9 +13,8 @@ from comarl.validation import check_range
 class StepPace:
     """Gradient steps per environment step, after a warm-up of random actions.
 
-    >>> import numpy as np
     >>> pace = StepPace(warmup_steps=0, updates_per_step=0.5)
-    >>> float(pace.due(np.array([[True, True, True], [True, False, False]])))
+    >>> float(pace.due(jnp.array([[True, True, True], [True, False, False]])))
     2.0
     """
 
@@ -53,9 +52,8 @@ class StepPace:
 class EpisodePace:
     """Gradient steps per episode, from when the replay holds a batch.
 
-    >>> import numpy as np
     >>> pace = EpisodePace(parallel_envs=2, updates_per_episode=0.5)
-    >>> float(pace.due(np.array([[True, True, True], [True, False, False]])))
+    >>> float(pace.due(jnp.array([[True, True, True], [True, False, False]])))
     1.0
     """
 
