@@ -10,7 +10,7 @@ def stop_requests(tell: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """Turns the first Ctrl-C into a request to stop after the round, so that it can be saved.
 
     The second interrupts. Yields a function that says whether a stop was asked for; `tell` gets a
-    sentence when it is. Outside the main thread nothing is changed: whoever runs us handles signals.
+    sentence when it is. Outside the main thread nothing changes: whoever runs us handles signals.
     """
     requested = False
 

@@ -15,25 +15,33 @@ from jaxtyping import Array, Float
 from comarl.types import Key
 
 Activation = Callable[[Array], Array]
+"""what stands between two layers, entry by entry"""
 
 
 def leaky_relu(x: Array) -> Array:
-    """PyTorch's leaky ReLU, slope 0.01: what RACE's critics use."""
+    """PyTorch's leaky ReLU, of slope 0.01 below 0, which RACE's critics use.
+
+    >>> leaky_relu(jnp.array([-100.0, 3.0])).tolist()
+    [-1.0, 3.0]
+    """
     return jnp.maximum(x, 0.01 * x)
 
 
 class Linear(eqx.Module):
-    """`x @ weight + bias`, drawn from U(-scale/sqrt(inputs), scale/sqrt(inputs)) as PyTorch
-    does."""
+    """`x @ weight + bias`, drawn from U(-scale/sqrt(inputs), scale/sqrt(inputs)) as PyTorch does.
+
+    >>> layer = Linear(3, 5, key=jax.random.key(0))
+    >>> layer(jnp.ones((8, 2, 3))).shape  # any leading axes
+    (8, 2, 5)
+    """
 
     weight: Float[Array, "*stack inputs outputs"]
     bias: Float[Array, "*stack outputs"]
 
     def __init__(self, inputs: int, outputs: int, *, key: Key, scale: float = 1.0):
         # One draw for weights and bias: each draw costs compile time.
-        both = jax.random.uniform(key, (inputs + 1, outputs), minval=-1.0, maxval=1.0) * (
-            scale / inputs**0.5
-        )
+        both = jax.random.uniform(key, (inputs + 1, outputs), minval=-1.0, maxval=1.0)
+        both = both * (scale / inputs**0.5)
         self.weight, self.bias = both[:-1], both[-1]
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
@@ -41,8 +49,13 @@ class Linear(eqx.Module):
 
 
 class LayerNorm(eqx.Module):
-    """ERL-Re2's layer normalisation: unbiased standard deviation, with the epsilon added to it, not
-    to the variance."""
+    """ERL-Re2's layer normalisation (Li et al., ICLR 2023, released code), which RACE uses.
+
+    The standard deviation is the unbiased one, and the epsilon is added to it, not to the variance.
+
+    >>> [f"{x:.3f}" for x in LayerNorm(2)(jnp.array([1.0, 3.0])).tolist()]
+    ['-0.707', '0.707']
+    """
 
     scale: Float[Array, "*stack features"]
     offset: Float[Array, "*stack features"]
@@ -61,7 +74,14 @@ class LayerNorm(eqx.Module):
 
 
 class Torso(eqx.Module):
-    """Hidden layers: each linear, then normalised if asked, then activated."""
+    """Hidden layers: each linear, then normalised if `layer_norm`, then activated.
+
+    `sizes` are the widths of the inputs and of each layer.
+
+    >>> torso = Torso((3, 64, 32), activation=jax.nn.relu, key=jax.random.key(0))
+    >>> torso(jnp.ones((8, 3))).shape
+    (8, 32)
+    """
 
     layers: tuple[Linear, ...]
     norms: tuple[LayerNorm, ...]
@@ -71,9 +91,8 @@ class Torso(eqx.Module):
         self, sizes: Sequence[int], *, activation: Activation, layer_norm: bool = False, key: Key
     ):
         keys = jax.random.split(key, len(sizes) - 1)
-        self.layers = tuple(
-            Linear(i, o, key=k) for i, o, k in zip(sizes[:-1], sizes[1:], keys, strict=True)
-        )
+        widths = zip(sizes[:-1], sizes[1:], keys, strict=True)
+        self.layers = tuple(Linear(inputs, outputs, key=k) for inputs, outputs, k in widths)
         self.norms = tuple(LayerNorm(size) for size in sizes[1:]) if layer_norm else ()
         self.activation = activation
 
@@ -85,7 +104,14 @@ class Torso(eqx.Module):
 
 
 class MLP(eqx.Module):
-    """Hidden layers and a linear output, whose initial weights may be scaled down."""
+    """Hidden layers and a linear output, whose initial weights are `output_scale` times as large.
+
+    `sizes` are the widths of the inputs, of each hidden layer and of the outputs.
+
+    >>> mlp = MLP((3, 64, 1), activation=jax.nn.relu, key=jax.random.key(0))
+    >>> mlp(jnp.ones((8, 3))).shape
+    (8, 1)
+    """
 
     torso: Torso
     output: Linear

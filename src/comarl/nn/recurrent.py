@@ -1,4 +1,8 @@
-"""Networks that remember: what agents of recurrent teams share."""
+"""Networks with a memory, for teams whose agents act on their histories.
+
+A network has two forms that agree: `step` plays, one step at a time, and `unroll` learns, all steps
+of a row at once. A row is an episode, or several behind one another (`comarl.replay.packing`).
+"""
 
 from typing import NamedTuple
 
@@ -12,8 +16,7 @@ from comarl.types import EnvSpec, Episode, Key
 
 
 class Gates(NamedTuple):
-    """What the reset gate, the update gate and the candidate of a GRU each get, as arrays of their
-    own."""
+    """The inputs of a GRU's reset gate r, update gate z and candidate n, as arrays of their own."""
 
     r: Float[Array, "*batch hidden"]
     z: Float[Array, "*batch hidden"]
@@ -28,9 +31,8 @@ class GatedLinear(eqx.Module):
     bias: Float[Array, "*stack 3 hidden"]
 
     def __init__(self, inputs: int, hidden: int, *, key: Key):
-        both = (
-            jax.random.uniform(key, (3, inputs + 1, hidden), minval=-1.0, maxval=1.0) / hidden**0.5
-        )
+        both = jax.random.uniform(key, (3, inputs + 1, hidden), minval=-1.0, maxval=1.0)
+        both = both / hidden**0.5
         self.weight, self.bias = both[:, :-1], both[:, -1]
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Gates:
@@ -56,9 +58,10 @@ class Gru(eqx.Module):
 
 
 def gru_step(from_memory: GatedLinear, memory: Array, inputs: Gates) -> tuple[Array, Gates, Array]:
-    """The next memory; and r, z, n and U_n h, which its gradient needs."""
+    """The next memory h' `[... hidden]`; and r, z, n and U_n h, which its gradient needs."""
     mine = from_memory(memory)
-    r, z = jax.nn.sigmoid(inputs.r + mine.r), jax.nn.sigmoid(inputs.z + mine.z)
+    r = jax.nn.sigmoid(inputs.r + mine.r)
+    z = jax.nn.sigmoid(inputs.z + mine.z)
     n = jnp.tanh(inputs.n + r * mine.n)
     return n + z * (memory - n), Gates(r, z, n), mine.n
 
@@ -67,8 +70,9 @@ def gru_step(from_memory: GatedLinear, memory: Array, inputs: Gates) -> tuple[Ar
 def gru_unroll(
     from_memory: GatedLinear, inputs: Gates, keep: Float[Array, " time"]
 ) -> Float[Array, "time agents hidden"]:
-    """The memories of a row of steps, from an empty one; `keep` is 0 at the steps that begin anew,
-    else 1.
+    """The memories after each step of a row, from an empty one.
+
+    `keep` is 0 at the steps before which memory is emptied, else 1.
 
     Its gradient is written out, because that of a scan would add up the weights' gradient step by
     step: here it is one matrix product over all steps, which halves the time of a whole update.
@@ -77,6 +81,8 @@ def gru_unroll(
 
 
 def gru_forward(from_memory: GatedLinear, inputs: Gates, keep: Array) -> tuple[Array, tuple]:
+    """`gru_unroll`, and what its gradient needs."""
+
     def step(memory: Array, item: tuple[Gates, Array]) -> tuple[Array, tuple]:
         x, kept = item
         after, gates, mine = gru_step(from_memory, kept * memory, x)
@@ -87,12 +93,19 @@ def gru_forward(from_memory: GatedLinear, inputs: Gates, keep: Array) -> tuple[A
 
 
 def gru_backward(residual: tuple, cotangent: Array) -> tuple[GatedLinear, Gates, Array]:
-    """Through time: `dh` is the loss's gradient by each memory, from which all else follows at
-    once."""
+    """Backpropagation through time: the gradients of `gru_unroll`'s three arguments.
+
+    `dh`, the loss's gradient by each memory, is found step by step, from the last to the first; all
+    else follows from it at once.
+    """
     from_memory, memories, (r, z, n), mine, keep = residual
     before = keep[:, None, None] * jnp.concatenate([jnp.zeros_like(memories[:1]), memories[:-1]])
-    by_n = (1.0 - z) * (1.0 - n * n)  # of h' by what is inside the tanh, and so on
-    by_z, by_r, by_mine = (before - n) * z * (1.0 - z), by_n * mine * r * (1.0 - r), by_n * r
+    # Derivatives of h' by what is inside the tanh of n, by what is inside the sigmoids of z and r,
+    # and by U_n h.
+    by_n = (1.0 - z) * (1.0 - n * n)
+    by_z = (before - n) * z * (1.0 - z)
+    by_r = by_n * mine * r * (1.0 - r)
+    by_mine = by_n * r
     u_r, u_z, u_n = (from_memory.weight[i].T for i in range(3))
 
     def step(after: Array, x: tuple) -> tuple[Array, Array]:
@@ -114,7 +127,14 @@ gru_unroll.defvjp(gru_forward, gru_backward)
 
 
 class RecurrentEncoder(eqx.Module):
-    """Linear, ReLU, GRU: each agent's history as one vector. All agents share the parameters."""
+    """Linear, ReLU, GRU: each agent's history as one vector. All agents share the parameters.
+
+    >>> encoder = RecurrentEncoder(inputs=7, hidden=16, key=jax.random.key(0))
+    >>> encoder(jnp.zeros((2, 16)), jnp.ones((2, 7))).shape  # one step of two agents
+    (2, 16)
+    >>> encoder.unroll(jnp.ones((10, 2, 7))).shape  # ten steps
+    (10, 2, 16)
+    """
 
     layer: Linear
     gru: Gru
@@ -126,10 +146,11 @@ class RecurrentEncoder(eqx.Module):
 
     @property
     def hidden(self) -> int:
+        """Length of an agent's memory."""
         return self.gru.from_memory.weight.shape[-1]
 
     def project(self, x: Float[Array, "*batch inputs"]) -> Gates:
-        """What does not depend on memory."""
+        """The part of the GRU's inputs that does not depend on memory."""
         return self.gru.from_input(jax.nn.relu(self.layer(x)))
 
     def __call__(
@@ -141,7 +162,7 @@ class RecurrentEncoder(eqx.Module):
     def unroll(
         self, x: Float[Array, "time agents inputs"], starts: Bool[Array, " time"] | None = None
     ) -> Float[Array, "time agents hidden"]:
-        """A whole row of steps. Only the recurrence itself waits for the step before.
+        """The memories after each step of a row. Only the recurrence waits for the step before.
 
         Memory is empty at the first step and, in a row of several episodes, wherever `starts` is
         true.
@@ -151,15 +172,19 @@ class RecurrentEncoder(eqx.Module):
 
 
 def input_size(spec: EnvSpec) -> int:
-    """The width of `agent_inputs`."""
+    """The width of `agent_inputs`.
+
+    >>> input_size(EnvSpec(2, obs_size=3, state_size=4, action_size=5, discrete=True, horizon=10))
+    10
+    """
     return spec.obs_size + spec.action_size + spec.num_agents
 
 
 def agent_inputs(
     spec: EnvSpec, obs: Float[Array, "*batch agents obs"], last_action: Int[Array, "*batch agents"]
 ) -> Float[Array, "*batch agents inputs"]:
-    """What every agent's network sees: its observation, its last action (-1 for none) and its
-    number, one-hot."""
+    """The inputs of every agent's network: its observation, its last action (-1 for none) and which
+    agent it is, the last two one-hot."""
     identity = jnp.broadcast_to(jnp.eye(spec.num_agents), (*obs.shape[:-1], spec.num_agents))
     return jnp.concatenate([obs, jax.nn.one_hot(last_action, spec.action_size), identity], axis=-1)
 
@@ -167,10 +192,13 @@ def agent_inputs(
 def last_actions(
     action: Int[Array, "time agents"], starts: Bool[Array, " steps"] | None = None
 ) -> Int[Array, "steps agents"]:
-    """For each step of an episode and the one after its end: the action before it; -1 before the
-    first.
+    """The action before each step of an episode and before the timestep after its end; -1 before
+    the first.
 
     In a row of several episodes `starts` says where each begins.
+
+    >>> last_actions(jnp.array([[3], [1]])).tolist()
+    [[-1], [3], [1]]
     """
     before = jnp.concatenate([jnp.full_like(action[:1], -1), action])
     return before if starts is None else jnp.where(starts[:, None], -1, before)
@@ -184,12 +212,15 @@ class Memory(eqx.Module):
 
     @classmethod
     def empty(cls, num_agents: int, hidden: int) -> "Memory":
+        """What a team carries into an episode."""
         return cls(jnp.zeros((num_agents, hidden)), jnp.full(num_agents, -1, jnp.int32))
 
 
 class RecurrentNet(eqx.Module):
-    """What each agent makes of its history, for each of its actions: utilities, or the logits of a
-    policy."""
+    """A number for each action of each agent, from its history: utilities, or a policy's logits.
+
+    This is the agent of QMIX (Rashid et al., ICML 2018): `RecurrentEncoder` and a linear head.
+    """
 
     encoder: RecurrentEncoder
     head: Linear
@@ -204,23 +235,22 @@ class RecurrentNet(eqx.Module):
     def step(
         self, memory: Memory, obs: Float[Array, "agents obs"]
     ) -> tuple[Float[Array, "agents hidden"], Float[Array, "agents actions"]]:
-        """One step: what to remember, and a number for each action."""
+        """One step: the next memory's `hidden`, and a number for each action."""
         hidden = self.encoder(memory.hidden, agent_inputs(self.spec, obs, memory.last_action))
         return hidden, self.head(hidden)
 
     def unroll(self, episode: Episode) -> Float[Array, "steps agents actions"]:
-        """A whole episode, the step after its end included."""
+        """The numbers at every step of an episode, and at the timestep after its end."""
         return self.head(unroll_episode(self.encoder, self.spec, episode))
 
 
 def unroll_episode(
     encoder: RecurrentEncoder, spec: EnvSpec, episode: Episode
 ) -> Float[Array, "steps agents hidden"]:
-    """Every agent's history at each step of an episode, and after its end; so for each of several
-    in one row."""
+    """Every agent's history as a vector, at each step of a row and after its end."""
     return encoder.unroll(episode_inputs(spec, episode), episode.starts)
 
 
 def episode_inputs(spec: EnvSpec, episode: Episode) -> Float[Array, "steps agents inputs"]:
-    """What every agent's network sees at each of them."""
+    """`agent_inputs` at each step of a row and after its end."""
     return agent_inputs(spec, episode.timesteps.obs, last_actions(episode.action, episode.starts))

@@ -1,5 +1,8 @@
 """How discrete teams choose: greedily, by chance, or by a policy, and always among what is
-available."""
+available.
+
+Where `available` is None, all actions are.
+"""
 
 from dataclasses import dataclass
 
@@ -10,12 +13,16 @@ from jaxtyping import Array, Bool, Float, Int
 from comarl.types import Clock, Key
 from comarl.validation import check_range
 
-# The logit of an action that is not available: finite, so that gradients stay numbers.
 NEVER = -1e10
+"""the logit of an action that is not available: finite, so that gradients stay numbers"""
 
 
 def linear(start: float, end: float, steps: int, now: Int[Array, ""]) -> Float[Array, ""]:
-    """From `start` to `end` over the first `steps` environment steps, then `end`."""
+    """From `start` to `end` over the first `steps` environment steps, then `end`.
+
+    >>> [float(linear(1.0, 0.5, 100, jnp.int32(now))) for now in (0, 50, 1000)]
+    [1.0, 0.75, 0.5]
+    """
     progress = jnp.minimum(now.astype(jnp.float32) / max(steps, 1), 1.0)
     return start + (end - start) * progress
 
@@ -49,21 +56,33 @@ class Epsilon:
 def only_available(
     scores: Float[Array, "*batch actions"], available: Bool[Array, "*#batch actions"] | None
 ) -> Float[Array, "*batch actions"]:
-    """Scores or logits in which nothing that is not available can win, or have a chance."""
+    """Scores or logits in which what is not available can neither win nor be drawn.
+
+    >>> only_available(jnp.array([1.0, 2.0]), jnp.array([True, False])).tolist()
+    [1.0, -10000000000.0]
+    """
     return scores if available is None else jnp.where(available, scores, NEVER)
 
 
 def greedy(
     scores: Float[Array, "*batch actions"], available: Bool[Array, "*batch actions"] | None
 ) -> Int[Array, "*batch"]:
-    """The best available action; the first of equals."""
+    """The best available action; the first of equals.
+
+    >>> int(greedy(jnp.array([1.0, 2.0, 3.0]), jnp.array([True, True, False])))
+    1
+    """
     return jnp.argmax(only_available(scores, available), axis=-1).astype(jnp.int32)
 
 
 def pick(
     values: Float[Array, "*batch actions"], action: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """The entry of each agent's action."""
+    """The entry of each agent's action, such as the utility of what it chose.
+
+    >>> pick(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 0])).tolist()
+    [2.0, 3.0]
+    """
     return jnp.take_along_axis(values, action[..., None], axis=-1)[..., 0]
 
 
@@ -85,7 +104,11 @@ def policy_with_epsilon(
     available: Bool[Array, "*batch actions"] | None,
     epsilon: Float[Array, ""] | float,
 ) -> Float[Array, "*batch actions"]:
-    """(1 - epsilon) softmax(logits) + epsilon (uniform over the available actions)."""
+    """(1 - epsilon) softmax(logits) + epsilon (uniform over the available actions).
+
+    >>> policy_with_epsilon(jnp.array([9.0, 0.0]), jnp.array([True, True]), 1.0).tolist()
+    [0.5, 0.5]
+    """
     policy = jax.nn.softmax(only_available(logits, available))
     anything = jax.nn.softmax(only_available(jnp.zeros_like(logits), available))
     return (1.0 - epsilon) * policy + epsilon * anything
@@ -98,6 +121,5 @@ def epsilon_softmax(
     key: Key,
 ) -> Int[Array, " agents"]:
     """Drawn from (1 - epsilon) softmax(logits) + epsilon (uniform over the available actions)."""
-    return jax.random.categorical(
-        key, jnp.log(policy_with_epsilon(logits, available, epsilon))
-    ).astype(jnp.int32)
+    log_policy = jnp.log(policy_with_epsilon(logits, available, epsilon))
+    return jax.random.categorical(key, log_policy).astype(jnp.int32)
