@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import pkgutil
+import re
 from collections import defaultdict
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -72,6 +73,13 @@ def folder(module: str) -> str:
 
 def test_every_folder_has_its_place_in_the_list():
     assert {folder(module) for module in MODULES} <= set(LEVEL)
+
+
+def test_the_list_is_the_one_that_contributors_read():
+    page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    listed = re.findall(r"`src/comarl/(\w+)/`", page.partition("| `tests/` |")[0])
+    ours = [name for layer in LAYERS for name in layer if (SOURCE / name).is_dir()]
+    assert listed == ours
 
 
 @pytest.mark.parametrize("module", MODULES)
