@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.algorithms.facmac import FACMAC_NONMONOTONIC, Facmac, FacmacContinuous, State
+from comarl.algorithms.facmac import Facmac, FacmacContinuous, State
+from comarl.algorithms.presets import FACMAC_NONMONOTONIC
 from comarl.nn.recurrent import Memory
 from comarl.replay.transitions import Ring
 from comarl.types import Clock, EnvSpec
@@ -32,7 +33,7 @@ FACMAC = Facmac(
     critic_optimiser=SMOOTH,
 )
 MIXINGS = {"monotonic": FACMAC, "any": dataclasses.replace(FACMAC, mixing="any")}
-NETWORKS = lambda s: (s.actor.value, s.critic.value, s.target_actor, s.target_critic)
+NETWORKS = lambda s: (s.actor.value, s.critic.value, s.actor.target, s.critic.target)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -108,9 +109,9 @@ class Equations:
 
     def target(self, td_lambda):
         s = self.state
-        action = self.reference.best(self.logits(s.target_actor), self.available)
+        action = self.reference.best(self.logits(s.actor.target), self.available)
         q = self.reference.factored_critic(
-            s.target_critic, self.obs[:, 1:], action[:, 1:], self.states[:, 1:]
+            s.critic.target, self.obs[:, 1:], action[:, 1:], self.states[:, 1:]
         )
         return self.reference.lambda_targets(self.batch, q, GAMMA, td_lambda)
 
@@ -170,18 +171,18 @@ def test_an_episode_of_one_step_is_worth_its_reward_and_if_cut_what_follows(refe
     """The targets of a terminated and of a cut step, without any recursion."""
     batch = make_episodes(SPEC, (1, 1), (0,))
     equations = Equations(reference, state, batch)
-    action = reference.best(equations.logits(equations.state.target_actor), equations.available)[
+    action = reference.best(equations.logits(equations.state.actor.target), equations.available)[
         1, 1
     ]
     value = reference.factored_critic(
-        equations.state.target_critic, equations.obs[1, 1], action, equations.states[1, 1]
+        equations.state.critic.target, equations.obs[1, 1], action, equations.states[1, 1]
     )
     _, metrics = fit_critic(FACMAC, state, batch)
     expected = (batch.reward[0, 0] + (batch.reward[1, 0] + GAMMA * value)) / 2
     np.testing.assert_allclose(metrics["target_value"], expected, rtol=1e-4)
 
 
-def test_all_actors_climb_the_critic_at_once_by_the_relaxed_draw(
+def test_all_actors_maximise_the_critic_at_once_by_the_relaxed_draw(
     updated, state, equations, reference, key
 ):
     """The critic is the one that was just fitted; moving one agent's action at a time would be
@@ -204,20 +205,21 @@ def test_the_critics_step_depends_on_targets_and_the_actors_on_the_critic_alone(
     other = eqx.tree_at(lambda s: s.actor.value, state, scramble(state.actor.value, 9))
     after, _ = update(FACMAC, other, batch, at(), key)
     assert bits(after.critic) == bits(updated[0].critic), "the critic learnt from the live actor"
-    targets = lambda s: (s.target_actor, s.target_critic)
+    targets = lambda s: (s.actor.target, s.critic.target)
     other = eqx.tree_at(targets, state, scramble(targets(state), 9))
     after, _ = update(FACMAC, other, batch, at(), key)
-    assert bits(after.critic) != bits(updated[0].critic)
+    assert bits(after.critic.learner) != bits(updated[0].critic.learner)
     one, two = (
-        jax.jit(FACMAC.fit_actor)(s, state.critic.value, batch, key)[0] for s in (state, other)
+        jax.jit(FACMAC.fit_actor)(s.actor, state.critic.value, batch, key)[0].learner
+        for s in (state, other)
     )
     assert bits(one) == bits(two), "the actor learnt from the targets"
 
 
 def test_every_parameter_learns_and_the_targets_stay(updated, state, bits):
     after, _ = updated
-    assert bits((after.target_actor, after.target_critic)) == bits(
-        (state.target_actor, state.target_critic)
+    assert bits((after.actor.target, after.critic.target)) == bits(
+        (state.actor.target, state.critic.target)
     )
     networks = lambda s: (s.actor.value, s.critic.value)
     pairs = zip(*(jax.tree.leaves_with_path(networks(s)) for s in (after, state)), strict=True)
@@ -238,7 +240,7 @@ def test_only_the_critic_without_the_sign_constraint_may_count_a_utility_against
 
 def test_both_targets_are_copied_after_every_third_update_and_only_then(state, batch, bits, key):
     online = lambda s: (s.actor.value, s.critic.value)
-    targets = lambda s: (s.target_actor, s.target_critic)
+    targets = lambda s: (s.actor.target, s.critic.target)
     for number in range(7):
         before, (state, _) = state, update(FACMAC, state, batch, at(number), key)
         assert bits(targets(state)) == bits(online(state) if number in (2, 5) else targets(before))
@@ -298,8 +300,8 @@ def test_no_agents_greedy_action_depends_on_what_another_sees_or_may_do(state, b
 
 
 def test_exploring_draws_from_the_policy_with_a_share_of_random_actions(state):
-    """Logits log 6, log 3, log 1 with the last unavailable to agent 1: 0.6, 0.3, 0.1 and 2/3, 1/3. Epsilon falls from
-    0.5 at step 0 by 0.1 at 50 of 100 to 0.3 in the end."""
+    """Logits log 6, log 3, log 1 with the last unavailable to agent 1: 0.6, 0.3, 0.1
+    and 2/3, 1/3. Epsilon falls from 0.5 at step 0 by 0.1 at 50 of 100 to 0.3 in the end."""
     algorithm = dataclasses.replace(
         FACMAC, epsilon=dataclasses.replace(FACMAC.epsilon, first=0.5, last=0.3, steps=100)
     )
@@ -378,10 +380,10 @@ def test_the_continuous_critic_descends_to_one_step_of_the_targets(
     moved, continuous, transitions, reference, spec
 ):
     (after, metrics), s, batch = moved, reference.doubles(continuous), transitions
-    action = actions_of(reference, s.target_actor, batch.next.obs, spec)
+    action = actions_of(reference, s.actor.target, batch.next.obs, spec)
     assert (action[:, 1, 1] == 0).all() and (action[:, 0] != 0).all()
     value = reference.factored_critic(
-        s.target_critic, with_identity(batch.next.obs), action, np.float64(batch.next.state)
+        s.critic.target, with_identity(batch.next.obs), action, np.float64(batch.next.state)
     )
     y = np.float64(batch.reward) + np.where(batch.terminated, 0.0, GAMMA * value)
 
@@ -394,7 +396,7 @@ def test_the_continuous_critic_descends_to_one_step_of_the_targets(
     reference.assert_descends(continuous.critic.value, after.critic.value, loss, entries=3)
 
 
-def test_the_continuous_actors_climb_the_critic_at_once_and_pay_for_large_actions(
+def test_the_continuous_actors_maximise_the_critic_at_once_and_pay_for_large_actions(
     moved, continuous, transitions, reference, spec
 ):
     after, metrics = moved
@@ -416,10 +418,10 @@ def test_the_continuous_actors_climb_the_critic_at_once_and_pay_for_large_action
 def test_the_continuous_targets_move_by_tau(moved, continuous):
     after, _ = moved
     leaves = lambda *trees: jax.tree.leaves(trees)
-    follow = leaves(after.target_actor, after.target_critic)
+    follow = leaves(after.actor.target, after.critic.target)
     online, before = (
         leaves(after.actor.value, after.critic.value),
-        leaves(continuous.target_actor, continuous.target_critic),
+        leaves(continuous.actor.target, continuous.critic.target),
     )
     for t, o, b in zip(follow, online, before, strict=True):
         np.testing.assert_allclose(t, b + 0.2 * (np.asarray(o) - np.asarray(b)), atol=1e-6)

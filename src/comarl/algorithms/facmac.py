@@ -1,12 +1,13 @@
 """FACMAC: factored multi-agent centralised policy gradients (Peng et al., NeurIPS 2021).
 
-One critic for the team, factored into the agents' utilities as QMIX's is; the actors climb it all
-at once, by the gradient through the joint action.
+One critic for the team, factored into the agents' utilities as QMIX's is; the actors maximise it
+all at once, by the gradient through the joint action.
 
-    Q_tot(s, u) = g_s(Q_1(o_1, u_1) .. Q_N(o_N, u_N))                                                          (Eq 5)
-    y_t    = r_t + gamma ((1 - lambda) Q_tot'(s_{t+1}, mu'(tau_{t+1})) + lambda y_{t+1})            (Eq 6: lambda is 0)
-    L_crit = mean over steps (Q_tot(s_t, u_t) - y_t)^2                                                         (Eq 6)
-    L_act  = -mean over steps Q_tot(s_t, mu_1(tau_1) .. mu_N(tau_N))                                           (Eq 7)
+    Q_tot(s, u) = g_s(Q_1(o_1, u_1) .. Q_N(o_N, u_N))                                         (Eq 5)
+    y_t    = r_t + gamma ((1 - lambda) Q'_{t+1} + lambda y_{t+1})           (Eq 6, with lambda 0)
+    Q'_t   = Q_tot'(s_t, mu'(tau_t))                                        by the slow copies
+    L_crit = mean over steps (Q_tot(s_t, u_t) - y_t)^2                                        (Eq 6)
+    L_act  = -mean over steps Q_tot(s_t, mu_1(tau_1) .. mu_N(tau_N))                          (Eq 7)
 
 All agents' actions are those of the policies now, not only one agent's: the centralised policy
 gradient of Sec 4.2. With discrete actions mu is a categorical policy: greedy in targets, a
@@ -19,18 +20,20 @@ ones: feed-forward actors, learning from transitions, lambda 0. Sources of the s
 authors' code for StarCraft and for Multi-Agent MuJoCo.
 
 Differences from the authors' code:
-1. An episode that was cut by time ends in its own value wherever it ends within a batch; theirs relies on the longest.
-2. Random exploration and targets never pick an unavailable action; theirs may, on steps after an episode's end.
+1. An episode that was truncated ends in its own value wherever it ends within a batch; theirs
+   relies on the longest.
+2. Random exploration and targets never pick an unavailable action; theirs may, on steps after an
+   episode's end.
 3. Continuous actors and utilities see which agent they serve.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from comarl.nn.critics import FactoredCritic
 from comarl.nn.mixers import Mixing
@@ -38,8 +41,8 @@ from comarl.nn.policies import SharedActor, explore_with_noise
 from comarl.nn.recurrent import Memory, RecurrentNet
 from comarl.ops.distributions import straight_through_steps
 from comarl.ops.exploration import Epsilon, epsilon_softmax, greedy
-from comarl.ops.learner import Adam, Learner, copy_every, polyak
-from comarl.ops.returns import episode_targets, masked_mean
+from comarl.ops.learner import Adam, Tracked
+from comarl.ops.returns import episode_targets, masked_mean, one_step_targets, td_metrics
 from comarl.replay.episodes import EpisodeRing
 from comarl.replay.pace import EpisodePace, StepPace
 from comarl.replay.transitions import Ring
@@ -50,19 +53,15 @@ from comarl.validation import check_fields, check_range
 class State(eqx.Module):
     """What changes while FACMAC learns discrete actions."""
 
-    actor: Learner[RecurrentNet]  # mu_i, shared by agents
-    critic: Learner[FactoredCritic]  # Q_tot
-    target_actor: RecurrentNet
-    target_critic: FactoredCritic
+    actor: Tracked[RecurrentNet]  # mu_i, shared by agents, and mu'
+    critic: Tracked[FactoredCritic]  # Q_tot and Q_tot'
 
 
 class ContinuousState(eqx.Module):
     """What changes while FACMAC learns continuous actions."""
 
-    actor: Learner[SharedActor]  # mu_i, shared by agents
-    critic: Learner[FactoredCritic]  # Q_tot
-    target_actor: SharedActor
-    target_critic: FactoredCritic
+    actor: Tracked[SharedActor]  # mu_i, shared by agents, and mu'
+    critic: Tracked[FactoredCritic]  # Q_tot and Q_tot'
 
 
 @dataclass(frozen=True)
@@ -107,16 +106,24 @@ class Facmac:
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         actor_key, critic_key = jax.random.split(key)
-        actor = RecurrentNet(spec, self.hidden, key=actor_key)
-        size: dict[str, Any] = dict(width=self.mixer_width, hypernet=self.hypernet)
-        critic = FactoredCritic(
-            spec, (self.hidden, self.hidden), self.mixing, **size, key=critic_key
-        )
         return State(
-            actor=Learner.create(actor, self.actor_optimiser),
-            critic=Learner.create(critic, self.critic_optimiser),
-            target_actor=actor,
-            target_critic=critic,
+            actor=Tracked.create(self.make_actor(spec, actor_key), self.actor_optimiser),
+            critic=Tracked.create(self.make_critic(spec, critic_key), self.critic_optimiser),
+        )
+
+    def make_actor(self, spec: EnvSpec, key: Key) -> RecurrentNet:
+        """mu_i(tau_i) as logits."""
+        return RecurrentNet(spec, self.hidden, key=key)
+
+    def make_critic(self, spec: EnvSpec, key: Key) -> FactoredCritic:
+        """Q_tot(s, u), Eq. 5."""
+        return FactoredCritic(
+            spec,
+            (self.hidden, self.hidden),
+            self.mixing,
+            width=self.mixer_width,
+            hypernet=self.hypernet,
+            key=key,
         )
 
     def initial_memory(self, state: PyTree, timestep: Timestep, key: Key) -> Memory:
@@ -154,38 +161,69 @@ class Facmac:
     ) -> tuple[Memory, Int[Array, " agents"]]:
         """How any team acts; an evolving one adds no random actions to those that it draws."""
         hidden, logits = policy.step(memory, timestep.obs)
-        available = timestep.available
-        action = (
-            epsilon_softmax(logits, available, epsilon, key)
-            if explore
-            else greedy(logits, available)
-        )
+        if explore:
+            action = self.explore(logits, timestep.available, epsilon, key)
+        else:
+            action = greedy(logits, timestep.available)
         return Memory(hidden, action), action
 
+    def explore(
+        self,
+        logits: Float[Array, "agents actions"],
+        available: Bool[Array, "agents actions"] | None,
+        epsilon: Float[Array, ""] | float,
+        key: Key,
+    ) -> Int[Array, " agents"]:
+        """Drawn from the policies, with a share epsilon of random actions."""
+        return epsilon_softmax(logits, available, epsilon, key)
+
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
-        """The critic, then the actor by the critic as it is now; targets are copied when due."""
-        critic, metrics = self.fit_critic(state, batch)
-        actor, actor_metrics = self.fit_actor(state, critic.value, batch, key)
-        online, target = (actor.value, critic.value), (state.target_actor, state.target_critic)
-        return State(
-            actor, critic, *copy_every(self.target_period, clock.updates, target, online)
-        ), (metrics | actor_metrics)
+        """The critic, then the actors by the critic as it is now; targets are copied when due."""
+        # Critic: Eq. 6.
+        critic, critic_metrics = self.fit_critic(state, batch)
 
-    def fit_critic(self, state: State, batch: Episode) -> tuple[Learner[FactoredCritic], Metrics]:
-        """TD(lambda) with the target actors' greedy actions (Eq 6)."""
-        logits = jax.vmap(state.target_actor.unroll)(batch)
-        next_action = jax.nn.one_hot(greedy(logits, batch.timesteps.available), logits.shape[-1])
+        # Actors: Eq. 7.
+        actor, actor_metrics = self.fit_actor(state.actor, critic.value, batch, key)
+
+        # Targets.
+        actor = actor.copy_every(self.target_period, clock.updates)
+        critic = critic.copy_every(self.target_period, clock.updates)
+        metrics = critic_metrics | actor_metrics | {"epsilon": self.epsilon.at(clock)}
+        return State(actor, critic), metrics
+
+    def fit_critic(self, state: State, batch: Episode) -> tuple[Tracked[FactoredCritic], Metrics]:
+        """TD(lambda) with the target actors' greedy actions (Eq. 6)."""
         steps = batch.timesteps
-        next_q = state.target_critic(steps.obs[:, 1:], next_action[:, 1:], steps.state[:, 1:])
+        logits = jax.vmap(state.actor.target.unroll)(batch)
+        num_actions = logits.shape[-1]
+        next_action = jax.nn.one_hot(greedy(logits, steps.available), num_actions)[:, 1:]
+        next_q = state.critic.target(steps.obs[:, 1:], next_action, steps.state[:, 1:])
         target = episode_targets(batch, next_q, self.gamma, self.td_lambda)
-        action = jax.nn.one_hot(batch.action, logits.shape[-1])
+        action = jax.nn.one_hot(batch.action, num_actions)
 
-        def loss(critic: FactoredCritic) -> Float[Array, ""]:
+        def loss(critic: FactoredCritic) -> tuple[Float[Array, ""], Float[Array, "batch time"]]:
             q = critic(steps.obs[:, :-1], action, steps.state[:, :-1])
-            return masked_mean(jnp.square(q - target), batch.mask)
+            return masked_mean(jnp.square(q - target), batch.mask), q
 
-        critic, critic_loss = state.critic.descend(loss)
-        return critic, {"critic_loss": critic_loss, "target_value": masked_mean(target, batch.mask)}
+        critic, (td_loss, q) = state.critic.descend(loss, has_aux=True)
+        metrics = {"critic_loss": td_loss, "td_loss": td_loss}
+        return critic, metrics | td_metrics(q, target, batch.mask)
+
+    def fit_actor(
+        self, actor: Tracked[RecurrentNet], critic: FactoredCritic, batch: Episode, key: Key
+    ) -> tuple[Tracked[RecurrentNet], Metrics]:
+        """All agents at once maximise Q_tot (Eq. 7)."""
+        steps, available = batch.timesteps, batch.timesteps.available
+        assert available is not None  # discrete tasks say what is legal
+
+        def loss(actor: RecurrentNet) -> Float[Array, ""]:
+            logits = jax.vmap(actor.unroll)(batch)[:, :-1]
+            action = straight_through_steps(logits, available[:, :-1], key)
+            q = critic(steps.obs[:, :-1], action, steps.state[:, :-1])
+            return -masked_mean(q, batch.mask)
+
+        actor, actor_loss = actor.descend(loss)
+        return actor, {"actor_loss": actor_loss}
 
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
         """Q_tot of what the team did at each step of one episode."""
@@ -193,21 +231,6 @@ class Facmac:
         steps, num_actions = episode.timesteps, state.actor.value.spec.action_size
         action = jax.nn.one_hot(episode.action, num_actions)
         return state.critic.value(steps.obs[:-1], action, steps.state[:-1])
-
-    def fit_actor(
-        self, state: State, critic: FactoredCritic, batch: Episode, key: Key
-    ) -> tuple[Learner[RecurrentNet], Metrics]:
-        """All agents at once climb Q_tot (Eq 7)."""
-        steps, available = batch.timesteps, batch.timesteps.available
-        assert available is not None  # discrete tasks say what is legal
-
-        def loss(actor: RecurrentNet) -> Float[Array, ""]:
-            logits = jax.vmap(actor.unroll)(batch)[:, :-1]
-            action = straight_through_steps(logits, available[:, :-1], key)
-            return -masked_mean(critic(steps.obs[:, :-1], action, steps.state[:, :-1]), batch.mask)
-
-        actor, actor_loss = state.actor.descend(loss)
-        return actor, {"actor_loss": actor_loss}
 
 
 @dataclass(frozen=True)
@@ -247,21 +270,29 @@ class FacmacContinuous:
         check_fields(self)
         check_range(self, 1, None, "hidden", "mixer_width")
         check_range(self, 0, 1, "gamma", "tau")
-        nonnegative = ("hypernet", "exploration_noise", "action_penalty")
-        check_range(self, 0, None, *nonnegative)
+        check_range(self, 0, None, "hypernet", "exploration_noise", "action_penalty")
 
     def init(self, spec: EnvSpec, key: Key) -> ContinuousState:
         actor_key, critic_key = jax.random.split(key)
-        actor = SharedActor(spec, self.hidden, key=actor_key)
-        size: dict[str, Any] = dict(width=self.mixer_width, hypernet=self.hypernet)
-        critic = FactoredCritic(
-            spec, self.hidden, self.mixing, **size, with_identity=True, key=critic_key
-        )
         return ContinuousState(
-            actor=Learner.create(actor, self.actor_optimiser),
-            critic=Learner.create(critic, self.critic_optimiser),
-            target_actor=actor,
-            target_critic=critic,
+            actor=Tracked.create(self.make_actor(spec, actor_key), self.actor_optimiser),
+            critic=Tracked.create(self.make_critic(spec, critic_key), self.critic_optimiser),
+        )
+
+    def make_actor(self, spec: EnvSpec, key: Key) -> SharedActor:
+        """mu_i(o_i)."""
+        return SharedActor(spec, self.hidden, key=key)
+
+    def make_critic(self, spec: EnvSpec, key: Key) -> FactoredCritic:
+        """Q_tot(s, u), Eq. 5, whose utilities see which agent they value."""
+        return FactoredCritic(
+            spec,
+            self.hidden,
+            self.mixing,
+            width=self.mixer_width,
+            hypernet=self.hypernet,
+            with_identity=True,
+            key=key,
         )
 
     def initial_memory(self, state: ContinuousState, timestep: Timestep, key: Key) -> tuple[()]:
@@ -278,51 +309,55 @@ class FacmacContinuous:
         *,
         explore: bool,
     ) -> tuple[tuple[()], Float[Array, "agents action"]]:
+        """The policies' actions, with noise while exploring."""
         del team, clock
         actor = state.actor.value
         action = actor(timestep.obs)
-        return memory, explore_with_noise(
-            action, self.exploration_noise, actor.spec, key
-        ) if explore else action
+        if explore:
+            action = explore_with_noise(action, self.exploration_noise, actor.spec, key)
+        return memory, action
 
     def update(
         self, state: ContinuousState, batch: Transition, clock: Clock, key: Key
     ) -> tuple[ContinuousState, Metrics]:
         """The critic, then the actors by the critic as it is now; then every target moves."""
         del clock, key
-        critic, metrics = self.fit_critic(state, batch)
-        actor, actor_metrics = self.fit_actor(state, critic.value, batch)
-        online, target = (actor.value, critic.value), (state.target_actor, state.target_critic)
-        return ContinuousState(
-            actor, critic, *polyak(target, online, self.tau)
-        ), metrics | actor_metrics
+        # Critic: Eq. 6.
+        critic, critic_metrics = self.fit_critic(state, batch)
+
+        # Actors: Eq. 7.
+        actor, actor_metrics = self.fit_actor(state.actor, critic.value, batch)
+
+        # Targets.
+        targets_moved = ContinuousState(actor.polyak(self.tau), critic.polyak(self.tau))
+        return targets_moved, critic_metrics | actor_metrics
 
     def fit_critic(
         self, state: ContinuousState, batch: Transition
-    ) -> tuple[Learner[FactoredCritic], Metrics]:
-        """One step ahead, with the target actors' actions (Eq 6)."""
-        actor = state.target_actor
-        next_q = state.target_critic(
-            actor.with_identity(batch.next.obs), actor(batch.next.obs), batch.next.state
-        )
-        target = batch.reward + self.gamma * jnp.where(batch.terminated, 0.0, next_q)
+    ) -> tuple[Tracked[FactoredCritic], Metrics]:
+        """One step ahead, with the target actors' actions (Eq. 6)."""
+        actor, (now, later) = state.actor.target, (batch.now, batch.next)
+        next_action = actor(later.obs)
+        next_q = state.critic.target(actor.with_identity(later.obs), next_action, later.state)
+        target = one_step_targets(batch.reward, batch.terminated, next_q, self.gamma)
 
-        def loss(critic: FactoredCritic) -> Float[Array, ""]:
-            q = critic(actor.with_identity(batch.now.obs), batch.action, batch.now.state)
-            return jnp.square(q - target).mean()
+        def loss(critic: FactoredCritic) -> tuple[Float[Array, ""], Float[Array, " batch"]]:
+            q = critic(actor.with_identity(now.obs), batch.action, now.state)
+            return jnp.square(q - target).mean(), q
 
-        critic, critic_loss = state.critic.descend(loss)
-        return critic, {"critic_loss": critic_loss, "target_value": target.mean()}
+        critic, (td_loss, q) = state.critic.descend(loss, has_aux=True)
+        return critic, {"critic_loss": td_loss, "td_loss": td_loss} | td_metrics(q, target)
 
     def fit_actor(
-        self, state: ContinuousState, critic: FactoredCritic, batch: Transition
-    ) -> tuple[Learner[SharedActor], Metrics]:
-        """All agents at once climb Q_tot (Eq 7), with a small price on large actions."""
+        self, actor: Tracked[SharedActor], critic: FactoredCritic, batch: Transition
+    ) -> tuple[Tracked[SharedActor], Metrics]:
+        """All agents at once maximise Q_tot (Eq. 7), with a small price on large actions."""
+        now = batch.now
 
         def loss(actor: SharedActor) -> Float[Array, ""]:
-            action = actor(batch.now.obs)
-            q = critic(actor.with_identity(batch.now.obs), action, batch.now.state)
+            action = actor(now.obs)
+            q = critic(actor.with_identity(now.obs), action, now.state)
             return -q.mean() + self.action_penalty * jnp.square(action).mean()
 
-        actor, actor_loss = state.actor.descend(loss)
+        actor, actor_loss = actor.descend(loss)
         return actor, {"actor_loss": actor_loss}
