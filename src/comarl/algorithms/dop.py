@@ -7,24 +7,30 @@ joint actions that off-policy learning needs is that of one agent at a time.
 
     Q_tot(s, u) = sum_i k_i(s) Q_i(s, o_i, u_i),  k_i >= 0,  sum_i k_i = 1
     k_i    = |W1(s)|_i . |w2(s)| / (the sum of the same over agents)
-    pi_i(u | tau_i) = (1 - epsilon) softmax(A h_i) + epsilon / (number of available actions)     how the team explores
-    V(s)   = sum_i k_i(s) sum_u pi_i(u) Q_i(u)                                          E_pi Q_tot: linear, so exact
-    y_on   = r_t + gamma ((1 - lambda) Q_tot'(s_t+1, u_t+1) + lambda y_t+1)                           on recent episodes
-    y_off  = Q_tot',t + sum_{l<n} prod_{j=1..l} (gamma kappa pi(u_t+j)) (r_t+l + gamma V'_t+l+1 - Q_tot',t+l)   on all
-    L_crit = mean over the steps of both (Q_tot - y)^2
+    pi_i(u | tau_i) = (1 - epsilon) softmax(A h_i) + epsilon / (number of available actions)
+    V(s)   = sum_i k_i(s) sum_u pi_i(u) Q_i(u)                     E_pi Q_tot: linear, so exact
+    y_on   = r_t + gamma ((1 - lambda) Q_tot'(s_t+1, u_t+1) + lambda y_t+1)
+    y_off  = Q_tot',t + sum_{l<n} prod_{j=1..l} (gamma kappa pi(u_t+j)) delta_t+l
+    delta_t = r_t + gamma V'_t+1 - Q_tot',t
+    L_crit = mean over steps (Q_tot - y)^2        y_on for recent episodes, y_off for those of all
     L_act  = -mean over recent steps and agents k_i (Q_i(u_i) - sum_u pi_i(u) Q_i(u)) log pi_i(u_i)
 
-pi(u) is the product of the agents' chances, kappa is `tree_trace`. y_off is n steps of tree backup:
-it is right whoever played the episode, because what follows an action counts as far as the policies
-of now would have taken it.
+pi(u) is the product of the agents' chances, kappa is `tree_trace`. pi_i with its share of random
+actions is how the team explores. y_off is n steps of tree backup: it is right whoever played the
+episode, because what follows an action counts as far as the policies of now would have taken it.
 
 The defaults are the authors'; `dop-pymarl2` has the batches and rates of PyMARL2 (Hu et al., 2021).
 Differences from the authors' code:
-1. An episode that was cut by time ends in its own value, here V', wherever it ends; theirs relies on the longest.
-2. Random actions are uniform over what is available and come in once; theirs over all actions, and twice in play.
-3. The actor learns from the recent episodes of the batch; theirs from the newest ones, a batch of its own.
-4. Targets are copied after a number of updates; theirs after a number of steps of the critic, one per time step.
-5. PyMARL2 values the team by QMIX's mixer with its ELU and state value, which is not linear: E_pi Q_tot is then wrong.
+1. An episode that was truncated ends in its own value, here V', wherever it ends; theirs relies on
+   the longest.
+2. Random actions are uniform over what is available and come in once; theirs over all actions, and
+   twice in play.
+3. The actor learns from the recent episodes of the batch; theirs from the newest ones, a batch of
+   its own.
+4. Targets are copied after a number of updates; theirs after a number of steps of the critic, one
+   per time step.
+5. PyMARL2 values the team by QMIX's mixer with its ELU and state value, which is not linear: E_pi
+   Q_tot is then wrong.
 """
 
 from dataclasses import dataclass
@@ -38,19 +44,13 @@ from jaxtyping import Array, Bool, Float, Int
 from comarl.nn.mlp import Linear, Torso
 from comarl.nn.recurrent import Memory, RecurrentNet
 from comarl.ops.distributions import log_probability
-from comarl.ops.exploration import (
-    Epsilon,
-    epsilon_softmax,
-    greedy,
-    pick,
-    policy_with_epsilon,
-)
-from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
-from comarl.ops.returns import episode_targets, masked_mean
+from comarl.ops.exploration import Epsilon, epsilon_softmax, greedy, pick, policy_with_epsilon
+from comarl.ops.learner import Learner, Optimiser, RmsProp, Tracked
+from comarl.ops.returns import episode_targets, followed, masked_mean, td_metrics
 from comarl.replay.episodes import EpisodeRing
 from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep, tree_where
-from comarl.validation import check_layers, check_range
+from comarl.validation import check_fields, check_layers, check_range
 
 
 class Critic(eqx.Module):
@@ -77,10 +77,9 @@ class Critic(eqx.Module):
         self, state: Float[Array, "*batch state"], obs: Float[Array, "*batch agents obs"]
     ) -> Float[Array, "*batch agents actions"]:
         """Q_i(s, o_i, .): a value and, for each action, what is added to it."""
-        wide = lambda x: jnp.broadcast_to(x, (*obs.shape[:-1], x.shape[-1]))
-        features = self.torso(
-            jnp.concatenate([wide(state[..., None, :]), obs, wide(jnp.eye(self.num_agents))], -1)
-        )
+        of_agents = lambda x: jnp.broadcast_to(x, (*obs.shape[:-1], x.shape[-1]))
+        whole, identity = of_agents(state[..., None, :]), of_agents(jnp.eye(self.num_agents))
+        features = self.torso(jnp.concatenate([whole, obs, identity], -1))
         return self.value(features) + self.advantage(features)
 
     def weights(self, state: Float[Array, "*batch state"]) -> Float[Array, "*batch agents"]:
@@ -123,30 +122,29 @@ class Steps(NamedTuple):
     mask: Bool[Array, "*batch"]
 
 
-def goes_on(mask: Bool[Array, "*batch time"]) -> Bool[Array, "*batch time"]:
-    """Whether a step followed."""
-    return jnp.concatenate([mask[..., 1:], jnp.zeros_like(mask[..., :1])], axis=-1)
-
-
 def tree_backup(
     episode: Episode,
-    taken: Float[Array, " time"],
+    q_taken: Float[Array, " time"],
     next_value: Float[Array, " time"],
-    chance: Float[Array, " time"],
+    probability: Float[Array, " time"],
     gamma: float,
     td_lambda: float,
     steps: int,
 ) -> Float[Array, " time"]:
     """y_off of one episode: `steps` steps of tree backup, fewer where its end is nearer.
 
-    `taken` is Q_tot of what was done, `next_value` V of what it led to, `chance` the policies' of
-    what was done.
+    `q_taken` is Q_tot of what was done, `next_value` V of what it led to, `probability` the
+    policies' of what was done.
     """
     discount = gamma * jnp.where(episode.terminated, 0.0, 1.0)
-    surprise = episode.reward + discount * next_value - taken
-    weight = jnp.where(goes_on(episode.mask), td_lambda * discount * jnp.roll(chance, -1), 0.0)
-    longer = lambda _, tail: surprise + weight * jnp.roll(tail, -1)
-    return taken + jax.lax.fori_loop(0, steps, longer, jnp.zeros_like(taken))
+    delta = episode.reward + discount * next_value - q_taken
+    next_probability = jnp.roll(probability, -1)
+    weight = jnp.where(followed(episode.mask), td_lambda * discount * next_probability, 0.0)
+
+    def one_step_more(_: Array, backed_up: Float[Array, " time"]) -> Float[Array, " time"]:
+        return delta + weight * jnp.roll(backed_up, -1)
+
+    return q_taken + jax.lax.fori_loop(0, steps, one_step_more, jnp.zeros_like(q_taken))
 
 
 @dataclass(frozen=True)
@@ -186,19 +184,25 @@ class Dop:
     """episodes played side by side, and gradient steps for each"""
 
     def __post_init__(self):
+        check_fields(self)
         check_layers(self, "critic_hidden")
         check_range(self, 1, None, "hidden", "mixer_width", "tree_steps", "target_period")
         check_range(self, 0, 1, "gamma", "td_lambda", "tree_trace")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         actor_key, critic_key = jax.random.split(key)
-        actor = RecurrentNet(spec, self.hidden, key=actor_key)
-        critic = Critic(spec, self.critic_hidden, self.mixer_width, key=critic_key)
         return State(
-            actor=Learner.create(actor, self.actor_optimiser),
-            critic=Learner.create(critic, self.critic_optimiser),
-            target_critic=critic,
+            actor=Learner.create(self.make_actor(spec, actor_key), self.actor_optimiser),
+            critic=Tracked.create(self.make_critic(spec, critic_key), self.critic_optimiser),
         )
+
+    def make_actor(self, spec: EnvSpec, key: Key) -> RecurrentNet:
+        """pi_i(tau_i) as logits."""
+        return RecurrentNet(spec, self.hidden, key=key)
+
+    def make_critic(self, spec: EnvSpec, key: Key) -> Critic:
+        """Q_tot: the agents' values and their weights."""
+        return Critic(spec, self.critic_hidden, self.mixer_width, key=key)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
@@ -217,11 +221,10 @@ class Dop:
         """Drawn from the policies with a share of random actions while exploring, else greedy."""
         del team
         hidden, logits = state.actor.value.step(memory, timestep.obs)
-        action = (
-            self.explore(logits, timestep.available, clock, key)
-            if explore
-            else greedy(logits, timestep.available)
-        )
+        if explore:
+            action = self.explore(logits, timestep.available, clock, key)
+        else:
+            action = greedy(logits, timestep.available)
         return Memory(hidden, action), action
 
     def explore(
@@ -238,85 +241,101 @@ class Dop:
         """The critic, then the actor by the critic as it is now; the target is copied when due."""
         del key
         epsilon = self.epsilon.at(clock)
+
+        # Critic: L_crit, to y_on of recent episodes and y_off of those drawn from all.
+        critic, critic_metrics = self.fit_critic(state, batch, epsilon)
+
+        # Actor: L_act, on recent episodes.
         recent, _ = self.split(batch)
-        critic, metrics = self.fit_critic(state, batch, epsilon)
-        actor, actor_metrics = self.fit_actor(state, critic.value, recent, epsilon)
-        target = copy_every(self.target_period, clock.updates, state.target_critic, critic.value)
-        return State(actor, critic, target), metrics | actor_metrics
+        actor, actor_metrics = self.fit_actor(state.actor, critic.value, recent, epsilon)
+
+        # Target.
+        critic = critic.copy_every(self.target_period, clock.updates)
+        return State(actor, critic), critic_metrics | actor_metrics | {"epsilon": epsilon}
 
     def split(self, batch: Any) -> tuple[Any, Any]:
         """What belongs to the recent episodes of a batch, and to those drawn from all."""
-        first = self.replay.recent_batch
-        return jax.tree.map(lambda x: x[:first], batch), jax.tree.map(lambda x: x[first:], batch)
+        count = self.replay.recent_batch
+        recent = jax.tree.map(lambda x: x[:count], batch)
+        return recent, jax.tree.map(lambda x: x[count:], batch)
 
     def policies(
         self, actor: RecurrentNet, batch: Episode, epsilon: Float[Array, ""]
     ) -> Float[Array, "batch steps agents actions"]:
         """How the team would act while exploring."""
-        return policy_with_epsilon(
-            jax.vmap(actor.unroll)(batch), batch.timesteps.available, epsilon
-        )
+        logits = jax.vmap(actor.unroll)(batch)
+        return policy_with_epsilon(logits, batch.timesteps.available, epsilon)
 
     def targets(
         self, state: State, batch: Episode, epsilon: Float[Array, ""]
     ) -> Float[Array, "batch time"]:
         """y_on of the recent episodes, y_off of the others."""
-        steps, critic = batch.timesteps, state.target_critic
+        steps, critic = batch.timesteps, state.critic.target
         policy = self.policies(state.actor.value, batch, epsilon)
         utilities = critic.utilities(steps.state, steps.obs)
-        taken = critic.mix(pick(utilities[:, :-1], batch.action), steps.state[:, :-1])
-        next_value = critic.mix((policy * utilities).sum(-1), steps.state)[:, 1:]
-        chance = pick(policy[:, :-1], batch.action).prod(-1)
-        next_taken = jnp.where(goes_on(batch.mask), jnp.roll(taken, -1, axis=1), next_value)
-        recent, old = self.split((batch, taken, next_value, chance, next_taken))
-        on_policy = episode_targets(recent[0], recent[-1], self.gamma, self.td_lambda)
-        settings: dict[str, Any] = dict(
-            gamma=self.gamma, td_lambda=self.tree_trace, steps=self.tree_steps
-        )
-        backup = lambda *x: tree_backup(*x, **settings)
-        return jnp.concatenate([on_policy, jax.lax.stop_gradient(jax.vmap(backup)(*old[:-1]))])
+        q_taken = critic.mix(pick(utilities[:, :-1], batch.action), steps.state[:, :-1])
+        value = critic.mix((policy * utilities).sum(-1), steps.state)
+        next_value = value[:, 1:]
+
+        # y_on: what was done next, or V where nothing was done any more.
+        next_taken = jnp.where(followed(batch.mask), jnp.roll(q_taken, -1, axis=1), next_value)
+        recent, _ = self.split((batch, next_taken))
+        on_policy = episode_targets(*recent, self.gamma, self.td_lambda)
+
+        # y_off: tree backup.
+        def backup(*episode: Any) -> Float[Array, " time"]:
+            return tree_backup(*episode, self.gamma, self.tree_trace, self.tree_steps)
+
+        probability = pick(policy[:, :-1], batch.action).prod(-1)
+        _, of_all = self.split((batch, q_taken, next_value, probability))
+        off_policy = jax.lax.stop_gradient(jax.vmap(backup)(*of_all))
+        return jnp.concatenate([on_policy, off_policy])
 
     def fit_critic(
         self, state: State, batch: Episode, epsilon: Float[Array, ""]
-    ) -> tuple[Learner[Critic], Metrics]:
+    ) -> tuple[Tracked[Critic], Metrics]:
         """To both targets, on recent and old episodes alike."""
         target = self.targets(state, batch, epsilon)
         state_now, obs_now = batch.timesteps.state[:, :-1], batch.timesteps.obs[:, :-1]
         steps = Steps(state_now, obs_now, batch.action, target, batch.mask)
 
-        def fit(critic: Learner[Critic], steps: Steps) -> tuple[Learner[Critic], Float[Array, ""]]:
-            error = lambda c: jnp.square(
-                c.taken(steps.state, steps.obs, steps.action) - steps.target
-            )
-            after, loss = critic.descend(lambda c: masked_mean(error(c), steps.mask))
-            return tree_where(steps.mask.any(), after, critic), loss
+        def fit(critic: Tracked[Critic], steps: Steps) -> tuple[Tracked[Critic], tuple]:
+            def loss(critic: Critic) -> tuple[Float[Array, ""], Float[Array, "..."]]:
+                q = critic.taken(steps.state, steps.obs, steps.action)
+                return masked_mean(jnp.square(q - steps.target), steps.mask), q
+
+            fitted, found = critic.descend(loss, has_aux=True)
+            return tree_where(steps.mask.any(), fitted, critic), found
 
         if self.step_by_step:
-            critic, losses = jax.lax.scan(
-                fit, state.critic, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), steps)
-            )
-            loss = masked_mean(losses, batch.mask.any(0))
+            time_first = lambda tree: jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
+            critic, (losses, q) = jax.lax.scan(fit, state.critic, time_first(steps))
+            td_loss, q = masked_mean(losses, batch.mask.any(0)), time_first(q)
         else:
-            critic, loss = fit(state.critic, steps)
-        return critic, {"critic_loss": loss, "target_value": masked_mean(target, batch.mask)}
+            critic, (td_loss, q) = fit(state.critic, steps)
+        metrics = {"critic_loss": td_loss, "td_loss": td_loss}
+        return critic, metrics | td_metrics(q, target, batch.mask)
 
     def fit_actor(
-        self, state: State, critic: Critic, recent: Episode, epsilon: Float[Array, ""]
+        self,
+        actor: Learner[RecurrentNet],
+        critic: Critic,
+        recent: Episode,
+        epsilon: Float[Array, ""],
     ) -> tuple[Learner[RecurrentNet], Metrics]:
         """Each agent by its own advantage, as much as its value weighs."""
         states, obs = recent.timesteps.state[:, :-1], recent.timesteps.obs[:, :-1]
-        utilities, k = critic.utilities(states, obs), critic.weights(states)
+        utilities = critic.utilities(states, obs)
+        k = critic.weights(states)
         every_agent = jnp.broadcast_to(recent.mask[..., None], recent.action.shape)
 
         def loss(actor: RecurrentNet) -> Float[Array, ""]:
             policy = self.policies(actor, recent, epsilon)[:, :-1]
             advantage = pick(utilities, recent.action) - (policy * utilities).sum(-1)
-            gain = (
-                k * jax.lax.stop_gradient(advantage) * log_probability(pick(policy, recent.action))
-            )
-            return -masked_mean(gain, every_agent)
+            log_pi = log_probability(pick(policy, recent.action))
+            return -masked_mean(k * jax.lax.stop_gradient(advantage) * log_pi, every_agent)
 
-        actor, actor_loss = state.actor.descend(loss)
+        actor, actor_loss = actor.descend(loss)
         return actor, {"actor_loss": actor_loss}
 
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:

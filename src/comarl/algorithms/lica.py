@@ -4,19 +4,22 @@ One critic for the team sees the state and the agents' whole policies, not only 
 weights are made from the state, so the gradient that reaches an agent's policy is about the state
 and about the others: credit needs no formula of its own.
 
-    Q(s, x) = w2(s) . relu(W1(s) x + b1(s)) + b2(s),   x the agents' actions, one-hot, or their policies, side by side
-    y_t    = r_t + gamma ((1 - lambda) Q'(s_t+1, u_t+1) + lambda y_t+1)                      u_t+1 is what was done next
+    Q(s, x) = w2(s) . relu(W1(s) x + b1(s)) + b2(s)
+    y_t    = r_t + gamma ((1 - lambda) Q'(s_t+1, u_t+1) + lambda y_t+1)
     L_crit = mean over steps (Q(s_t, u_t) - y_t)^2
     L_act  = -mean over steps Q(s_t, pi_1(. | tau_1) .. pi_N(. | tau_N)) - xi H / stop(H)
     H      = mean over steps and agents of the entropy of pi_i
 
-No sign is constrained. Dividing by the entropy itself makes its gradient grow as policies become
-sure: a sustained level of exploration, which the authors call adaptive entropy regularisation.
+x are the agents' actions, one-hot, or their policies, side by side; u_t+1 is what was done next. No
+sign is constrained. Dividing by the entropy itself makes its gradient grow as policies become sure:
+a sustained level of exploration, which the authors call adaptive entropy regularisation.
 
 The defaults are the authors'; `lica-pymarl2` has the settings of PyMARL2 (Hu et al., 2021).
 Differences from the authors' code:
-1. An episode that was cut by time ends in its own value wherever it ends within a batch; theirs relies on the longest.
-2. What would have been done after the last step is drawn from the policy as it is now; theirs was drawn in play.
+1. An episode that was truncated ends in its own value wherever it ends within a batch; theirs
+   relies on the longest.
+2. What would have been done after the last step is drawn from the policy as it is now; theirs was
+   drawn in play.
 """
 
 from dataclasses import dataclass
@@ -25,18 +28,18 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from comarl.nn.mlp import MLP, Linear
 from comarl.nn.recurrent import Memory, RecurrentNet
 from comarl.ops.distributions import draw_steps, entropy
 from comarl.ops.exploration import epsilon_softmax, greedy, only_available
-from comarl.ops.learner import Adam, Learner, Optimiser, copy_every
-from comarl.ops.returns import episode_targets, masked_mean
+from comarl.ops.learner import Adam, Learner, Optimiser, Tracked
+from comarl.ops.returns import episode_targets, followed, masked_mean, td_metrics
 from comarl.replay.episodes import EpisodeRing
 from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.validation import check_range
+from comarl.validation import check_fields, check_range
 
 
 class Critic(eqx.Module):
@@ -52,9 +55,10 @@ class Critic(eqx.Module):
     def __init__(self, spec: EnvSpec, width: int, hypernet: int | None, *, key: Key):
         keys = jax.random.split(key, 4)
         weights = spec.num_agents * spec.action_size * width
-        make = lambda hidden, outputs, k: MLP(
-            (spec.state_size, hidden, outputs), activation=jax.nn.relu, key=k
-        )
+
+        def make(hidden: int, outputs: int, key: Key) -> MLP:
+            return MLP((spec.state_size, hidden, outputs), activation=jax.nn.relu, key=key)
+
         self.first_weights = make(hypernet or weights, weights, keys[0])
         self.first_bias = Linear(spec.state_size, width, key=keys[1])
         self.second_weights = make(width, width, keys[2])
@@ -75,8 +79,7 @@ class State(eqx.Module):
     """What changes while LICA learns."""
 
     actor: Learner[RecurrentNet]  # pi_i, shared by agents
-    critic: Learner[Critic]
-    target_critic: Critic
+    critic: Tracked[Critic]  # Q and Q'
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ class Lica:
     """episodes played side by side, and gradient steps for each"""
 
     def __post_init__(self):
+        check_fields(self)
         check_range(self, 1, None, "hidden", "critic_width", "target_period")
         check_range(self, 0, 1, "gamma", "td_lambda")
         check_range(self, 0, None, "entropy_weight")
@@ -118,13 +122,18 @@ class Lica:
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         actor_key, critic_key = jax.random.split(key)
-        actor = RecurrentNet(spec, self.hidden, key=actor_key)
-        critic = Critic(spec, self.critic_width, self.hypernet, key=critic_key)
         return State(
-            actor=Learner.create(actor, self.actor_optimiser),
-            critic=Learner.create(critic, self.critic_optimiser),
-            target_critic=critic,
+            actor=Learner.create(self.make_actor(spec, actor_key), self.actor_optimiser),
+            critic=Tracked.create(self.make_critic(spec, critic_key), self.critic_optimiser),
         )
+
+    def make_actor(self, spec: EnvSpec, key: Key) -> RecurrentNet:
+        """pi_i(tau_i) as logits."""
+        return RecurrentNet(spec, self.hidden, key=key)
+
+    def make_critic(self, spec: EnvSpec, key: Key) -> Critic:
+        """Q(s, x)."""
+        return Critic(spec, self.critic_width, self.hypernet, key=key)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
@@ -143,32 +152,49 @@ class Lica:
         """Drawn from the policies while exploring, else greedy."""
         del team, clock
         hidden, logits = state.actor.value.step(memory, timestep.obs)
-        available = timestep.available
-        action = (
-            epsilon_softmax(logits, available, 0.0, key) if explore else greedy(logits, available)
-        )
+        if explore:
+            action = self.explore(logits, timestep.available, key)
+        else:
+            action = greedy(logits, timestep.available)
         return Memory(hidden, action), action
+
+    def explore(
+        self,
+        logits: Float[Array, "agents actions"],
+        available: Bool[Array, "agents actions"] | None,
+        key: Key,
+    ) -> Int[Array, " agents"]:
+        """Drawn from the policies."""
+        return epsilon_softmax(logits, available, 0.0, key)
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
         """The critic, then the actor by the critic as it is now; the target is copied when due."""
-        critic, metrics = self.fit_critic(state, batch, key)
-        actor, actor_metrics = self.fit_actor(state, critic.value, batch)
-        target = copy_every(self.target_period, clock.updates, state.target_critic, critic.value)
-        return State(actor, critic, target), metrics | actor_metrics
+        # Critic: L_crit.
+        critic, critic_metrics = self.fit_critic(state, batch, key)
 
-    def fit_critic(self, state: State, batch: Episode, key: Key) -> tuple[Learner[Critic], Metrics]:
+        # Actor: L_act.
+        actor, actor_metrics = self.fit_actor(state.actor, critic.value, batch)
+
+        # Target.
+        critic = critic.copy_every(self.target_period, clock.updates)
+        return State(actor, critic), critic_metrics | actor_metrics
+
+    def fit_critic(self, state: State, batch: Episode, key: Key) -> tuple[Tracked[Critic], Metrics]:
         """TD(lambda) of what the team did."""
         states, actor = batch.timesteps.state, state.actor.value
-        action = jax.nn.one_hot(batch.action, actor.spec.action_size)
-        next_action = jax.nn.one_hot(self.next_actions(actor, batch, key), actor.spec.action_size)
-        target = episode_targets(
-            batch, state.target_critic(states[:, 1:], next_action), self.gamma, self.td_lambda
-        )
-        loss = lambda critic: masked_mean(
-            jnp.square(critic(states[:, :-1], action) - target), batch.mask
-        )
-        critic, critic_loss = state.critic.descend(loss)
-        return critic, {"critic_loss": critic_loss, "target_value": masked_mean(target, batch.mask)}
+        num_actions = actor.spec.action_size
+        action = jax.nn.one_hot(batch.action, num_actions)
+        next_action = jax.nn.one_hot(self.next_actions(actor, batch, key), num_actions)
+        next_q = state.critic.target(states[:, 1:], next_action)
+        target = episode_targets(batch, next_q, self.gamma, self.td_lambda)
+
+        def loss(critic: Critic) -> tuple[Float[Array, ""], Float[Array, "batch time"]]:
+            q = critic(states[:, :-1], action)
+            return masked_mean(jnp.square(q - target), batch.mask), q
+
+        critic, (td_loss, q) = state.critic.descend(loss, has_aux=True)
+        metrics = {"critic_loss": td_loss, "td_loss": td_loss}
+        return critic, metrics | td_metrics(q, target, batch.mask)
 
     def next_actions(
         self, actor: RecurrentNet, batch: Episode, key: Key
@@ -177,29 +203,28 @@ class Lica:
         its policies."""
         logits = only_available(jax.vmap(actor.unroll)(batch), batch.timesteps.available)
         drawn = draw_steps(logits, key)[:, 1:]
-        follows = jnp.pad(batch.mask[:, 1:], ((0, 0), (0, 1)))
-        return jnp.where(follows[..., None], jnp.roll(batch.action, -1, axis=1), drawn)
+        done_next = jnp.roll(batch.action, -1, axis=1)
+        return jnp.where(followed(batch.mask)[..., None], done_next, drawn)
 
     def fit_actor(
-        self, state: State, critic: Critic, batch: Episode
+        self, actor: Learner[RecurrentNet], critic: Critic, batch: Episode
     ) -> tuple[Learner[RecurrentNet], Metrics]:
-        """All agents at once climb the critic through their policies, which stay away from
+        """All agents at once maximise the critic through their policies, which stay away from
         certainty."""
         steps, available = batch.timesteps, batch.timesteps.available
         assert available is not None  # discrete tasks say what is legal
         every_agent = jnp.broadcast_to(batch.mask[..., None], batch.action.shape)
 
-        def loss(actor: RecurrentNet) -> tuple[Float[Array, ""], Metrics]:
+        def loss(actor: RecurrentNet) -> tuple[Float[Array, ""], Float[Array, ""]]:
             logits = only_available(jax.vmap(actor.unroll)(batch), available)
             policy = jax.nn.softmax(logits[:, :-1])
-            bonus = masked_mean(entropy(policy), every_agent)
-            adaptive = bonus / jax.lax.stop_gradient(jnp.maximum(bonus, 1e-8))
-            value = masked_mean(critic(steps.state[:, :-1], policy), batch.mask)
-            total = -value - self.entropy_weight * adaptive
-            return total, {"actor_loss": total, "entropy": bonus}
+            mean_entropy = masked_mean(entropy(policy), every_agent)
+            adaptive = mean_entropy / jax.lax.stop_gradient(jnp.maximum(mean_entropy, 1e-8))
+            q = masked_mean(critic(steps.state[:, :-1], policy), batch.mask)
+            return -q - self.entropy_weight * adaptive, mean_entropy
 
-        gradient, metrics = jax.grad(loss, has_aux=True)(state.actor.value)
-        return state.actor.apply(gradient), metrics
+        actor, (actor_loss, mean_entropy) = actor.descend(loss, has_aux=True)
+        return actor, {"actor_loss": actor_loss, "entropy": mean_entropy}
 
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
         """Q of what the team did at each step of one episode."""

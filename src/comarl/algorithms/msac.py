@@ -5,23 +5,27 @@ the expectation of the team's value over independent policies is the mix of the 
 expectations: nothing has to be sampled.
 
     pi_i     = softmax of clipped logits, among what is available
-    Q^j_tot  = sum_i |w^j_i(s)| Q^j_i(tau_i, u_i) + b^j(s)                                   j = 1, 2: twin critics
-    V^j_t    = sum_i |w^j_i(s_t)| E_{u ~ pi_i} [Q^j_i(tau_i, u) - alpha log pi_i(u)] + b^j(s_t)      the soft value
-    y_t      = r~_t + gamma ((1 - lambda) min_j V^j'_{t+1} + lambda y_{t+1})          lambda is 0; ' is a slow copy
+    Q^j_tot  = sum_i |w^j_i(s)| Q^j_i(tau_i, u_i) + b^j(s)                  j = 1, 2: twin critics
+    V^j_t    = sum_i |w^j_i(s_t)| E_{u ~ pi_i} [Q^j_i(tau_i, u) - alpha log pi_i(u)] + b^j(s_t)
+    y_t      = r~_t + gamma ((1 - lambda) min_j V^j'_{t+1} + lambda y_{t+1})        lambda is 0
     r~       = 10 (r - mean r) / std r, over the steps of the batch
     L_critic = sum_j mean over steps (Q^j_tot(s_t, u_t) - y_t)^2
-    L_actor  = -mean over steps V^1_t                                        of the live critic, which stays as it is
-    L_alpha  = log alpha * mean over steps and agents (H(pi_i) - H*_i)                alpha falls while H is above H*
+    L_actor  = -mean over steps V^1_t
+    L_alpha  = log alpha * mean over steps and agents (H(pi_i) - H*_i)
 
-Teams act by drawing from their policies, and greedily when evaluated. The defaults are the authors'; `msac-pymarl2`
-has the settings of PyMARL2, `msac-single` has one critic.
+V is the soft value, ' is a slow copy; the critic in L_actor is the live one, which stays as it is;
+alpha falls while H is above H*. Teams act by drawing from their policies, and greedily when
+evaluated. The defaults are the authors'; `msac-pymarl2` has the settings of PyMARL2, `msac-single`
+has one critic.
+
 Differences from the authors' code:
-1. A step's value is taken over the actions that are available at that step; theirs takes those of the step before.
-2. H* is minus the number of actions, as theirs: no policy has so little entropy, so alpha falls at the optimiser's
-   pace whatever the policies do. `entropy_share` sets a target that can be met.
+1. A step's value is taken over the actions that are available at that step; theirs takes those of
+   the step before.
+2. H* is minus the number of actions, as theirs: no policy has so little entropy, so alpha falls at
+   the optimiser's pace whatever the policies do. `entropy_share` sets a target that can be met.
 3. The very first update has the alpha of the second; theirs has 0.2.
 4. Rewards are standardised over the steps that took place.
-5. An episode that was cut by time ends in its own value wherever it ends within a batch.
+5. An episode that was truncated ends in its own value wherever it ends within a batch.
 """
 
 from dataclasses import dataclass, replace
@@ -34,13 +38,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from comarl.nn.mlp import Linear
 from comarl.nn.recurrent import Memory, RecurrentNet
+from comarl.ops.distributions import uniform_entropy
 from comarl.ops.exploration import greedy, only_available, pick
-from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, polyak
-from comarl.ops.returns import episode_targets, masked_mean
+from comarl.ops.learner import Adam, Learner, Optimiser, RmsProp, Tracked
+from comarl.ops.returns import episode_targets, masked_mean, td_metrics
 from comarl.replay.episodes import EpisodeRing
 from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.validation import check_interval, check_range
+from comarl.validation import check_fields, check_interval, check_range
 
 
 class LinearMixer(eqx.Module):
@@ -83,17 +88,16 @@ class Critic(eqx.Module):
         alpha: Float[Array, ""],
     ) -> Float[Array, " steps"]:
         """V of every step of one episode, the one after its end included."""
-        each = jnp.exp(log_pi) * (self.utilities.unroll(episode) - alpha * log_pi)
-        return self.mixer(each.sum(-1), episode.timesteps.state)
+        soft = jnp.exp(log_pi) * (self.utilities.unroll(episode) - alpha * log_pi)
+        return self.mixer(soft.sum(-1), episode.timesteps.state)
 
 
 class State(eqx.Module):
     """What changes while mSAC learns."""
 
     actor: Learner[RecurrentNet]  # pi_i, shared by agents
-    critic: Learner[Critic]  # leaves lead with `critics`
-    target_critic: Critic
-    log_alpha: Learner[Array]
+    critics: Tracked[Critic]  # leaves lead with `critics`
+    log_temperature: Learner[Array]  # log alpha
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class Msac:
     actions: ClassVar = frozenset({"discrete"})
 
     critics: int = 2
-    """critics, whose least value is the target; the actor climbs the first"""
+    """critics, whose least value is the target; the actor maximises the first"""
     hidden: int = 64
     """units of the recurrent layers of actor and critics"""
     logit_range: tuple[float, float] = (-5.0, 2.0)
@@ -115,8 +119,8 @@ class Msac:
     reward_scale: float = 10.0
     """standard deviation that the rewards of each batch are given, with mean 0; 0 leaves them as
     they are"""
-    alpha: float = 1.0
-    """temperature at first: the weight of entropy"""
+    temperature: float = 1.0
+    """alpha at first: the weight of entropy"""
     entropy_share: float | None = None
     """H* as a share of the entropy of a uniform choice among what is available; none: minus the
     number of actions"""
@@ -126,7 +130,7 @@ class Msac:
     """optimiser of the actor"""
     critic_optimiser: Optimiser = RmsProp(5e-4)
     """optimiser of all critics together"""
-    alpha_optimiser: Adam = Adam(3e-4, max_grad_norm=0.0)
+    temperature_optimiser: Adam = Adam(3e-4, max_grad_norm=0.0)
     """optimiser of log alpha; with learning rate 0 the temperature is fixed"""
     replay: EpisodeRing = EpisodeRing(5_000, 32)
     """episodes kept and drawn"""
@@ -134,29 +138,37 @@ class Msac:
     """episodes played side by side, and gradient steps for each"""
 
     def __post_init__(self):
+        check_fields(self)
         check_range(self, 1, None, "critics", "hidden")
         check_range(self, 0, 1, "gamma", "td_lambda", "tau")
         check_range(self, 0, None, "reward_scale")
         check_interval(self, "logit_range")
         if self.entropy_share is not None:
             check_range(self, 0, 1, "entropy_share")
-        if self.alpha <= 0:
+        if self.temperature <= 0:
             raise ValueError(
-                f"alpha={self.alpha} of Msac must be above 0: a small one, such as 1e-6, is almost none"
+                f"temperature={self.temperature} of Msac must be above 0: "
+                "a small one, such as 1e-6, is almost none"
             )
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         actor_key, critic_key = jax.random.split(key)
-        actor = RecurrentNet(spec, self.hidden, key=actor_key)
-        critic = jax.vmap(lambda k: Critic(spec, self.hidden, key=k))(
-            jax.random.split(critic_key, self.critics)
-        )
+        make_critic = lambda key: self.make_critic(spec, key)
+        critics = jax.vmap(make_critic)(jax.random.split(critic_key, self.critics))
+        log_temperature = jnp.log(jnp.float32(self.temperature))
         return State(
-            actor=Learner.create(actor, self.actor_optimiser),
-            critic=Learner.create(critic, self.critic_optimiser),
-            target_critic=critic,
-            log_alpha=Learner.create(jnp.log(jnp.float32(self.alpha)), self.alpha_optimiser),
+            actor=Learner.create(self.make_actor(spec, actor_key), self.actor_optimiser),
+            critics=Tracked.create(critics, self.critic_optimiser),
+            log_temperature=Learner.create(log_temperature, self.temperature_optimiser),
         )
+
+    def make_actor(self, spec: EnvSpec, key: Key) -> RecurrentNet:
+        """pi_i(tau_i) as logits, not yet clipped."""
+        return RecurrentNet(spec, self.hidden, key=key)
+
+    def make_critic(self, spec: EnvSpec, key: Key) -> Critic:
+        """One of the critics."""
+        return Critic(spec, self.hidden, key=key)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
@@ -176,12 +188,12 @@ class Msac:
         del team, clock
         hidden, logits = state.actor.value.step(memory, timestep.obs)
         logits = only_available(jnp.clip(logits, *self.logit_range), timestep.available)
-        action = (
-            jax.random.categorical(key, logits).astype(jnp.int32)
-            if explore
-            else greedy(logits, None)
-        )
+        action = self.explore(logits, key) if explore else greedy(logits, None)
         return Memory(hidden, action), action
+
+    def explore(self, logits: Float[Array, "agents actions"], key: Key) -> Int[Array, " agents"]:
+        """Drawn from the policies, given logits of what is available."""
+        return jax.random.categorical(key, logits).astype(jnp.int32)
 
     def log_policy(
         self, actor: RecurrentNet, episode: Episode
@@ -195,29 +207,49 @@ class Msac:
         targets follow."""
         del clock, key
         log_pi = jax.vmap(lambda episode: self.log_policy(state.actor.value, episode))(batch)
-        critic, critic_metrics = self.fit_critic(state, batch, log_pi)
-        actor, actor_metrics = self.fit_actor(state, critic.value, batch)
-        log_alpha, alpha_metrics = self.fit_alpha(state.log_alpha, batch, log_pi)
-        target = polyak(state.target_critic, critic.value, self.tau)
-        return State(
-            actor, critic, target, log_alpha
-        ), critic_metrics | actor_metrics | alpha_metrics
+        alpha = jnp.exp(state.log_temperature.value)
 
-    def fit_critic(
-        self, state: State, batch: Episode, log_pi: Float[Array, "batch steps agents actions"]
-    ) -> tuple[Learner[Critic], Metrics]:
-        alpha = jnp.exp(state.log_alpha.value)
-        soft = lambda critic: jax.vmap(lambda e, p: critic.soft_values(e, p, alpha))(batch, log_pi)
-        next_value = jax.vmap(soft)(state.target_critic).min(axis=0)[:, 1:]
+        # Critics: L_critic.
+        critics, metrics = self.fit_critics(state.critics, batch, log_pi, alpha)
+
+        # Actor: L_actor.
+        actor, actor_metrics = self.fit_actor(state.actor, critics.value, batch, alpha)
+
+        # Temperature: L_alpha.
+        log_temperature, entropy_metrics = self.fit_temperature(
+            state.log_temperature, batch, log_pi
+        )
+
+        # Targets.
+        critics = critics.polyak(self.tau)
+        metrics |= actor_metrics | entropy_metrics | {"temperature": alpha}
+        return State(actor, critics, log_temperature), metrics
+
+    def fit_critics(
+        self,
+        critics: Tracked[Critic],
+        batch: Episode,
+        log_pi: Float[Array, "batch steps agents actions"],
+        alpha: Float[Array, ""],
+    ) -> tuple[Tracked[Critic], Metrics]:
+        """TD(lambda) to the least soft value of the target critics, for all critics the same."""
+
+        def soft_values(critic: Critic) -> Float[Array, "batch steps"]:
+            of_episode = lambda episode, log_pi: critic.soft_values(episode, log_pi, alpha)
+            return jax.vmap(of_episode)(batch, log_pi)
+
+        next_value = jax.vmap(soft_values)(critics.target).min(axis=0)[:, 1:]
         rewarded = replace(batch, reward=self.standardised(batch.reward, batch.mask))
         target = episode_targets(rewarded, next_value, self.gamma, self.td_lambda)
 
-        def loss(critics: Critic) -> Float[Array, ""]:
+        def loss(critics: Critic) -> tuple[Float[Array, ""], Float[Array, "critics batch time"]]:
             q = jax.vmap(lambda critic: jax.vmap(critic.values)(batch))(critics)
-            return jax.vmap(lambda one: masked_mean(jnp.square(one - target), batch.mask))(q).sum()
+            error = lambda q: masked_mean(jnp.square(q - target), batch.mask)
+            return jax.vmap(error)(q).sum(), q
 
-        critic, critic_loss = state.critic.descend(loss)
-        return critic, {"critic_loss": critic_loss, "target_value": masked_mean(target, batch.mask)}
+        critics, (td_loss, q) = critics.descend(loss, has_aux=True)
+        metrics = {"critic_loss": td_loss, "td_loss": td_loss}
+        return critics, metrics | td_metrics(q[0], target, batch.mask)
 
     def standardised(
         self, reward: Float[Array, "batch time"], mask: Bool[Array, "batch time"]
@@ -230,42 +262,45 @@ class Msac:
         return self.reward_scale * centred / (deviation + 1e-5)
 
     def fit_actor(
-        self, state: State, critics: Critic, batch: Episode
+        self,
+        actor: Learner[RecurrentNet],
+        critics: Critic,
+        batch: Episode,
+        alpha: Float[Array, ""],
     ) -> tuple[Learner[RecurrentNet], Metrics]:
-        """All agents at once climb the soft value of the first critic."""
-        alpha, critic = jnp.exp(state.log_alpha.value), jax.tree.map(lambda leaf: leaf[0], critics)
+        """All agents at once maximise the soft value of the first critic."""
+        critic = jax.tree.map(lambda leaf: leaf[0], critics)
 
         def loss(actor: RecurrentNet) -> Float[Array, ""]:
-            value = jax.vmap(lambda e: critic.soft_values(e, self.log_policy(actor, e), alpha))(
-                batch
-            )
-            return -masked_mean(value[:, :-1], batch.mask)
+            def soft_values(episode: Episode) -> Float[Array, " steps"]:
+                return critic.soft_values(episode, self.log_policy(actor, episode), alpha)
 
-        actor, actor_loss = state.actor.descend(loss)
+            return -masked_mean(jax.vmap(soft_values)(batch)[:, :-1], batch.mask)
+
+        actor, actor_loss = actor.descend(loss)
         return actor, {"actor_loss": actor_loss}
 
-    def fit_alpha(
+    def fit_temperature(
         self,
-        log_alpha: Learner[Array],
+        log_temperature: Learner[Array],
         batch: Episode,
         log_pi: Float[Array, "batch steps agents actions"],
     ) -> tuple[Learner[Array], Metrics]:
+        """Towards the alpha at which the policies' entropy is its target."""
         available = batch.timesteps.available
         assert available is not None  # discrete tasks say what is legal
         entropy = -(jnp.exp(log_pi) * log_pi).sum(axis=-1)[:, :-1]
         if self.entropy_share is None:
             wanted = jnp.full_like(entropy, -available.shape[-1])
         else:
-            wanted = (
-                self.entropy_share
-                * jnp.log(jnp.maximum(available.sum(-1), 1).astype(jnp.float32))[:, :-1]
-            )
+            wanted = self.entropy_share * uniform_entropy(available)[:, :-1]
         excess = masked_mean((entropy - wanted).mean(axis=-1), batch.mask)
-        log_alpha, _ = log_alpha.descend(lambda value: value * excess)
+        log_temperature, temperature_loss = log_temperature.descend(lambda value: value * excess)
         mean_entropy = masked_mean(entropy.mean(axis=-1), batch.mask)
-        return log_alpha, {"alpha": jnp.exp(log_alpha.value), "entropy": mean_entropy}
+        return log_temperature, {"temperature_loss": temperature_loss, "entropy": mean_entropy}
 
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
         """The least Q_tot of what the team did at each step of one episode."""
         del key
-        return jax.vmap(lambda critic: critic.values(episode))(state.critic.value).min(axis=0)
+        values = jax.vmap(lambda critic: critic.values(episode))(state.critics.value)
+        return values.min(axis=0)

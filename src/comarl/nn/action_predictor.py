@@ -14,42 +14,41 @@ from comarl.types import EnvSpec, Key
 
 
 class ActionPredictor(eqx.Module):
-    """q_ij(u_j | u_i, o_i, o_j) over j's available actions, for all pairs by one network, which is
-    told i and j.
+    """q_ij(u_j | u_i, o_i, o_j) over j's available actions, for all pairs by one network, which
+    gets i and j.
 
-    Two hidden layers of ReLU. The first adds what it makes of u_i to what it makes of the rest, so
-    that to be asked about every u_i costs little more there than about one.
+    Two hidden layers of ReLU. The first adds what it makes of u_i, the context, to what it makes of
+    the rest, so that to be asked about every u_i costs little more there than about one.
     """
 
-    seen: Linear
-    given: Linear
+    observed: Linear
+    context: Linear
     rest: MLP
     spec: EnvSpec = eqx.field(static=True)
 
     def __init__(self, spec: EnvSpec, hidden: int, *, key: Key):
-        seen_key, given_key, rest_key = jax.random.split(key, 3)
-        self.seen = Linear(2 * (spec.obs_size + spec.num_agents), hidden, key=seen_key)
-        self.given = Linear(spec.action_size, hidden, key=given_key)
+        observed_key, context_key, rest_key = jax.random.split(key, 3)
+        self.observed = Linear(2 * (spec.obs_size + spec.num_agents), hidden, key=observed_key)
+        self.context = Linear(spec.action_size, hidden, key=context_key)
         self.rest = MLP((hidden, hidden, spec.action_size), activation=jax.nn.relu, key=rest_key)
         self.spec = spec
 
     def __call__(
         self,
-        given: Float[Array, "*rows given actions"],
+        context: Float[Array, "*rows context actions"],
         obs: Float[Array, "*batch agents obs"],
         available: Bool[Array, "*batch agents actions"] | None,
-    ) -> Float[Array, "*batch pairs given actions"]:
-        """log q_ij(. | u_i, o_i, o_j) for each u_i that is `given`, one-hot: for every pair of its
-        own, or for all."""
-        (i, j), who = self.pairs, np.eye(self.spec.num_agents, dtype=np.float32)
-        told = np.broadcast_to(
-            np.concatenate([who[i], who[j]], axis=-1), (*obs.shape[:-2], len(i), 2 * len(who))
-        )
-        seen = self.seen(jnp.concatenate([obs[..., i, :], obs[..., j, :], told], axis=-1))
-        logits = self.rest(jax.nn.relu(seen[..., None, :] + self.given(given)))
-        return jax.nn.log_softmax(
-            only_available(logits, None if available is None else available[..., j, None, :])
-        )
+    ) -> Float[Array, "*batch pairs context actions"]:
+        """log q_ij(. | u_i, o_i, o_j) for each u_i in `context`, one-hot: for every pair of its
+        own, or the same for all."""
+        i, j = self.pairs
+        identity = np.eye(self.spec.num_agents, dtype=np.float32)
+        numbers = np.concatenate([identity[i], identity[j]], axis=-1)
+        numbers = np.broadcast_to(numbers, (*obs.shape[:-2], *numbers.shape))
+        x = jnp.concatenate([obs[..., i, :], obs[..., j, :], numbers], axis=-1)
+        hidden = jax.nn.relu(self.observed(x)[..., None, :] + self.context(context))
+        of_j = None if available is None else available[..., j, None, :]
+        return jax.nn.log_softmax(only_available(self.rest(hidden), of_j))
 
     @property
     def pairs(self) -> Int[np.ndarray, "2 pairs"]:
@@ -66,12 +65,12 @@ class ActionPredictor(eqx.Module):
 
     def log_q(
         self,
-        said: Int[Array, "*batch agents"],
-        given: Int[Array, "*batch agents"],
+        target_action: Int[Array, "*batch agents"],
+        context_action: Int[Array, "*batch agents"],
         obs: Float[Array, "*batch agents obs"],
         available: Bool[Array, "*batch agents actions"] | None,
     ) -> Float[Array, "*batch pairs"]:
-        """How probable j's action in `said` is, given i's in `given`."""
+        """How probable j's action in `target_action` is, given i's in `context_action`."""
         i, j = self.pairs
-        one_hot = jax.nn.one_hot(given[..., i], self.spec.action_size)[..., None, :]
-        return pick(self(one_hot, obs, available)[..., 0, :], said[..., j])
+        context = jax.nn.one_hot(context_action[..., i], self.spec.action_size)[..., None, :]
+        return pick(self(context, obs, available)[..., 0, :], target_action[..., j])

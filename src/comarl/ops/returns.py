@@ -28,7 +28,6 @@ def lambda_returns(
     >>> lambda_returns(reward, discount, next_value, mask, td_lambda=0.5).tolist()
     [6.125, 10.5, 14.0]
     """
-    follows = jnp.concatenate([mask[1:], jnp.zeros(1, bool)])  # whether step t + 1 took place
 
     def back(
         later: Float[Array, ""], step: tuple[Array, Array, Array, Array]
@@ -37,9 +36,18 @@ def lambda_returns(
         g = r + d * jnp.where(continues, (1.0 - td_lambda) * v + td_lambda * later, v)
         return g, g
 
-    steps = (reward, discount, next_value, follows)
+    steps = (reward, discount, next_value, followed(mask))
     _, returns = jax.lax.scan(back, jnp.zeros((), reward.dtype), steps, reverse=True)
     return returns
+
+
+def followed(mask: Bool[Array, "*batch time"]) -> Bool[Array, "*batch time"]:
+    """Whether another step took place after each.
+
+    >>> followed(jnp.array([True, True, False])).tolist()
+    [True, False, False]
+    """
+    return jnp.concatenate([mask[..., 1:], jnp.zeros_like(mask[..., :1])], axis=-1)
 
 
 def one_step_targets(
