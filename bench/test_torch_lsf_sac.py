@@ -24,7 +24,7 @@ from torch_lsf_sac import TorchLsfSac
 from torch_matd3 import tensor
 from torch_race_facmac import to_torch
 
-from comarl.algorithms.lsf_sac import LsfSac, first
+from comarl.algorithms.lsf_sac import LsfSac, Messaging, Temperature, first_critic
 from comarl.ops.distributions import noise_of_steps
 from comarl.ops.learner import Adam
 from comarl.types import Clock, Key
@@ -36,9 +36,7 @@ CLIPPED = Adam(1e-3, 0.05, 1e-4)
 # Of the messages' loss, in which parameters of the messenger change by little else, and in all
 SHARES = {
     "as they are": {},
-    "so that all of it shows": dict(
-        message_weight=0.5, kl_weight=0.3, message_entropy_weight=0.2, message_std=0.7
-    ),
+    "so that all of it shows": dict(weight=0.5, kl_weight=0.3, entropy_weight=0.2, std=0.7),
 }
 
 
@@ -47,7 +45,7 @@ def draws(key: Key) -> list[Tensor]:
     agents = SPEC.num_agents
 
     def noise(key: Key, steps: int) -> Tensor:
-        keys = jax.random.split(key, (1, BATCH))[0]  # as `each` does, for one tower
+        keys = jax.random.split(key, (1, BATCH))[0]  # as `over_critics` does, for one critic
         drawn = jax.vmap(lambda k: noise_of_steps(k, (steps, agents, agents, SIZE)))(keys)
         return tensor(jnp.moveaxis(drawn, 0, 2).reshape(steps, agents, BATCH, agents * SIZE))
 
@@ -57,10 +55,15 @@ def draws(key: Key) -> list[Tensor]:
 
 @pytest.mark.parametrize("share", SHARES)
 def test_both_ways_of_pytorch_update_as_comarl_does(share):
-    sizes = dict(hidden=16, mixer_width=8, hypernet=14, message_size=SIZE, message_width=12)
-    schedule = dict(log_alpha_fall=0.5, alpha_floor=0.3, alpha_floor_after=1000, target_period=3)
+    sizes = dict(hidden=16, mixer_width=8, hypernet=14, target_period=3)
     adams = dict(actor_optimiser=SMOOTH, critic_optimiser=CLIPPED)
-    algorithm = LsfSac(**sizes, **schedule, **adams, **SHARES[share], logit_clamp=(-0.15, 0.1))
+    algorithm = LsfSac(
+        messages=Messaging(size=SIZE, hidden=12, **SHARES[share]),
+        temperature=Temperature(fall=0.5, floor=0.3, floor_after=1000),
+        logit_clamp=(-0.15, 0.1),
+        **sizes,
+        **adams,
+    )
     state = start = jax.jit(lambda key: algorithm.init(SPEC, key))(jax.random.key(0))
     both, update = (
         [TorchLsfSac(algorithm, state, mode) for mode in ("stepped", "whole")],
@@ -75,7 +78,7 @@ def test_both_ways_of_pytorch_update_as_comarl_does(share):
         )
         clock = Clock(jnp.int32(env_steps), jnp.int32(index), jnp.int32(index))
         state, metrics = update(state, batch, clock, key)
-        alphas.append(float(metrics["alpha"]))
+        alphas.append(float(metrics["temperature"]))
         for theirs in both:
             values = theirs.update(to_torch(batch, SPEC), *draws(key), env_steps)
             assert set(values) == set(metrics)
@@ -88,10 +91,10 @@ def test_both_ways_of_pytorch_update_as_comarl_does(share):
     )
     for theirs in both:
         for before, after, net in (
-            (start.critic.value, state.critic.value, theirs.critic),
-            (start.target_critic, state.target_critic, theirs.target_critic),
+            (start.critics.value, state.critics.value, theirs.critic),
+            (start.critics.target, state.critics.target, theirs.target_critic),
         ):
-            before, after = first(before), first(after)
+            before, after = first_critic(before), first_critic(after)
             for name in ("messenger", "mixer"):
                 assert_same(getattr(before, name), getattr(after, name), getattr(net, name))
             assert_same(before.utility.encoder, after.utility.encoder, net.encoder)

@@ -74,9 +74,9 @@ class Messenger(nn.Module):
         is told."""
         mean = self.head(self.encoder(inputs))
         sent = mean + noise
-        # [.. receivers, batch, told]
-        told = sent.unflatten(-1, (-1, self.size)).transpose(-4, -2).flatten(-2)
-        return mean, sent, torch.cat([inputs, told], -1)
+        # [.. receivers, batch, received]
+        received = sent.unflatten(-1, (-1, self.size)).transpose(-4, -2).flatten(-2)
+        return mean, sent, torch.cat([inputs, received], -1)
 
 
 class Critic(nn.Module):
@@ -115,7 +115,7 @@ class TorchLsfSac:
         self.algorithm, self.mode, self.updates = algorithm, mode, 0
         self.actor, self.critic = (
             Actor(state.actor.value),
-            Critic(lsf_sac.first(state.critic.value)),
+            Critic(lsf_sac.first_critic(state.critics.value)),
         )
         self.target_critic = frozen_copy(self.critic)
         self.online, self.targets = (
@@ -131,7 +131,7 @@ class TorchLsfSac:
         """What is timed: a draw from the replay and one update with random noise."""
         batch = replay.sample()
         steps, agents, size, _ = batch.inputs.shape
-        draw = lambda steps: torch.randn(steps, agents, size, agents * self.algorithm.message_size)
+        draw = lambda steps: torch.randn(steps, agents, size, agents * self.algorithm.messages.size)
         self.update(batch, draw(steps - 1), draw(steps))
 
     def update(
@@ -139,34 +139,44 @@ class TorchLsfSac:
     ) -> dict[str, Tensor]:
         """Standard normal noise, [time, senders, batch, receivers * size], for the critic and for
         its target."""
-        alpha, spread = self.alpha_at(env_steps), self.algorithm.message_std
+        alpha, std = self.alpha_at(env_steps), self.algorithm.messages.std
         logits = self.unroll(self.actor)(batch.inputs).clamp(
             *self.algorithm.logit_clamp or (-math.inf, math.inf)
         )
         best = only_available(logits.detach(), batch.available).argmax(-1)
-        target = self.target(batch, best, spread * target_noise)
+        target = self.target(batch, best, std * target_noise)
 
-        utilities, *said = self.unroll(self.critic)(batch.inputs[:-1], spread * noise, True)
+        utilities, *messages = self.unroll(self.critic)(batch.inputs[:-1], std * noise, True)
         weights = self.critic.mixer.weights(batch.state[:-1])
         q = mix((utilities * batch.action).sum(-1), *weights)
         error = masked_mean(0.5 * (q - target).square(), batch.mask)
-        message_loss = masked_mean(self.bottleneck(best[:-1], *said), batch.mask)
+        message_loss = masked_mean(self.bottleneck(best[:-1], *messages), batch.mask)
         given = tuple(weight.detach() for weight in weights)
         actor_loss, entropy = self.actor_loss(batch, logits[:-1], utilities.detach(), given, alpha)
 
-        (error + self.algorithm.message_weight * message_loss).backward()
+        critic_loss = error + self.algorithm.messages.weight * message_loss
+        critic_loss.backward()
         actor_loss.backward()
         self.actor_optimiser.step()
         self.critic_optimiser.step()
         self.updates += 1
         if self.updates % self.algorithm.target_period == 0:
             torch._foreach_copy_(self.targets, [p.detach() for p in self.online])
-        losses = {"critic_loss": error, "message_loss": message_loss, "actor_loss": actor_loss}
-        means = {
-            "value": masked_mean(q, batch.mask),
-            "target_value": masked_mean(target, batch.mask),
+        losses = {
+            "critic_loss": critic_loss,
+            "td_loss": error,
+            "message_loss": message_loss,
+            "actor_loss": actor_loss,
         }
-        metrics = losses | means | {"entropy": entropy, "alpha": torch.tensor(alpha)}
+        means = {
+            "q_taken_mean": masked_mean(q, batch.mask),
+            "target_value": masked_mean(target, batch.mask),
+            "td_error_abs": masked_mean((q - target).abs(), batch.mask),
+            "entropy": entropy,
+            "temperature": torch.tensor(alpha),
+            "epsilon": torch.tensor(self.epsilon_at(env_steps)),
+        }
+        metrics = losses | means
         return {name: value.detach() for name, value in metrics.items()}
 
     def unroll(self, net: Any) -> Any:
@@ -175,9 +185,15 @@ class TorchLsfSac:
 
     def alpha_at(self, env_steps: int) -> float:
         """The schedule's temperature."""
-        settings = self.algorithm
-        alpha = math.exp(settings.log_alpha - settings.log_alpha_fall * self.updates)
-        return max(alpha, settings.alpha_floor) if env_steps > settings.alpha_floor_after else alpha
+        settings = self.algorithm.temperature
+        alpha = math.exp(settings.log_alpha - settings.fall * self.updates)
+        return max(alpha, settings.floor) if env_steps > settings.floor_after else alpha
+
+    def epsilon_at(self, env_steps: int) -> float:
+        """The share of random actions, which is only recorded here."""
+        epsilon = self.algorithm.epsilon
+        progress = min(env_steps / epsilon.steps, 1.0)
+        return epsilon.first + (epsilon.last - epsilon.first) * progress
 
     @torch.no_grad()
     def target(self, batch: Batch, best: Tensor, noise: Tensor) -> Tensor:
@@ -197,8 +213,8 @@ class TorchLsfSac:
         cross_entropy = 0.5 * (sent.square() + LOG_2_PI).sum((1, 3))
         return (
             guess
-            + self.algorithm.kl_weight * kl
-            + self.algorithm.message_entropy_weight * cross_entropy
+            + self.algorithm.messages.kl_weight * kl
+            + self.algorithm.messages.entropy_weight * cross_entropy
         )
 
     def actor_loss(

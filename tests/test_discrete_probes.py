@@ -13,7 +13,7 @@ from comarl.algorithms.dop import Dop
 from comarl.algorithms.facmac import Facmac
 from comarl.algorithms.fop import Fop
 from comarl.algorithms.lica import Lica
-from comarl.algorithms.lsf_sac import LsfSac
+from comarl.algorithms.lsf_sac import LsfSac, Messaging
 from comarl.algorithms.maven import Maven
 from comarl.algorithms.msac import Msac
 from comarl.algorithms.ndq import Ndq
@@ -85,8 +85,8 @@ ALGORITHMS = {
         replay=EpisodeRing(300, 16, recent=20, recent_batch=16),
         pace=EpisodePace(parallel_envs=10, updates_per_episode=1.0),
     ),
-    "lsf-sac": LsfSac(**FAST, **RATES, message_size=1, message_width=16),
-    "masac": LsfSac(**FAST, **RATES, messages="none"),
+    "lsf-sac": LsfSac(**FAST, **RATES, messages=Messaging(size=1, hidden=16)),
+    "masac": LsfSac(**FAST, **RATES, messages=Messaging("none")),
     "ndq": Ndq(**FAST, message_size=1, message_width=16, optimiser=Adam(5e-3)),
     "qmix": Qmix(**FAST, optimiser=Adam(5e-3)),
     "qplex": Qplex(**FAST, optimiser=Adam(5e-3)),
@@ -97,7 +97,14 @@ ALGORITHMS = {
     # Telling modes apart is worth more than these rewards at MAVEN's own weight of 1: a mode may
     # then act badly.
     "maven": Maven(**FAST, mi_weight=0.05, discriminator=(16, 16), optimiser=Adam(5e-3)),
-    "msac": Msac(**SOFT, **RATES, alpha=0.03, alpha_optimiser=Adam(0.0), reward_scale=0.0, tau=0.1),
+    "msac": Msac(
+        **SOFT,
+        **RATES,
+        temperature=0.03,
+        temperature_optimiser=Adam(0.0),
+        reward_scale=0.0,
+        tau=0.1,
+    ),
     "qtran": Qtran(**NO_MIXER, joint_hidden=(16, 16), optimiser=Adam(5e-3)),
     "cw-qmix": Wqmix(**FAST, unrestricted_width=16, optimiser=Adam(5e-3)),
     "ow-qmix": Wqmix(**FAST, unrestricted_width=16, weighting="optimistic", optimiser=Adam(5e-3)),

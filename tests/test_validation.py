@@ -9,7 +9,7 @@ import pytest
 
 from comarl.algorithms import ALGORITHMS
 from comarl.algorithms.dop import Dop
-from comarl.algorithms.lsf_sac import LsfSac
+from comarl.algorithms.lsf_sac import LsfSac, Temperature
 from comarl.algorithms.msac import Msac
 from comarl.algorithms.vm3_ac import Vm3Ac
 from comarl.algorithms.wqmix import Wqmix
@@ -113,8 +113,8 @@ def test_a_replay_of_the_wrong_kind_is_refused_in_one_sentence(algorithm, name):
             "critic_hidden=() of Dop must name one hidden layer at least",
         ),
         (
-            lambda: LsfSac(alpha=0.3),
-            "alpha=0.3 of LsfSac counts only with temperature='fixed', not 'schedule'",
+            lambda: Temperature(alpha=0.3),
+            "alpha=0.3 of Temperature counts only with mode='fixed', not 'schedule'",
         ),
     ],
 )
@@ -126,4 +126,4 @@ def test_a_mistake_is_answered_with_what_would_be_right(make, words):
 
 def test_what_is_allowed_to_be_absent_may_be():
     assert LsfSac(logit_clamp=None).logit_clamp is None
-    assert LsfSac(temperature="fixed", alpha=0.3).alpha == 0.3
+    assert Temperature("fixed", alpha=0.3).alpha == 0.3

@@ -17,7 +17,7 @@ replay=(
 )
 explore=(--algorithm.epsilon.steps 50000)
 for algorithm in lsf-sac masac masac-double-q; do
-    hunt $algorithm "${replay[@]}" "${explore[@]}" --algorithm.log-alpha-fall 5e-4
+    hunt $algorithm "${replay[@]}" "${explore[@]}" --algorithm.temperature.fall 5e-4
 done
 for algorithm in lsf-sac-fixed-temperature {qmix,qtran,cw-qmix,ow-qmix,qplex,ndq,maven,fop}-pymarl2; do
     hunt $algorithm "${replay[@]}" "${explore[@]}"

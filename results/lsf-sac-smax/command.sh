@@ -21,7 +21,7 @@ fight() { # algorithm, map, steps, name of the folder, options
 }
 for map in 3m 3s_vs_5z; do
     for algorithm in lsf-sac masac; do
-        fight $algorithm $map 100000 $algorithm --algorithm.log-alpha-fall 5e-4
+        fight $algorithm $map 100000 $algorithm --algorithm.temperature.fall 5e-4
     done
     for algorithm in {qmix,qplex,ow-qmix}-pymarl2; do
         fight $algorithm $map 100000 $algorithm

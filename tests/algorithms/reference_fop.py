@@ -31,18 +31,15 @@ class Written:
 
     def utilities(self, critic, obs):
         agents = obs.shape[-2]
-        each = np.concatenate(
-            [obs, np.broadcast_to(np.eye(agents), (*obs.shape[:-1], agents))], axis=-1
-        )
-        return self.reference.mlp(critic.utility, each, self.reference.relu)
+        identity = np.broadcast_to(np.eye(agents), (*obs.shape[:-1], agents))
+        x = np.concatenate([obs, identity], axis=-1)
+        return self.reference.mlp(critic.utility, x, self.reference.relu)
 
-    def q_tot(self, algorithm, critic, before, batch, steps, action, gain=0.0):
-        """What passes no gradient comes from `before`. A `gain` on actions counts in soft
+    def q_tot(self, algorithm, critic, before, batch, steps, action, bonus=0.0):
+        """What passes no gradient comes from `before`. A `bonus` on actions counts in soft
         values."""
-        t, pick = (
-            batch.timesteps,
-            lambda q: np.take_along_axis(q, np.asarray(action)[..., None], -1)[..., 0],
-        )
+        t = batch.timesteps
+        pick = lambda q: np.take_along_axis(q, np.asarray(action)[..., None], -1)[..., 0]
         obs, state = np.float64(t.obs[:, steps]), np.float64(t.state[:, steps])
         q, stopped = self.utilities(critic, obs), self.utilities(before, obs)
         counts = (
@@ -50,7 +47,7 @@ class Written:
             if algorithm.value_of_unavailable
             else np.asarray(t.available[:, steps])
         )
-        sums = np.where(counts, np.exp((stopped + gain) / self.alpha), 0.0).sum(-1)
+        sums = np.where(counts, np.exp((stopped + bonus) / self.alpha), 0.0).sum(-1)
         advantage = pick(stopped) - self.alpha * np.log(np.where(sums > 0, sums, 1.0))
         weight = reference_duplex.importance(critic.importance, state, action)
         total = self.reference.mlp(critic.value, state, self.reference.relu)[..., 0]

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.algorithms.dop import DOP_PYMARL2, Dop, State, tree_backup
+from comarl.algorithms.dop import Dop, State, tree_backup
+from comarl.algorithms.presets import DOP_PYMARL2
 from comarl.ops.exploration import Epsilon
 from comarl.ops.learner import Adam
-from comarl.replay.episodes import RecentAndOld
+from comarl.replay.episodes import EpisodeRing
 from comarl.types import Clock, EnvSpec
 from tests.data import SMOOTH, make_episodes
 
@@ -35,9 +36,9 @@ DOP = Dop(
     target_period=3,
     actor_optimiser=SMOOTH,
     critic_optimiser=SMOOTH,
-    replay=RecentAndOld(10, 3, recent=3, recent_batch=RECENT),
+    replay=EpisodeRing(10, 3, recent=3, recent_batch=RECENT),
 )
-NETWORKS = lambda s: (s.actor.value, s.critic.value, s.target_critic)
+NETWORKS = lambda s: (s.actor.value, s.critic.value, s.critic.target)
 EPSILON = 0.5  # after 50 steps of 100
 
 
@@ -113,7 +114,7 @@ class Equations:
         return sum(chance(u) * self.q(critic, at, u) for u in itertools.product(range(3), repeat=2))
 
     def targets(self):
-        critic, policy = self.state.target_critic, self.policy(self.state.actor.value)
+        critic, policy = self.state.critic.target, self.policy(self.state.actor.value)
         result = np.zeros(self.batch.reward.shape)
         for b, length in enumerate(LENGTHS):
             q = [self.q(critic, (b, t), self.action[b, t]) for t in range(length)]
@@ -286,7 +287,7 @@ def test_a_step_that_the_policies_would_never_take_ends_the_tree_backup():
 # The actor, and the rest
 
 
-def test_each_actor_climbs_its_own_advantage_on_the_recent_episodes(
+def test_each_actor_maximises_its_own_advantage_on_the_recent_episodes(
     updated, state, equations, reference
 ):
     after, metrics = updated
@@ -315,7 +316,7 @@ def test_its_mean_over_actions_is_the_policy_gradient_of_the_teams_value(state, 
     @jax.jit
     def step(action):
         played = dataclasses.replace(one, action=one.action.at[0, 0].set(action))
-        return plain.fit_actor(state, critic, played, jnp.float32(0.0))[0].value.head.bias
+        return plain.fit_actor(state.actor, critic, played, jnp.float32(0.0))[0].value.head.bias
 
     # A step of SMOOTH is -0.1 g / (|g| + 1), so that the gradient can be read from it; a mean over
     # two agents.
@@ -332,7 +333,9 @@ def test_old_episodes_teach_the_critic_and_not_the_actor(updated, state, batch, 
     mixed = jax.tree.map(lambda x, y: jnp.concatenate([x[:RECENT], y[RECENT:]]), batch, other)
     assert bits(update(DOP, state, mixed, 0)[0].critic) != bits(updated[0].critic)
     fit = jax.jit(
-        lambda b: DOP.fit_actor(state, state.critic.value, DOP.split(b)[0], jnp.float32(EPSILON))[0]
+        lambda b: DOP.fit_actor(
+            state.actor, state.critic.value, DOP.split(b)[0], jnp.float32(EPSILON)
+        )[0]
     )
     assert bits(fit(mixed)) == bits(fit(batch))
 
@@ -347,8 +350,8 @@ def test_every_parameter_learns_and_the_target_is_copied_after_every_third_updat
         assert (np.asarray(new) != np.asarray(old)).any(), jax.tree_util.keystr(path)
     for number in range(4):
         before, (state, _) = state, update(DOP, state, batch, number)
-        assert bits(state.target_critic) == bits(
-            state.critic.value if number == 2 else before.target_critic
+        assert bits(state.critic.target) == bits(
+            state.critic.value if number == 2 else before.critic.target
         )
 
 
@@ -363,5 +366,5 @@ def test_the_values_of_a_team_are_q_tot_of_what_it_did(state, batch, equations):
 
 @pytest.mark.parametrize("algorithm", [Dop(), DOP_PYMARL2])
 def test_a_round_is_one_update(algorithm):
-    assert algorithm.updates_per_episode * algorithm.parallel_envs == 1
+    assert algorithm.pace.updates_per_episode * algorithm.pace.parallel_envs == 1
     assert isinstance(DOP.critic_optimiser, Adam)

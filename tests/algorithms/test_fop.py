@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.algorithms.fop import FOP_PYMARL2, Fop, actor_loss, soft_targets, soft_value
-from comarl.ops.exploration import linear
+from comarl.algorithms.fop import Fop, actor_loss, soft_targets, soft_value
+from comarl.algorithms.presets import FOP_PYMARL2
+from comarl.ops.exploration import Epsilon, linear
 from comarl.types import Clock, EnvSpec
 from tests.algorithms.reference_fop import Written, log
 from tests.data import SMOOTH, make_episodes
@@ -20,9 +21,7 @@ AGENTS, OBS, STATE, ACTIONS, HORIZON = 3, 2, 4, 3, 4
 SPEC = EnvSpec(AGENTS, OBS, STATE, ACTIONS, discrete=True, horizon=HORIZON)
 LENGTHS, GAMMA = (2, HORIZON, 3), 0.9  # terminated, cut at the horizon, cut early
 BOTH = dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
-SCHEDULES = dict(
-    temperature=(0.8, 0.2), temperature_steps=2000, epsilon=(1.0, 0.2), epsilon_steps=2000
-)
+SCHEDULES = dict(temperature=(0.8, 0.2), temperature_steps=2000, epsilon=Epsilon(1.0, 0.2, 2000))
 FOP = Fop(
     hidden=4,
     mixer_width=3,
@@ -64,7 +63,7 @@ def batch():
 def state(scramble):
     """All six networks differ, and values a good deal."""
     made = init(FOP)
-    where = lambda s: (s.actor.value, s.critics[0].value, s.critics[1].value, *s.targets)
+    where = lambda s: (s.actor.value, s.critics.value, s.critics.target)
     return eqx.tree_at(where, made, tuple(scramble(x, i, 0.6) for i, x in enumerate(where(made))))
 
 
@@ -87,13 +86,18 @@ def equations(reference):
     return policies, written.utilities, written.q_tot
 
 
+def both(reference, critics):
+    """The two critics, in float64."""
+    return [reference.part(reference.doubles(critics), k) for k in range(2)]
+
+
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_actor_climbs_the_lower_utility_and_its_entropy(
+def test_the_actor_maximises_the_lower_utility_and_its_entropy(
     name, updated, state, batch, equations, reference
 ):
     algorithm, (after, metrics), (policies, utilities, _) = VARIANTS[name], updated[name], equations
     obs = np.float64(batch.timesteps.obs[:, :-1])
-    q = np.minimum(*(utilities(reference.doubles(critic.value), obs) for critic in state.critics))
+    q = np.minimum(*(utilities(critic, obs) for critic in both(reference, state.critics.value)))
 
     def loss(actor):
         pi, total = policies(algorithm, actor, batch)[:, :-1], 0.0
@@ -120,15 +124,14 @@ def test_each_critic_descends_to_the_lower_target_at_drawn_actions(
     noise = reference.gumbel(jax.random.key(7), pi.shape)
     action = np.where(pi > 0, log(pi) + noise, -np.inf).argmax(-1)[:, 1:]
     entropy = -log(np.take_along_axis(pi[:, 1:], action[..., None], -1))[..., 0].mean(-1)
-    targets = [reference.doubles(target) for target in state.targets]
+    targets = both(reference, state.critics.target)
     value = np.minimum(*(q_tot(algorithm, x, x, batch, slice(1, None), action) for x in targets))
     if name == "fop":
         y = reference.lambda_targets(batch, value + ALPHA * entropy, GAMMA, 0.6)
     else:
         y = reference.lambda_targets(batch, value, GAMMA, 0.6) + ALPHA * entropy
     mask, errors = batch.mask, []
-    for old, new in zip(state.critics, after.critics, strict=True):
-        before = reference.doubles(old.value)
+    for k, before in enumerate(both(reference, state.critics.value)):
 
         def loss(critic, before=before):
             return reference.masked_mean(
@@ -136,15 +139,17 @@ def test_each_critic_descends_to_the_lower_target_at_drawn_actions(
             )
 
         errors.append(loss(before))
-        reference.assert_descends(old.value, new.value, loss, entries=3)
-    np.testing.assert_allclose(metrics["critic_loss"], np.mean(errors), rtol=1e-4)
+        old, new = reference.part(state.critics.value, k), reference.part(after.critics.value, k)
+        reference.assert_descends(old, new, loss, entries=3)
+    np.testing.assert_allclose(metrics["critic_loss"], np.sum(errors), rtol=1e-4)
+    np.testing.assert_allclose(metrics["td_loss"], np.sum(errors), rtol=1e-4)
     np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(y, mask), rtol=1e-4)
     np.testing.assert_allclose(metrics["entropy"], reference.masked_mean(entropy, mask), rtol=1e-4)
 
     algorithm_values = jax.jit(
         jax.vmap(lambda e: algorithm.team_values(after, e, jax.random.key(0)))
     )(batch)
-    online = [reference.doubles(critic.value) for critic in after.critics]
+    online = both(reference, after.critics.value)
     expected = np.minimum(*(q_tot(algorithm, x, x, batch, slice(-1), batch.action) for x in online))
     np.testing.assert_allclose(
         np.where(mask, algorithm_values, 0), np.where(mask, expected, 0), atol=1e-4
@@ -154,20 +159,20 @@ def test_each_critic_descends_to_the_lower_target_at_drawn_actions(
 def test_all_parameters_learn_and_the_two_critics_stay_apart(updated, state):
     after, _ = updated["fop"]
     pairs = zip(
-        *(jax.tree.leaves_with_path((s.actor.value, s.critics)) for s in (after, state)),
+        *(jax.tree.leaves_with_path((s.actor.value, s.critics.learner)) for s in (after, state)),
         strict=True,
     )
     for (path, new), (_, old) in pairs:
         assert (np.asarray(new) != np.asarray(old)).any(), jax.tree_util.keystr(path)
-    one, two = (jax.tree.leaves(critic.value) for critic in init(FOP).critics)
-    assert all((np.asarray(a) != np.asarray(b)).any() for a, b in zip(one, two, strict=True))
+    for leaf in jax.tree.leaves(init(FOP).critics.value):
+        assert (np.asarray(leaf[0]) != np.asarray(leaf[1])).any()
 
 
 def test_the_critics_are_copied_after_every_third_update_and_only_then(state, batch, bits):
     for number in range(4):
         after, _ = update(FOP, state, batch, number)
-        online = tuple(critic.value for critic in after.critics)
-        assert bits(after.targets) == bits(online if number == 2 else state.targets)
+        expected = after.critics.value if number == 2 else state.critics.target
+        assert bits(after.critics.target) == bits(expected)
 
 
 # Soft values
@@ -252,5 +257,5 @@ def test_with_epsilon_1_in_the_policy_the_actor_learns_nothing(state, batch, bit
 
 def test_the_preset_is_what_it_says():
     assert FOP_PYMARL2.td_lambda == 0.6 and FOP_PYMARL2.replay.batch_size == 128
-    assert FOP_PYMARL2.parallel_envs * FOP_PYMARL2.updates_per_episode == 1
+    assert FOP_PYMARL2.pace.parallel_envs * FOP_PYMARL2.pace.updates_per_episode == 1
     assert FOP_PYMARL2.temperature == Fop().temperature

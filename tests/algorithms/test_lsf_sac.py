@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.algorithms.lsf_sac import LSF_SAC_FIXED_TEMPERATURE, MASAC, MASAC_DOUBLE_Q, LsfSac
+from comarl.algorithms.lsf_sac import LsfSac, Messaging, Temperature
+from comarl.algorithms.presets import LSF_SAC_FIXED_TEMPERATURE, MASAC, MASAC_DOUBLE_Q
 from comarl.algorithms.qmix import Qmix
 from comarl.nn.recurrent import Memory
 from comarl.ops.learner import Adam
@@ -25,34 +26,39 @@ LENGTHS = (2, HORIZON, 3)  # terminated, cut at the horizon, cut early
 GAMMA, SIZE = 0.9, 2
 KEY = jax.random.key(7)
 BASE = LsfSac(
-    **dict(
-        hidden=4,
-        mixer_width=3,
-        hypernet=4,
-        message_size=SIZE,
-        message_width=3,
-        gamma=GAMMA,
-        target_period=3,
-    ),
-    **dict(message_weight=0.5, kl_weight=0.3, message_entropy_weight=0.2, logit_clamp=(-0.4, 0.5)),
-    **dict(
-        actor_optimiser=SMOOTH,
-        critic_optimiser=SMOOTH,
-        temperature_optimiser=SMOOTH,
-        log_alpha=-0.5,
-    ),
+    messages=Messaging(size=SIZE, hidden=3, weight=0.5, kl_weight=0.3, entropy_weight=0.2),
+    temperature=Temperature(log_alpha=-0.5, optimiser=SMOOTH),
+    logit_clamp=(-0.4, 0.5),
+    hidden=4,
+    mixer_width=3,
+    hypernet=4,
+    gamma=GAMMA,
+    target_period=3,
+    actor_optimiser=SMOOTH,
+    critic_optimiser=SMOOTH,
 )
-but = functools.partial(dataclasses.replace, BASE)
+
+
+def but(messages=None, temperature=None, **changes):
+    """The same with other settings; those of messages and of the temperature are dictionaries."""
+    return dataclasses.replace(
+        BASE,
+        messages=dataclasses.replace(BASE.messages, **(messages or {})),
+        temperature=dataclasses.replace(BASE.temperature, **(temperature or {})),
+        **changes,
+    )
+
+
 VARIANTS = {
     "the defaults": BASE,
-    "as the paper": but(messages="broadcast", encoder="gru", td_lambda=0.0, logit_clamp=None),
-    "policies as the code": but(policy_sign="code", message_weight=0.0),
+    "as the paper": but(dict(routing="broadcast", encoder="gru"), td_lambda=0.0, logit_clamp=None),
+    "policies as the code": but(dict(weight=0.0), policy_sign="code"),
     "soft targets, messages by themselves": but(
-        soft_target=True, stop_td_into_encoder=True, temperature="sac-discrete"
+        dict(stop_td_into_encoder=True), dict(mode="sac-discrete"), soft_target=True
     ),
-    "twins": but(twin_critic=True, temperature="fixed", alpha=0.3),
-    "masac": but(messages="none", logit_clamp=None),
-    "noise": but(messages="noise"),
+    "two critics": but(temperature=dict(mode="fixed", alpha=0.3), critics=2),
+    "masac": but(dict(routing="none"), logit_clamp=None),
+    "noise": but(dict(routing="noise")),
 }
 
 
@@ -87,7 +93,7 @@ def states(scramble):
     @functools.cache
     def make(algorithm):
         state = init(algorithm, jax.random.key(0))
-        where = lambda s: (s.actor.value, s.critic.value, s.target_critic)
+        where = lambda s: (s.actor.value, s.critics.value, s.critics.target)
         return eqx.tree_at(
             where, state, tuple(scramble(x, 8 + k, 0.5) for k, x in enumerate(where(state)))
         )
@@ -136,57 +142,53 @@ def linear(layer, x):
     return x @ layer.weight + layer.bias
 
 
-def noise_of(key, towers, time, shape):
-    """[towers, batch, time, ...]: each tower, episode and step by a key of its own."""
-    keys = jax.random.split(key, (towers, len(LENGTHS)))
+def noise_of(key, critics, time, shape):
+    """[critics, batch, time, ...]: each critic, episode and step by a key of its own."""
+    keys = jax.random.split(key, (critics, len(LENGTHS)))
     one = lambda k, b, t: jax.random.normal(jax.random.fold_in(keys[k, b], t), shape)
     rows = [
-        [[one(k, b, t) for t in range(time)] for b in range(len(LENGTHS))] for k in range(towers)
+        [[one(k, b, t) for t in range(time)] for b in range(len(LENGTHS))] for k in range(critics)
     ]
     return np.float64(np.array(rows))
 
 
-def speak(algorithm, messenger, x, noise):
-    """The messages' means, the messages, and what each agent is told."""
-    recurrent = algorithm.encoder == "gru"
+def send(algorithm, messenger, x, noise):
+    """The messages' means, the messages, and what each agent receives."""
+    recurrent = algorithm.messages.encoder == "gru"
     features = (
         unroll(messenger.encoder, x)
         if recurrent
         else Reference.torso(messenger.encoder, x, Reference.relu)
     )
-    receivers = AGENTS if algorithm.messages == "pairwise" else 1
+    receivers = AGENTS if algorithm.messages.routing == "pairwise" else 1
     mean = linear(messenger.head, features).reshape(*x.shape[:-1], receivers, SIZE)
-    sent, told = mean + noise, np.zeros((*x.shape[:-1], AGENTS * SIZE))
+    sent, received = mean + noise, np.zeros((*x.shape[:-1], AGENTS * SIZE))
     for i in range(AGENTS):
         for j in range(AGENTS):
-            told[..., i, SIZE * j : SIZE * (j + 1)] = sent[..., j, i if receivers > 1 else 0, :]
-    return mean, sent, told
+            received[..., i, SIZE * j : SIZE * (j + 1)] = sent[..., j, i if receivers > 1 else 0, :]
+    return mean, sent, received
 
 
-def draw(algorithm, key, towers, time):
+def draw(algorithm, key, critics, time):
     shape = {
         "pairwise": (AGENTS, AGENTS, SIZE),
         "broadcast": (AGENTS, 1, SIZE),
         "noise": (AGENTS, AGENTS * SIZE),
     }
-    return (
-        None
-        if algorithm.messages == "none"
-        else noise_of(key, towers, time, shape[algorithm.messages])
-    )
+    routing = algorithm.messages.routing
+    return None if routing == "none" else noise_of(key, critics, time, shape[routing])
 
 
-def utilities_of(algorithm, critic, x, noise, teller=None):
-    """q_i; `teller` is whose messages they hear, if not those of `critic`."""
-    if algorithm.messages == "none":
-        heard = x
-    elif algorithm.messages == "noise":
-        heard = np.concatenate([x, noise], axis=-1)
+def utilities_of(algorithm, critic, x, noise, sender=None):
+    """q_i; `sender` is whose messages they receive, if not those of `critic`."""
+    if algorithm.messages.routing == "none":
+        inputs = x
+    elif algorithm.messages.routing == "noise":
+        inputs = np.concatenate([x, noise], axis=-1)
     else:
-        heard = np.concatenate(
-            [x, speak(algorithm, (teller or critic).messenger, x, noise)[2]], axis=-1
-        )
-    return linear(critic.utility.head, unroll(critic.utility.encoder, heard))
+        _, _, received = send(algorithm, (sender or critic).messenger, x, noise)
+        inputs = np.concatenate([x, received], axis=-1)
+    return linear(critic.utility.head, unroll(critic.utility.encoder, inputs))
 
 
 def logits_of(algorithm, actor, batch):
@@ -215,20 +217,17 @@ class Equations:
     """What one update of `algorithm` from `state` should be."""
 
     def __init__(self, algorithm, state, batch):
-        self.algorithm, self.batch, self.towers = algorithm, batch, 1 + algorithm.twin_critic
+        self.algorithm, self.batch, self.number = algorithm, batch, algorithm.critics
         self.actor, self.critics, self.targets = map(
-            Reference.doubles, (state.actor.value, state.critic.value, state.target_critic)
+            Reference.doubles, (state.actor.value, state.critics.value, state.critics.target)
         )
         self.x, self.s = inputs_of(batch), np.float64(batch.timesteps.state)
         self.online, target = jax.random.split(KEY)
-        self.noise = draw(algorithm, self.online, self.towers, HORIZON)
-        self.target_noise = draw(algorithm, target, self.towers, HORIZON + 1)
-        falls = {"schedule": algorithm.log_alpha - 1e-4 * 100, "sac-discrete": algorithm.log_alpha}
-        self.alpha = (
-            algorithm.alpha
-            if algorithm.temperature == "fixed"
-            else np.exp(falls[algorithm.temperature])
-        )
+        self.noise = draw(algorithm, self.online, self.number, HORIZON)
+        self.target_noise = draw(algorithm, target, self.number, HORIZON + 1)
+        settings = algorithm.temperature
+        falls = {"schedule": settings.log_alpha - 1e-4 * 100, "sac-discrete": settings.log_alpha}
+        self.alpha = settings.alpha if settings.mode == "fixed" else np.exp(falls[settings.mode])
         self.available = np.array(batch.timesteps.available)
         for b, length in enumerate(LENGTHS):
             # Nothing is available after the end, and nothing there counts
@@ -243,7 +242,7 @@ class Equations:
 
     def lambda_targets(self):
         values = []
-        for k in range(self.towers):
+        for k in range(self.number):
             critic = Reference.part(self.targets, k)
             q = utilities_of(self.algorithm, critic, self.x, self.part(self.target_noise, k))
             v = (
@@ -257,39 +256,39 @@ class Equations:
         )
 
     def td_loss(self, critics):
-        """Half the squared error, summed over towers."""
+        """Half the squared error, summed over critics."""
         loss = 0.0
-        for k in range(self.towers):
+        for k in range(self.number):
             critic, before = Reference.part(critics, k), Reference.part(self.critics, k)
-            teller = before if self.algorithm.stop_td_into_encoder else None
+            sender = before if self.algorithm.messages.stop_td_into_encoder else None
             q = utilities_of(
-                self.algorithm, critic, self.x[:, :-1], self.part(self.noise, k), teller
+                self.algorithm, critic, self.x[:, :-1], self.part(self.noise, k), sender
             )
             q_tot = Reference.mixer(critic.mixer, pick(q, self.batch.action), self.s[:, :-1])
             loss += Reference.masked_mean(0.5 * (q_tot - self.y) ** 2, self.batch.mask)
         return loss
 
     def message_loss(self, critics):
-        if self.algorithm.messages in ("none", "noise"):
+        settings = self.algorithm.messages
+        if settings.routing in ("none", "noise"):
             return 0.0
         loss, x = 0.0, self.x[:, :-1]
-        for k in range(self.towers):
+        for k in range(self.number):
             messenger = Reference.part(critics, k).messenger
-            mean, sent, told = speak(self.algorithm, messenger, x, self.noise[k])
+            mean, sent, received = send(self.algorithm, messenger, x, self.noise[k])
             logits = Reference.mlp(
-                messenger.posterior, np.concatenate([x, told], axis=-1), Reference.relu
+                messenger.posterior, np.concatenate([x, received], axis=-1), Reference.relu
             )
             log_q = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-            each = -pick(log_q, self.greedy[:, :-1]).sum(-1)
-            each = each + self.algorithm.kl_weight * (mean**2 / 2).sum((-3, -2, -1))
+            of_steps = -pick(log_q, self.greedy[:, :-1]).sum(-1)
+            of_steps = of_steps + settings.kl_weight * (mean**2 / 2).sum((-3, -2, -1))
             normal = (sent**2 / 2 + np.log(2 * np.pi) / 2).sum((-3, -2, -1))
-            loss += Reference.masked_mean(
-                each + self.algorithm.message_entropy_weight * normal, self.batch.mask
-            )
+            of_steps = of_steps + settings.entropy_weight * normal
+            loss += Reference.masked_mean(of_steps, self.batch.mask)
         return loss
 
     def critic_loss(self, critics):
-        return self.td_loss(critics) + self.algorithm.message_weight * self.message_loss(critics)
+        return self.td_loss(critics) + self.algorithm.messages.weight * self.message_loss(critics)
 
     def actor_loss(self, actor):
         critic = Reference.part(self.critics, 0)
@@ -316,41 +315,44 @@ def test_an_update_descends_the_losses_of_the_equations(name, batch, states, upd
     algorithm = VARIANTS[name]
     state, (after, metrics) = states(algorithm), updated(algorithm)
     expected = Equations(algorithm, state, batch)
-    loss, said = expected.td_loss(expected.critics), expected.message_loss(expected.critics)
-    np.testing.assert_allclose(metrics["critic_loss"], loss, rtol=1e-4)
-    np.testing.assert_allclose(metrics["message_loss"], said, rtol=1e-4, atol=1e-6)
+    td_loss = expected.td_loss(expected.critics)
+    message_loss = expected.message_loss(expected.critics)
+    total = td_loss + algorithm.messages.weight * message_loss
+    np.testing.assert_allclose(metrics["td_loss"], td_loss, rtol=1e-4)
+    np.testing.assert_allclose(metrics["message_loss"], message_loss, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(metrics["critic_loss"], total, rtol=1e-4)
     np.testing.assert_allclose(
         metrics["target_value"], reference.masked_mean(expected.y, batch.mask), rtol=1e-4, atol=1e-5
     )
     np.testing.assert_allclose(
         metrics["actor_loss"], expected.actor_loss(expected.actor), rtol=1e-4
     )
-    np.testing.assert_allclose(metrics["alpha"], expected.alpha, rtol=1e-5)
+    np.testing.assert_allclose(metrics["temperature"], expected.alpha, rtol=1e-5)
     reference.assert_descends(
-        state.critic.value, after.critic.value, expected.critic_loss, entries=3
+        state.critics.value, after.critics.value, expected.critic_loss, entries=3
     )
     reference.assert_descends(state.actor.value, after.actor.value, expected.actor_loss, entries=4)
     entropy, uniform = expected.entropy()
     np.testing.assert_allclose(
         metrics["entropy"], reference.masked_mean(entropy, batch.mask), rtol=1e-4
     )
-    if algorithm.temperature == "sac-discrete":
+    if algorithm.temperature.mode == "sac-discrete":
         gradient = reference.masked_mean(entropy - 0.2 * uniform, batch.mask)
-        moved = after.temperature.value - state.temperature.value
+        moved = after.log_alpha.value - state.log_alpha.value
         np.testing.assert_allclose(moved, -0.1 * gradient / (abs(gradient) + 1.0), rtol=1e-4)
 
 
 def test_the_checks_above_could_tell(batch, states):
-    """Either tower is the smaller now and then, and logits are clamped here and there."""
-    twins = Equations(VARIANTS["twins"], states(VARIANTS["twins"]), batch)
+    """Either critic is the smaller now and then, and logits are clamped here and there."""
+    two = Equations(VARIANTS["two critics"], states(VARIANTS["two critics"]), batch)
     values = []
     for k in range(2):
-        critic = Reference.part(twins.targets, k)
-        q = utilities_of(twins.algorithm, critic, twins.x, twins.target_noise[k])
-        values.append(Reference.mixer(critic.mixer, pick(q, twins.greedy), twins.s))
+        critic = Reference.part(two.targets, k)
+        q = utilities_of(two.algorithm, critic, two.x, two.target_noise[k])
+        values.append(Reference.mixer(critic.mixer, pick(q, two.greedy), two.s))
     first_is_less = (values[0] < values[1])[:, 1:][np.asarray(batch.mask)]
     assert 0 < first_is_less.sum() < first_is_less.size
-    free = linear(twins.actor.head, Reference.histories(twins.actor.encoder, SPEC, batch))
+    free = linear(two.actor.head, Reference.histories(two.actor.encoder, SPEC, batch))
     clamped = free != np.clip(free, *BASE.logit_clamp)
     assert 0.1 < clamped.mean() < 0.9
 
@@ -360,34 +362,34 @@ def test_the_checks_above_could_tell(batch, states):
 
 def test_each_loss_reaches_its_own_networks_and_no_others(states, updated, bits):
     """TD teaches utilities, mixer and encoder; L_m encoder and posterior; L_pi the actors."""
-    start = states(BASE).critic.value.messenger
+    start = states(BASE).critics.value.messenger
 
-    def after(**changes):
-        return updated(but(**changes))[0]
+    def after(messages=None, **changes):
+        return updated(but(messages, **changes))[0]
 
-    silent = after(message_weight=0.0, policy_sign="code").critic.value.messenger
+    silent = after(dict(weight=0.0), policy_sign="code").critics.value.messenger
     assert bits(silent.posterior) == bits(start.posterior)
     for one, other in zip(
         *map(jax.tree.leaves, ((silent.encoder, silent.head), (start.encoder, start.head))),
         strict=True,
     ):
         assert (np.asarray(one) != np.asarray(other)).any(), "TD did not reach the encoder"
-    deaf = after(message_weight=0.0, stop_td_into_encoder=True)
-    assert bits(deaf.critic.value.messenger) == bits(start)
-    base, other_sign = after(), after(message_weight=0.0, policy_sign="code")
-    assert bits(base.critic.value.messenger.posterior) != bits(start.posterior)
+    deaf = after(dict(weight=0.0, stop_td_into_encoder=True))
+    assert bits(deaf.critics.value.messenger) == bits(start)
+    base, other_sign = after(), after(dict(weight=0.0), policy_sign="code")
+    assert bits(base.critics.value.messenger.posterior) != bits(start.posterior)
     assert bits(deaf.actor) == bits(base.actor), "what messages learn is no matter of the actor's"
     assert bits(other_sign.actor) != bits(base.actor)
-    heads = (s.critic.value.utility.head.weight for s in (other_sign, base))
+    heads = (s.critics.value.utility.head.weight for s in (other_sign, base))
     np.testing.assert_allclose(
         *heads, atol=1e-6, err_msg="the actor's loss is no matter of the critic's"
     )
 
 
 def test_every_parameter_learns(states, updated):
-    for name in ("the defaults", "as the paper", "twins"):
+    for name in ("the defaults", "as the paper", "two critics"):
         state, (after, _) = states(VARIANTS[name]), updated(VARIANTS[name])
-        where = lambda s: (s.actor.value, s.critic.value)
+        where = lambda s: (s.actor.value, s.critics.value)
         for (path, old), (_, new) in zip(
             *(jax.tree.leaves_with_path(where(s)) for s in (state, after)), strict=True
         ):
@@ -406,8 +408,8 @@ def test_the_target_is_copied_after_every_third_update_and_only_then(batch, stat
     state = states(BASE)
     for number in range(4):
         before, (state, _) = state, update(BASE, state, batch, at_update(number), KEY)
-        source = state.critic.value if number == 2 else before.target_critic
-        assert bits(state.target_critic) == bits(source)
+        source = state.critics.value if number == 2 else before.critics.target
+        assert bits(state.critics.target) == bits(source)
 
 
 # Ablations equal their base
@@ -423,12 +425,12 @@ def test_without_messages_and_with_an_actor_greedy_in_the_critic_it_is_qmix(batc
     lead = lambda tree: jax.tree.map(lambda x: x[None], tree)
     parts = lambda c: (c.utility.encoder, c.utility.head, c.mixer)
     of_qmix = lambda n: lead((n.utilities.encoder, n.utilities.head, n.mixer))
-    where = lambda s: (s.actor.value, *parts(s.critic.value), *parts(s.target_critic))
+    where = lambda s: (s.actor.value, *parts(s.critics.value), *parts(s.critics.target))
     state = init(algorithm, jax.random.key(0))
     state = eqx.tree_at(where, state, (network.utilities, *of_qmix(network), *of_qmix(target)))
     _, metrics = update(algorithm, state, batch, at_update(100), KEY)
     q, y = jax.jit(jax.vmap(lambda episode: qmix.values(network, target, episode)))(batch)
-    np.testing.assert_allclose(metrics["value"], masked_mean(q, batch.mask), rtol=1e-5)
+    np.testing.assert_allclose(metrics["q_taken_mean"], masked_mean(q, batch.mask), rtol=1e-5)
     np.testing.assert_allclose(metrics["target_value"], masked_mean(y, batch.mask), rtol=1e-5)
     np.testing.assert_allclose(
         metrics["critic_loss"], 0.5 * masked_mean((q - y) ** 2, batch.mask), rtol=1e-5
@@ -440,10 +442,10 @@ def test_chance_is_in_the_messages_alone(batch, states, updated, bits):
     none."""
     for changes, same in (
         ({}, False),
-        ({"message_std": 0.0, "message_weight": 0.0}, True),
-        ({"messages": "none"}, True),
+        ({"std": 0.0, "weight": 0.0}, True),
+        ({"routing": "none"}, True),
     ):
-        algorithm = but(logit_clamp=None, **changes)
+        algorithm = but(changes, logit_clamp=None)
         two = (
             update(algorithm, states(algorithm), batch, at_update(100), jax.random.key(k))
             for k in (1, 2)
@@ -453,24 +455,24 @@ def test_chance_is_in_the_messages_alone(batch, states, updated, bits):
 
 
 def test_presets_differ_from_the_defaults_in_what_their_names_say():
-    assert dataclasses.replace(LsfSac(), messages="none") == MASAC
-    assert dataclasses.replace(MASAC, twin_critic=True) == MASAC_DOUBLE_Q
-    assert dataclasses.replace(LsfSac(), temperature="fixed") == LSF_SAC_FIXED_TEMPERATURE
-    assert LSF_SAC_FIXED_TEMPERATURE.alpha == 1.0
+    assert LsfSac(messages=Messaging(routing="none")) == MASAC
+    assert dataclasses.replace(MASAC, critics=2) == MASAC_DOUBLE_Q
+    assert LsfSac(temperature=Temperature(mode="fixed")) == LSF_SAC_FIXED_TEMPERATURE
+    assert LSF_SAC_FIXED_TEMPERATURE.temperature.alpha == 1.0
     shapes = jax.eval_shape(lambda: MASAC.init(SPEC, jax.random.key(0)))
-    assert shapes.critic.value.messenger is None
+    assert shapes.critics.value.messenger is None
 
 
-def test_noise_is_as_large_as_messages_and_twins_start_apart():
+def test_noise_is_as_large_as_messages_and_two_critics_start_apart():
     sizes = {}
-    for messages in ("pairwise", "broadcast", "noise", "none"):
-        critic = init(but(messages=messages), jax.random.key(0)).critic.value
-        sizes[messages] = critic.utility.encoder.layer.weight.shape[-2]
+    for routing in ("pairwise", "broadcast", "noise", "none"):
+        critic = init(but(dict(routing=routing)), jax.random.key(0)).critics.value
+        sizes[routing] = critic.utility.encoder.layer.weight.shape[-2]
     assert (
         sizes["pairwise"] == sizes["broadcast"] == sizes["noise"] == sizes["none"] + AGENTS * SIZE
     )
-    twins = init(VARIANTS["twins"], jax.random.key(0)).critic.value
-    assert not np.allclose(twins.mixer.first_bias.weight[0], twins.mixer.first_bias.weight[1])
+    two = init(VARIANTS["two critics"], jax.random.key(0)).critics.value
+    assert not np.allclose(two.mixer.first_bias.weight[0], two.mixer.first_bias.weight[1])
 
 
 # Execution
@@ -486,7 +488,7 @@ def test_agents_act_without_messages(batch, states):
     others see."""
     state = states(BASE)
     lost = eqx.tree_at(
-        lambda s: s.critic.value, state, jax.tree.map(lambda x: x * jnp.nan, state.critic.value)
+        lambda s: s.critics.value, state, jax.tree.map(lambda x: x * jnp.nan, state.critics.value)
     )
     steps, episode = [], jax.tree.map(lambda x: x[1], batch)
     everything = lambda t: Timestep(t.obs, t.state, jnp.ones_like(t.available))
@@ -541,7 +543,7 @@ def test_team_values_are_those_that_learning_sees(batch, states):
     algorithm = VARIANTS["masac"]
     episode, state = jax.tree.map(lambda x: x[1], batch), states(algorithm)
     found = jax.jit(lambda s, e: algorithm.team_values(s, e, jax.random.key(0)))(state, episode)
-    critic = Reference.part(Reference.doubles(state.critic.value), 0)
+    critic = Reference.part(Reference.doubles(state.critics.value), 0)
     q = utilities_of(algorithm, critic, inputs_of(batch), None)[1, :-1]
     expected = Reference.mixer(
         critic.mixer, pick(q, episode.action), np.float64(episode.timesteps.state[:-1])
@@ -554,7 +556,7 @@ def test_team_values_are_those_that_learning_sees(batch, states):
 
 def test_the_schedule_is_what_the_codes_tuning_comes_to():
     """Adam (1e-4) down the gradient H + |A|, which is positive whatever the policies do."""
-    algorithm, random = LsfSac(), np.random.default_rng(0)
+    temperature, random = Temperature(), np.random.default_rng(0)
     log_alpha, m, v, found = -0.07, 0.0, 0.0, {}
     for k in range(20_001):
         found[k] = log_alpha
@@ -563,39 +565,37 @@ def test_the_schedule_is_what_the_codes_tuning_comes_to():
         log_alpha -= (
             1e-4 * (m / (1 - 0.9 ** (k + 1))) / (np.sqrt(v / (1 - 0.999 ** (k + 1))) + 1e-8)
         )
-    state = jax.eval_shape(lambda: algorithm.init(SPEC, jax.random.key(0)))
     for k in (0, 100, 1000, 5000, 20_000):
-        scheduled = float(jnp.log(algorithm.alpha_at(state, at_update(k, 2_000_000))))
+        scheduled = float(jnp.log(temperature.at(None, at_update(k, 2_000_000))))
         np.testing.assert_allclose(scheduled, -0.07 - 1e-4 * k, rtol=1e-4)
         np.testing.assert_allclose(scheduled, found[k], rtol=0.02)
     late = at_update(20_000, 3_000_001)
-    np.testing.assert_allclose(algorithm.alpha_at(state, late), 0.19, rtol=1e-6)
-    np.testing.assert_allclose(LSF_SAC_FIXED_TEMPERATURE.alpha_at(state, late), 1.0)
+    np.testing.assert_allclose(temperature.at(None, late), 0.19, rtol=1e-6)
+    np.testing.assert_allclose(LSF_SAC_FIXED_TEMPERATURE.temperature.at(None, late), 1.0)
 
 
 def test_sac_discrete_brings_the_entropy_to_its_target(batch, states):
     """From above and from below, with a critic that stands still."""
     still, quick = Adam(0.0), Adam(0.05, max_grad_norm=0.0)
     algorithm = but(
-        messages="none",
+        dict(routing="none"),
+        dict(mode="sac-discrete", entropy_share=0.5, optimiser=quick),
         logit_clamp=None,
-        temperature="sac-discrete",
-        entropy_share=0.5,
         critic_optimiser=still,
+        actor_optimiser=quick,
     )
-    algorithm = dataclasses.replace(algorithm, actor_optimiser=quick, temperature_optimiser=quick)
     uniform = np.log(np.maximum(np.asarray(batch.timesteps.available)[:, :-1].sum(-1), 1))
     target = 0.5 * Reference.masked_mean(uniform.mean(-1), batch.mask)
     state = states(algorithm)
 
     @jax.jit
     def run(log_alpha):
-        start = eqx.tree_at(lambda s: s.temperature.value, state, log_alpha)
+        start = eqx.tree_at(lambda s: s.log_alpha.value, state, log_alpha)
 
         def step(state, number):
             clock = Clock(number, number, number)
             state, metrics = algorithm.update(state, batch, clock, KEY)
-            return state, (metrics["entropy"], metrics["alpha"])
+            return state, (metrics["entropy"], metrics["temperature"])
 
         return jax.lax.scan(step, start, jnp.arange(500))[1]
 

@@ -28,11 +28,11 @@ MSAC = Msac(
     logit_range=(LOW, HIGH),
     gamma=GAMMA,
     td_lambda=0.7,
-    alpha=ALPHA,
+    temperature=ALPHA,
     tau=0.3,
     actor_optimiser=SMOOTH,
     critic_optimiser=SMOOTH,
-    alpha_optimiser=SMOOTH,
+    temperature_optimiser=SMOOTH,
 )
 
 
@@ -51,13 +51,15 @@ def log_policies(algorithm, state, batch):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def fit_critic(algorithm, state, batch):
-    return algorithm.fit_critic(state, batch, log_policies(algorithm, state, batch))
+def fit_critics(algorithm, state, batch):
+    log_pi, alpha = log_policies(algorithm, state, batch), jnp.exp(state.log_alpha.value)
+    return algorithm.fit_critics(state.critics, batch, log_pi, alpha)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def fit_alpha(algorithm, state, batch):
-    return algorithm.fit_alpha(state.log_alpha, batch, log_policies(algorithm, state, batch))
+def fit_temperature(algorithm, state, batch):
+    log_pi = log_policies(algorithm, state, batch)
+    return algorithm.fit_temperature(state.log_alpha, batch, log_pi)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def states(scramble):
     @functools.cache
     def make(algorithm) -> State:
         state = init(algorithm, jax.random.key(0))
-        where = lambda s: (s.actor.value, s.critic.value, s.target_critic)
+        where = lambda s: (s.actor.value, s.critics.value, s.critics.target)
         return eqx.tree_at(
             where, state, tuple(scramble(x, i, 0.6) for i, x in enumerate(where(state)))
         )
@@ -136,7 +138,7 @@ class Equations:
         if scale:
             reward = scale * (reward - steps.mean()) / (steps.std() + 1e-5)
         values = np.stack(
-            [self.soft(c, state.actor.value) for c in self.members(state.target_critic)]
+            [self.soft(c, state.actor.value) for c in self.members(state.critics.target)]
         )
         rewarded = dataclasses.replace(self.batch, reward=jnp.asarray(reward, jnp.float32))
         return self.reference.lambda_targets(rewarded, values.min(0)[:, 1:], GAMMA, td_lambda)
@@ -164,30 +166,31 @@ def test_every_critic_descends_to_the_least_soft_value_of_the_next_step(
 ):
     algorithm = dataclasses.replace(MSAC, **VARIANTS[name])
     state = states(algorithm)
-    critic, metrics = fit_critic(algorithm, state, batch)
+    critic, metrics = fit_critics(algorithm, state, batch)
     y = equations.target(reference.doubles(state), algorithm.td_lambda, algorithm.reward_scale)
     loss = lambda critics: sum(
         equations.mean((equations.q(c) - y) ** 2) for c in equations.members(critics)
     )
     np.testing.assert_allclose(
-        metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4
+        metrics["critic_loss"], loss(reference.doubles(state.critics.value)), rtol=1e-4
     )
     np.testing.assert_allclose(metrics["target_value"], equations.mean(y), rtol=1e-4, atol=1e-5)
-    reference.assert_descends(state.critic.value, critic.value, loss, entries=4)
+    reference.assert_descends(state.critics.value, critic.value, loss, entries=4)
 
 
 def test_both_target_critics_are_the_least_somewhere(state, equations, reference):
     """Otherwise the test above could not tell whether there is a minimum, and of what."""
     now = reference.doubles(state)
-    one, two = (equations.soft(c, now.actor.value) for c in equations.members(now.target_critic))
+    one, two = (equations.soft(c, now.actor.value) for c in equations.members(now.critics.target))
     assert 0 < (one < two)[:, 1:].mean() < 1
 
 
-def test_the_actor_climbs_the_soft_value_of_the_first_critic_as_it_is_now(
+def test_the_actor_maximises_the_soft_value_of_the_first_critic_as_it_is_now(
     state, updated, equations, reference
 ):
     after, metrics = updated
-    first = equations.members(reference.doubles(after.critic.value))[0]
+    np.testing.assert_allclose(metrics["temperature"], ALPHA, rtol=1e-6)
+    first = equations.members(reference.doubles(after.critics.value))[0]
     loss = lambda actor: -equations.mean(equations.soft(first, actor)[:, :-1])
     np.testing.assert_allclose(
         metrics["actor_loss"], loss(reference.doubles(state.actor.value)), rtol=1e-4
@@ -199,13 +202,13 @@ def test_what_learns_from_whom(state, batch, updated, bits):
     """The critics' step does not depend on the actor's; targets move by tau; every parameter
     moves."""
     after, _ = updated
-    critic, _ = fit_critic(MSAC, state, batch)
-    for one, two in zip(*map(jax.tree.leaves, (after.critic.value, critic.value)), strict=True):
+    critic, _ = fit_critics(MSAC, state, batch)
+    for one, two in zip(*map(jax.tree.leaves, (after.critics.value, critic.value)), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-6)
-    targets = (after.target_critic, state.target_critic, after.critic.value)
+    targets = (after.critics.target, state.critics.target, after.critics.value)
     for new, old, live in zip(*map(jax.tree.leaves, targets), strict=True):
         np.testing.assert_allclose(new, 0.7 * np.asarray(old) + 0.3 * np.asarray(live), atol=1e-6)
-    for part in (lambda s: s.actor.value, lambda s: s.critic.value, lambda s: s.log_alpha.value):
+    for part in (lambda s: s.actor.value, lambda s: s.critics.value, lambda s: s.log_alpha.value):
         assert all(
             (np.asarray(x) != np.asarray(y)).any()
             for x, y in zip(*map(jax.tree.leaves, (part(after), part(state))), strict=True)
@@ -216,7 +219,7 @@ def test_the_soft_value_is_the_expectation_over_joint_actions(state, batch, equa
     """Of Q_tot less the mixed log-probabilities: the mixer is linear, so agents may take theirs
     apart."""
     now = reference.doubles(state)
-    critic, p = equations.members(now.critic.value)[1], equations.policy(now.actor.value)
+    critic, p = equations.members(now.critics.value)[1], equations.policy(now.actor.value)
     utilities, expected = equations.unroll(critic.utilities), 0.0
     for joint in itertools.product(range(ACTIONS), repeat=AGENTS):
         chance = np.prod([p[..., i, u] for i, u in enumerate(joint)], axis=0)
@@ -230,9 +233,9 @@ def test_the_soft_value_is_the_expectation_over_joint_actions(state, batch, equa
 
     @jax.jit
     def found(batch):
-        member = jax.tree.map(lambda leaf: leaf[1], state.critic.value)
+        second = jax.tree.map(lambda leaf: leaf[1], state.critics.value)
         log_pi = log_policies(MSAC, state, batch)
-        return jax.vmap(lambda e, p: member.soft_values(e, p, jnp.float32(ALPHA)))(batch, log_pi)
+        return jax.vmap(lambda e, p: second.soft_values(e, p, jnp.float32(ALPHA)))(batch, log_pi)
 
     seen = np.arange(SPEC.horizon + 1) <= np.array(LENGTHS)[:, None]
     np.testing.assert_allclose(np.asarray(found(batch))[seen], expected[seen], atol=1e-4)
@@ -258,7 +261,7 @@ def test_the_temperature_follows_entropy_towards_its_target(
     state, batch, equations, reference, share
 ):
     algorithm = dataclasses.replace(MSAC, entropy_share=share)
-    log_alpha, metrics = fit_alpha(algorithm, state, batch)
+    log_alpha, metrics = fit_temperature(algorithm, state, batch)
     entropy, number = (
         entropies(equations, state, reference),
         np.asarray(batch.timesteps.available)[:, :-1].sum(-1),
@@ -268,7 +271,7 @@ def test_the_temperature_follows_entropy_towards_its_target(
     loss = lambda value: float(value) * excess
     reference.assert_descends(state.log_alpha.value, log_alpha.value, loss)
     np.testing.assert_allclose(metrics["entropy"], equations.mean(entropy.mean(-1)), rtol=1e-4)
-    np.testing.assert_allclose(metrics["alpha"], np.exp(log_alpha.value), rtol=1e-6)
+    np.testing.assert_allclose(metrics["temperature_loss"], np.log(ALPHA) * excess, rtol=1e-4)
     assert (float(log_alpha.value) < np.log(ALPHA)) == (share != 1.0), (
         "no policy has more entropy than a uniform one"
     )
@@ -276,10 +279,12 @@ def test_the_temperature_follows_entropy_towards_its_target(
 
 def test_as_released_the_temperature_falls_at_the_optimisers_pace_and_without_one_it_stays(batch):
     for rate, expected in ((3e-4, -60 * 3e-4), (0.0, 0.0)):
-        algorithm = Msac(hidden=4, alpha_optimiser=Adam(rate, max_grad_norm=0.0))
+        algorithm = Msac(hidden=4, temperature_optimiser=Adam(rate, max_grad_norm=0.0))
         state = init(algorithm, jax.random.key(0))
         step = jax.jit(
-            lambda s, a=algorithm: eqx.tree_at(lambda s: s.log_alpha, s, fit_alpha(a, s, batch)[0])
+            lambda s, a=algorithm: eqx.tree_at(
+                lambda s: s.log_alpha, s, fit_temperature(a, s, batch)[0]
+            )
         )
         for _ in range(60):
             state = step(state)
@@ -336,14 +341,15 @@ def test_no_available_action_is_likelier_than_another_by_more_than_the_range_of_
 def test_the_linear_mixer_learns_the_table_of_vdn(key):
     """With one state it is a sum: least squares then are VDN's, by either critic; and no agent
     finds (A, A)."""
-    rates = dict(actor_optimiser=Adam(5e-3), critic_optimiser=Adam(5e-3), alpha_optimiser=Adam(0.0))
-    found, greedy = learnt_table(Msac(hidden=16, reward_scale=0.0, alpha=0.01, **rates))
+    rates = dict(actor_optimiser=Adam(5e-3), critic_optimiser=Adam(5e-3))
+    still = dict(temperature=0.01, temperature_optimiser=Adam(0.0))
+    found, greedy = learnt_table(Msac(hidden=16, reward_scale=0.0, **still, **rates))
     np.testing.assert_allclose(found, VDN, atol=0.05)
     assert 0 not in greedy.tolist()
 
 
-def test_an_alpha_without_a_logarithm_is_refused():
-    with pytest.raises(ValueError, match=r"alpha=0.0 of Msac must be above 0"):
-        Msac(alpha=0.0)
+def test_a_temperature_without_a_logarithm_is_refused():
+    with pytest.raises(ValueError, match=r"temperature=0.0 of Msac must be above 0"):
+        Msac(temperature=0.0)
     with pytest.raises(ValueError, match=r"entropy_share=2.0 of Msac must be between 0 and 1"):
         Msac(entropy_share=2.0)

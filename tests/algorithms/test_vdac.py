@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.algorithms.vdac import MAA2C, VDAC_MIX_PYMARL2, VDAC_SUM, State, Vdac
+from comarl.algorithms.presets import MAA2C, VDAC_MIX_PYMARL2, VDAC_SUM
+from comarl.algorithms.vdac import State, Vdac
 from comarl.nn.recurrent import Memory
+from comarl.ops.exploration import Epsilon
 from comarl.types import Clock, EnvSpec
 from tests.data import SMOOTH, make_episodes
 
@@ -24,8 +26,7 @@ SMALL = dict(
     hypernet=3,
     gamma=GAMMA,
     td_lambda=TRACE,
-    epsilon=(0.8, 0.2),
-    epsilon_steps=100,
+    epsilon=Epsilon(0.8, 0.2, 100),
 )
 BOTH = dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
 VARIANTS = {
@@ -130,10 +131,19 @@ def test_an_update_descends_the_loss_in_which_advantage_and_return_are_data(
     algorithm, (after, metrics) = VARIANTS[name], updated(name)
     state, equations = states(algorithm), Equations(reference, algorithm, batch)
     before = reference.doubles(NETWORKS(state))
-    found = [metrics[x] for x in ("actor_loss", "critic_loss", "entropy", "target_value")]
-    target = reference.masked_mean(equations.target(before), batch.mask)
-    np.testing.assert_allclose(found, [*equations.losses(before, before), target], rtol=1e-4)
+    policy_loss, td_loss, entropy = equations.losses(before, before)
     loss = lambda networks: equations.loss(networks, before)
+    expected = {
+        "loss": loss(before),
+        "actor_loss": policy_loss - algorithm.entropy_weight * entropy,
+        "critic_loss": algorithm.value_weight * td_loss,
+        "td_loss": td_loss,
+        "entropy": entropy,
+        "target_value": reference.masked_mean(equations.target(before), batch.mask),
+        "epsilon": EPSILON,
+    }
+    for metric, number in expected.items():
+        np.testing.assert_allclose(metrics[metric], number, rtol=1e-4, err_msg=metric)
     reference.assert_descends(NETWORKS(state), NETWORKS(after), loss, entries=3)
 
 
@@ -196,8 +206,13 @@ def test_what_explores_is_the_policy_of_the_loss(states, batch, reference):
 
 @pytest.mark.parametrize("algorithm", [Vdac(), VDAC_SUM, VDAC_MIX_PYMARL2, MAA2C])
 def test_a_round_is_learnt_from_once_and_alone(algorithm):
-    assert algorithm.replay.capacity == algorithm.replay.batch_size == algorithm.parallel_envs == 8
-    assert algorithm.updates_per_episode * algorithm.parallel_envs == 1
+    assert (
+        algorithm.replay.capacity
+        == algorithm.replay.batch_size
+        == algorithm.pace.parallel_envs
+        == 8
+    )
+    assert algorithm.pace.updates_per_episode * algorithm.pace.parallel_envs == 1
 
 
 def test_the_presets_are_what_they_say():

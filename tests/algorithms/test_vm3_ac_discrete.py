@@ -15,6 +15,7 @@ from comarl.algorithms.fop import Fop
 from comarl.algorithms.vm3_ac_discrete import LatentNet, Vm3AcDiscrete
 from comarl.nn.action_predictor import ActionPredictor
 from comarl.nn.recurrent import Memory
+from comarl.ops.exploration import Epsilon
 from comarl.ops.learner import Learner
 from comarl.types import Clock, EnvSpec, Timestep
 from tests.algorithms.reference_fop import Written, log
@@ -24,9 +25,7 @@ AGENTS, ACTIONS, HORIZON, LATENT = 3, 3, 4, 2
 SPEC = EnvSpec(AGENTS, 2, 4, ACTIONS, discrete=True, horizon=HORIZON)
 LENGTHS, GAMMA, TRACE = (2, HORIZON, 3), 0.9, 0.6  # terminated, cut at the horizon, cut early
 SIZES = dict(hidden=4, mixer_width=3, kernels=2, gamma=GAMMA, td_lambda=TRACE, target_period=3)
-SCHEDULES = dict(
-    temperature=(0.8, 0.2), temperature_steps=2000, epsilon=(1.0, 0.2), epsilon_steps=2000
-)
+SCHEDULES = dict(temperature=(0.8, 0.2), temperature_steps=2000, epsilon=Epsilon(1.0, 0.2, 2000))
 FOP = Fop(**SIZES, **SCHEDULES, actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
 VM3_AC = Vm3AcDiscrete(FOP, latent_size=LATENT, predictor_hidden=3, predictor_optimiser=SMOOTH)
 VARIANTS = {
@@ -79,13 +78,7 @@ def states(scramble):
     """All networks differ, and values a good deal."""
 
     def make(algorithm):
-        where = lambda s: (
-            s.actor.value,
-            s.predictor.value,
-            s.critics[0].value,
-            s.critics[1].value,
-            *s.targets,
-        )
+        where = lambda s: (s.actor.value, s.predictor.value, s.critics.value, s.critics.target)
         made = init(algorithm)
         return eqx.tree_at(
             where, made, tuple(scramble(x, i, 0.6) for i, x in enumerate(where(made)))
@@ -122,7 +115,7 @@ class Equations(Written):
         )
         linear = lambda layer, x: x @ layer.weight + layer.bias
         hidden = self.reference.relu(
-            linear(predictor.seen, x) + linear(predictor.given, np.eye(ACTIONS)[u])
+            linear(predictor.observed, x) + linear(predictor.context, np.eye(ACTIONS)[u])
         )
         odds = np.where(
             available, np.exp(self.reference.mlp(predictor.rest, hidden, self.reference.relu)), 0.0
@@ -132,7 +125,7 @@ class Equations(Written):
     def divisor(self, algorithm):
         return AGENTS if algorithm.mi_norm == "N" else AGENTS - 1
 
-    def gain(self, algorithm, predictor, timesteps, pi):
+    def action_bonus(self, algorithm, predictor, timesteps, pi):
         """alpha m_i(u) at each step."""
         result = np.zeros(pi.shape)
         for (i, j), u in itertools.product(
@@ -144,10 +137,10 @@ class Equations(Written):
             )
         return self.alpha * algorithm.information * result / self.divisor(algorithm)
 
-    def pair(self, predictor, timesteps, i, j, said, given):
-        """log q_ij(said_j | given_i)."""
-        every = self.log_q(predictor, timesteps, i, j, given[:, :, i])
-        return np.take_along_axis(every, said[:, :, j, None], -1)[..., 0]
+    def pair(self, predictor, timesteps, i, j, target, context):
+        """log q_ij(target_j | context_i)."""
+        every = self.log_q(predictor, timesteps, i, j, context[:, :, i])
+        return np.take_along_axis(every, target[:, :, j, None], -1)[..., 0]
 
     def information(self, algorithm, predictor, timesteps, action):
         """M_i at each step, both terms as they are written, and the mean over i."""
@@ -164,6 +157,11 @@ def equations(reference):
     return Equations(reference, ALPHA, EPSILON)
 
 
+def both(reference, critics):
+    """The two critics, in float64."""
+    return [reference.part(reference.doubles(critics), k) for k in range(2)]
+
+
 def at(timesteps, part):
     return jax.tree.map(lambda x: x[:, part], timesteps)
 
@@ -172,21 +170,17 @@ NOW, LATER = slice(None, -1), slice(1, None)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_actor_climbs_utility_entropy_and_what_its_action_tells_of_others(
+def test_the_actor_maximises_utility_entropy_and_what_its_action_tells_of_others(
     name, updated, states, batch, z, equations, reference
 ):
     """Others' policies in m_i are numbers: of two steps of one network only those of the agent
     itself move."""
     algorithm, state, (after, metrics) = VARIANTS[name], states[name], updated[name]
     now, old = at(batch.timesteps, NOW), reference.doubles(state.actor.value)
-    q = np.minimum(
-        *(
-            equations.utilities(reference.doubles(c.value), np.float64(now.obs))
-            for c in state.critics
-        )
-    )
+    obs = np.float64(now.obs)
+    q = np.minimum(*(equations.utilities(c, obs) for c in both(reference, state.critics.value)))
     pi = equations.policies(algorithm, old, batch, z)[:, NOW]
-    q = q + equations.gain(algorithm, reference.doubles(state.predictor.value), now, pi)
+    q = q + equations.action_bonus(algorithm, reference.doubles(state.predictor.value), now, pi)
 
     def loss(actor):
         pi, total = equations.policies(algorithm, actor, batch, z)[:, NOW], 0.0
@@ -212,16 +206,16 @@ def test_critics_descend_to_values_with_information_and_q_to_what_was_played(
     action, predictor = drawn[:, LATER], reference.doubles(state.predictor.value)
     entropy = -log(np.take_along_axis(pi[:, LATER], action[..., None], -1))[..., 0].mean(-1)
     information = equations.information(algorithm, predictor, later, action)
-    gains = (0.0, 0.0)
+    bonuses = (0.0, 0.0)
     if algorithm.information_in_value:
-        gains = [
-            equations.gain(algorithm, predictor, *x)
+        bonuses = [
+            equations.action_bonus(algorithm, predictor, *x)
             for x in ((now, pi[:, NOW]), (later, pi[:, LATER]))
         ]
     value = np.minimum(
         *(
-            equations.q_tot(algorithm.base, x, x, batch, LATER, action, gains[1])
-            for x in map(reference.doubles, state.targets)
+            equations.q_tot(algorithm.base, x, x, batch, LATER, action, bonuses[1])
+            for x in both(reference, state.critics.target)
         )
     )
     bonus = ALPHA * (entropy + algorithm.information * information)
@@ -230,33 +224,36 @@ def test_critics_descend_to_values_with_information_and_q_to_what_was_played(
     else:
         y = reference.lambda_targets(batch, value, GAMMA, TRACE) + bonus
     mask, errors, mean = batch.mask, [], lambda x: reference.masked_mean(x, batch.mask)
-    for old, new in zip(state.critics, after.critics, strict=True):
-        before = reference.doubles(old.value)
+    for k, before in enumerate(both(reference, state.critics.value)):
 
         def loss(critic, before=before):
-            q = equations.q_tot(algorithm.base, critic, before, batch, NOW, batch.action, gains[0])
+            q = equations.q_tot(
+                algorithm.base, critic, before, batch, NOW, batch.action, bonuses[0]
+            )
             return reference.masked_mean((q - y) ** 2, mask)
 
         errors.append(loss(before))
-        reference.assert_descends(old.value, new.value, loss, entries=2)
+        old, new = reference.part(state.critics.value, k), reference.part(after.critics.value, k)
+        reference.assert_descends(old, new, loss, entries=2)
 
-    def q_loss(q, given=batch.action):
-        said, given = np.asarray(batch.action), np.asarray(given)
+    def q_loss(q, context=batch.action):
+        target, context = np.asarray(batch.action), np.asarray(context)
         pairs = [
-            equations.pair(q, now, i, j, said, given)
+            equations.pair(q, now, i, j, target, context)
             for i, j in itertools.permutations(range(AGENTS), 2)
         ]
         return -mean(np.mean(pairs, axis=0))
 
     reference.assert_descends(state.predictor.value, after.predictor.value, q_loss, entries=4)
     expected = {
-        **{
-            "critic_loss": np.mean(errors),
-            "target_value": mean(y),
-            "entropy": mean(entropy),
-            "temperature": ALPHA,
-        },
-        **{"predictability": mean(information), "predictor_loss": q_loss(predictor)},
+        "critic_loss": np.sum(errors),
+        "td_loss": np.sum(errors),
+        "target_value": mean(y),
+        "entropy": mean(entropy),
+        "temperature": ALPHA,
+        "epsilon": EPSILON,
+        "mutual_information": mean(information),
+        "predictor_loss": q_loss(predictor),
         "predictor_loss_unpaired": q_loss(predictor, drawn[:, NOW]),
     }
     for metric, number in expected.items():
@@ -267,7 +264,7 @@ def test_team_values_are_those_of_the_critics_at_the_latent_of_execution(
     updated, batch, equations, reference
 ):
     for name, algorithm in VARIANTS.items():
-        after, gain = updated[name][0], 0.0
+        after, bonus = updated[name][0], 0.0
         values = jax.jit(
             jax.vmap(lambda e, x=algorithm, s=after: x.team_values(s, e, jax.random.key(0)))
         )(batch)
@@ -278,14 +275,13 @@ def test_team_values_are_those_of_the_critics_at_the_latent_of_execution(
             pi = equations.policies(
                 without_epsilon, reference.doubles(after.actor.value), batch, z
             )[:, NOW]
-            gain = equations.gain(
+            bonus = equations.action_bonus(
                 algorithm, reference.doubles(after.predictor.value), at(batch.timesteps, NOW), pi
             )
-        critics = [reference.doubles(critic.value) for critic in after.critics]
         expected = np.minimum(
             *(
-                equations.q_tot(algorithm.base, c, c, batch, NOW, batch.action, gain)
-                for c in critics
+                equations.q_tot(algorithm.base, c, c, batch, NOW, batch.action, bonus)
+                for c in both(reference, after.critics.value)
             )
         )
         np.testing.assert_allclose(
@@ -301,9 +297,9 @@ def test_without_information_and_latent_it_is_fop_bit_for_bit(batch, bits, scram
     key's two halves."""
     algorithm = dataclasses.replace(VM3_AC, information=0.0, latent_size=0)
     (ours, theirs), seen = (init(algorithm), init(FOP)), at(batch.timesteps, 0)
-    part = lambda state: (state.actor, state.critics, state.targets, state.temperature)
+    part = lambda state: (state.actor, state.critics, state.temperature)
     assert ours.predictor is None and bits(part(ours)) == bits(part(theirs))
-    networks = lambda s: (s.actor.value, s.critics[0].value, s.critics[1].value, *s.targets)
+    networks = lambda s: (s.actor.value, s.critics.value, s.critics.target)
     mixed = tuple(scramble(x, i, 0.6) for i, x in enumerate(networks(theirs)))
     leaves = jax.tree.leaves(mixed)
     ours, theirs = (
@@ -324,13 +320,13 @@ def test_without_information_and_latent_it_is_fop_bit_for_bit(batch, bits, scram
         assert bits(played[0]) == bits(played[1])
 
 
-def test_one_agent_has_nobody_to_tell():
+def test_one_agent_has_nobody_to_predict():
     spec = dataclasses.replace(SPEC, num_agents=1)
     state = jax.eval_shape(lambda: VM3_AC.init(spec, jax.random.key(0)))
     assert state.predictor is None
     episodes = jax.eval_shape(lambda: make_episodes(spec, LENGTHS))
     _, metrics = jax.eval_shape(lambda s, b: VM3_AC.update(s, b, CLOCK, KEY), state, episodes)
-    assert "predictability" not in metrics and "latent_sensitivity" in metrics
+    assert "mutual_information" not in metrics and "latent_sensitivity" in metrics
 
 
 # The latent
@@ -409,8 +405,9 @@ def test_a_predictor_that_knows_nothing_pays_every_action_the_same(predictor):
     available = jnp.ones((AGENTS, ACTIONS), bool)
     steps = Timestep(jnp.ones((AGENTS, 2)), jnp.ones(4), available)
     log_pi = jnp.log(jnp.array([[0.2, 0.3, 0.5]] * AGENTS))
-    gain = VM3_AC.gain(Learner.create(blank, SMOOTH), steps, log_pi, jnp.float32(1.0))
-    np.testing.assert_allclose(gain, -2 / 3 * np.log(ACTIONS), rtol=1e-5)
+    learner = Learner.create(blank, SMOOTH)
+    bonus = VM3_AC.action_bonus(learner, steps, log_pi, jnp.float32(1.0))
+    np.testing.assert_allclose(bonus, -2 / 3 * np.log(ACTIONS), rtol=1e-5)
 
 
 def test_impossible_settings_are_errors():

@@ -6,7 +6,7 @@ from comarl.algorithms.dop import Dop
 from comarl.algorithms.facmac import Facmac
 from comarl.algorithms.fop import Fop
 from comarl.algorithms.lica import Lica
-from comarl.algorithms.lsf_sac import LsfSac
+from comarl.algorithms.lsf_sac import LsfSac, Messaging, Temperature
 from comarl.algorithms.maven import Maven
 from comarl.algorithms.msac import Msac
 from comarl.algorithms.ndq import Ndq
@@ -49,10 +49,15 @@ TINY = {
         optimiser=SMOOTH,
         latent_optimiser=SMOOTH,
     ),
-    "msac": Msac(hidden=4, **PACE, **BOTH, alpha_optimiser=SMOOTH),
-    "lsf-sac": LsfSac(**SIZES, **PACE, **BOTH, message_size=2, message_width=3, message_weight=0.5),
+    "msac": Msac(hidden=4, **PACE, **BOTH, temperature_optimiser=SMOOTH),
+    "lsf-sac": LsfSac(**SIZES, **PACE, **BOTH, messages=Messaging(size=2, hidden=3, weight=0.5)),
     "masac-double-q": LsfSac(
-        **SIZES, **PACE, **BOTH, messages="none", twin_critic=True, temperature="sac-discrete"
+        **SIZES,
+        **PACE,
+        **BOTH,
+        messages=Messaging("none"),
+        critics=2,
+        temperature=Temperature("sac-discrete"),
     ),
     "ndq": Ndq(**SIZES, **PACE, message_size=2, message_width=3, optimiser=SMOOTH),
     "qmix": Qmix(**SIZES, **PACE, optimiser=SMOOTH),

@@ -97,7 +97,7 @@ class State(eqx.Module):
 
     actor: Learner[RecurrentNet]  # pi_i, shared by agents
     critics: Tracked[Critic]  # leaves lead with `critics`
-    log_temperature: Learner[Array]  # log alpha
+    log_alpha: Learner[Array]
 
 
 @dataclass(frozen=True)
@@ -155,11 +155,11 @@ class Msac:
         actor_key, critic_key = jax.random.split(key)
         make_critic = lambda key: self.make_critic(spec, key)
         critics = jax.vmap(make_critic)(jax.random.split(critic_key, self.critics))
-        log_temperature = jnp.log(jnp.float32(self.temperature))
+        log_alpha = jnp.log(jnp.float32(self.temperature))
         return State(
             actor=Learner.create(self.make_actor(spec, actor_key), self.actor_optimiser),
             critics=Tracked.create(critics, self.critic_optimiser),
-            log_temperature=Learner.create(log_temperature, self.temperature_optimiser),
+            log_alpha=Learner.create(log_alpha, self.temperature_optimiser),
         )
 
     def make_actor(self, spec: EnvSpec, key: Key) -> RecurrentNet:
@@ -207,7 +207,7 @@ class Msac:
         targets follow."""
         del clock, key
         log_pi = jax.vmap(lambda episode: self.log_policy(state.actor.value, episode))(batch)
-        alpha = jnp.exp(state.log_temperature.value)
+        alpha = jnp.exp(state.log_alpha.value)
 
         # Critics: L_critic.
         critics, metrics = self.fit_critics(state.critics, batch, log_pi, alpha)
@@ -216,14 +216,12 @@ class Msac:
         actor, actor_metrics = self.fit_actor(state.actor, critics.value, batch, alpha)
 
         # Temperature: L_alpha.
-        log_temperature, entropy_metrics = self.fit_temperature(
-            state.log_temperature, batch, log_pi
-        )
+        log_alpha, entropy_metrics = self.fit_temperature(state.log_alpha, batch, log_pi)
 
         # Targets.
         critics = critics.polyak(self.tau)
         metrics |= actor_metrics | entropy_metrics | {"temperature": alpha}
-        return State(actor, critics, log_temperature), metrics
+        return State(actor, critics, log_alpha), metrics
 
     def fit_critics(
         self,
@@ -282,7 +280,7 @@ class Msac:
 
     def fit_temperature(
         self,
-        log_temperature: Learner[Array],
+        log_alpha: Learner[Array],
         batch: Episode,
         log_pi: Float[Array, "batch steps agents actions"],
     ) -> tuple[Learner[Array], Metrics]:
@@ -295,9 +293,9 @@ class Msac:
         else:
             wanted = self.entropy_share * uniform_entropy(available)[:, :-1]
         excess = masked_mean((entropy - wanted).mean(axis=-1), batch.mask)
-        log_temperature, temperature_loss = log_temperature.descend(lambda value: value * excess)
+        log_alpha, temperature_loss = log_alpha.descend(lambda value: value * excess)
         mean_entropy = masked_mean(entropy.mean(axis=-1), batch.mask)
-        return log_temperature, {"temperature_loss": temperature_loss, "entropy": mean_entropy}
+        return log_alpha, {"temperature_loss": temperature_loss, "entropy": mean_entropy}
 
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
         """The least Q_tot of what the team did at each step of one episode."""

@@ -11,7 +11,7 @@ from comarl.algorithms.ea import Ea
 from comarl.algorithms.facmac import Facmac
 from comarl.algorithms.fop import Fop
 from comarl.algorithms.lica import Lica
-from comarl.algorithms.lsf_sac import LsfSac
+from comarl.algorithms.lsf_sac import LsfSac, Messaging, Temperature
 from comarl.algorithms.maddpg import Maddpg
 from comarl.algorithms.maven import Maven
 from comarl.algorithms.merl import Merl
@@ -48,9 +48,9 @@ MSAC_SINGLE = Msac(critics=1)
 FACMAC_NONMONOTONIC = Facmac(mixing="any")
 MERL_FACMAC = Merl(Facmac(), population_after=10_000)
 EA_FACMAC = Ea(Facmac())
-MASAC = LsfSac(messages="none")
-MASAC_DOUBLE_Q = LsfSac(messages="none", twin_critic=True)
-LSF_SAC_FIXED_TEMPERATURE = LsfSac(temperature="fixed")
+MASAC = LsfSac(messages=Messaging("none"))
+MASAC_DOUBLE_Q = LsfSac(messages=Messaging("none"), critics=2)
+LSF_SAC_FIXED_TEMPERATURE = LsfSac(temperature=Temperature("fixed"))
 MA_SAC = Vm3Ac(latent_size=0, mutual_information=False)
 
 # The settings of PyMARL2 (Hu et al., 2021), in which LSF-SAC's authors compared.
