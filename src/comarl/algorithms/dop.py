@@ -108,8 +108,7 @@ class State(eqx.Module):
     """What changes while DOP learns."""
 
     actor: Learner[RecurrentNet]  # pi_i, shared by agents
-    critic: Learner[Critic]
-    target_critic: Critic
+    critic: Tracked[Critic]  # Q_tot and Q_tot'
 
 
 class Steps(NamedTuple):
@@ -279,12 +278,13 @@ class Dop:
 
         # y_on: what was done next, or V where nothing was done any more.
         next_taken = jnp.where(followed(batch.mask), jnp.roll(q_taken, -1, axis=1), next_value)
-        recent, _ = self.split((batch, next_taken))
-        on_policy = episode_targets(*recent, self.gamma, self.td_lambda)
+        recent, recent_next = (self.split(x)[0] for x in (batch, next_taken))
+        on_policy = episode_targets(recent, recent_next, self.gamma, self.td_lambda)
 
         # y_off: tree backup.
-        def backup(*episode: Any) -> Float[Array, " time"]:
-            return tree_backup(*episode, self.gamma, self.tree_trace, self.tree_steps)
+        def backup(episode: Episode, q: Array, next_value: Array, probability: Array) -> Array:
+            kappa, count = self.tree_trace, self.tree_steps
+            return tree_backup(episode, q, next_value, probability, self.gamma, kappa, count)
 
         probability = pick(policy[:, :-1], batch.action).prod(-1)
         _, of_all = self.split((batch, q_taken, next_value, probability))

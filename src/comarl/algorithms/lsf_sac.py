@@ -97,9 +97,10 @@ class Messaging:
         """Encoder and posterior, where there are messages."""
         if self.routing == "none" or self.routing == "noise":
             return None
-        recurrent = self.encoder == "gru"
-        sizes = dict(size=self.size, hidden=self.hidden)
-        return Messenger(spec, self.routing, **sizes, recurrent=recurrent, key=key)
+        size, hidden = self.size, self.hidden
+        return Messenger(
+            spec, self.routing, size=size, hidden=hidden, recurrent=self.encoder == "gru", key=key
+        )
 
 
 @dataclass(frozen=True)
@@ -280,8 +281,13 @@ class LsfSac:
 
     def make_mixer(self, spec: EnvSpec, key: Key) -> Mixer:
         """g_s."""
-        sizes = dict(width=self.mixer_width, hypernet=self.hypernet)
-        return Mixer(spec.num_agents, spec.state_size, **sizes, key=key)
+        return Mixer(
+            spec.num_agents,
+            spec.state_size,
+            width=self.mixer_width,
+            hypernet=self.hypernet,
+            key=key,
+        )
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
         return Memory.empty(timestep.obs.shape[0], self.hidden)

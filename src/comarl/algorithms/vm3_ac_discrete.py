@@ -305,8 +305,8 @@ class Vm3AcDiscrete:
         log_pi: Float[Array, "*batch agents actions"],
         alpha: Scalar,
     ) -> Bonus:
-        """What each action is worth for what it tells of others', alpha m_i(u), as data for
-        them."""
+        """What each action is worth for what it tells of others', alpha m_i(u); others'
+        policies are data in it."""
         if predictor is None:
             return 0.0
         agents, actions = log_pi.shape[-2:]
