@@ -53,7 +53,7 @@ def update(algorithm, state, batch, clock):
 
 @functools.partial(jax.jit, static_argnums=0)
 def values(algorithm, state, batch):
-    network, target = state.learner.value, state.target
+    network, target = state.network.value, state.network.target
     return jax.vmap(lambda episode: algorithm.values(network, target, episode))(batch)
 
 
@@ -72,7 +72,7 @@ def batch():
 def state(scramble, key) -> State:
     """One whose target is not its network."""
     state = init(MAVEN, key)
-    where = lambda s: (s.learner.value, s.target, s.latent_policy.value)
+    where = lambda s: (s.network.value, s.network.target, s.latent_policy.value)
     return eqx.tree_at(where, state, tuple(scramble(x, i, 0.4) for i, x in enumerate(where(state))))
 
 
@@ -86,10 +86,8 @@ class Equations:
 
     def __init__(self, reference, batch, intrinsic=0.0):
         self.reference, self.batch, self.intrinsic = reference, batch, intrinsic
-        self.states, self.available = (
-            np.float64(batch.timesteps.state),
-            np.asarray(batch.timesteps.available),
-        )
+        self.states = np.float64(batch.timesteps.state)
+        self.available = np.asarray(batch.timesteps.available)
 
     def utilities(self, net):
         """`[batch, time+1, agents, actions]`"""
@@ -126,13 +124,11 @@ class Equations:
 
     def log_guess(self, network, behaving):
         """log q(z | ..) where the utilities of `behaving` act."""
-        boltzmann = self.reference.relaxed(self.utilities(behaving.utilities), self.available, 0.0)[
-            :, :-1
-        ]
-        seen = np.concatenate(
-            [self.states[:, :-1], *(boltzmann[:, :, i] for i in range(AGENTS))], axis=-1
-        )
-        logits = self.reference.mlp(network.discriminator, seen, self.reference.relu)
+        utilities = self.utilities(behaving.utilities)
+        boltzmann = self.reference.relaxed(utilities, self.available, 0.0)[:, :-1]
+        each = [boltzmann[:, :, i] for i in range(AGENTS)]
+        inputs = np.concatenate([self.states[:, :-1], *each], axis=-1)
+        logits = self.reference.mlp(network.discriminator, inputs, self.reference.relu)
         log_all = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         return np.stack([log_all[b, :, np.argmax(mode)] for b, mode in enumerate(MODES)])
 
@@ -159,39 +155,43 @@ def test_an_update_descends_the_squared_error_and_the_discriminators_loss(
 ):
     """Utilities, mixer and discriminator together; the target is a number."""
     after, metrics = updated
-    before = reference.doubles(state.learner.value)
-    y = equations.target(before, reference.doubles(state.target))
+    before = reference.doubles(state.network.value)
+    y = equations.target(before, reference.doubles(state.network.target))
 
     def loss(network):
         guess = equations.mean(equations.log_guess(network, network))
         return equations.mean((equations.q(network) - y) ** 2) - 0.7 * guess
 
-    np.testing.assert_allclose(
-        metrics["loss"], equations.mean((equations.q(before) - y) ** 2), rtol=1e-4
-    )
-    np.testing.assert_allclose(metrics["target_value"], equations.mean(y), rtol=1e-4)
-    np.testing.assert_allclose(
-        metrics["log_guess"], equations.mean(equations.log_guess(before, before)), rtol=1e-4
-    )
-    reference.assert_descends(state.learner.value, after.learner.value, loss, entries=4)
+    q, guess = equations.q(before), equations.log_guess(before, before)
+    expected = {
+        "loss": loss(before),
+        "td_loss": equations.mean((q - y) ** 2),
+        "mutual_information": equations.mean(guess + np.log(LATENTS)),
+        "q_taken_mean": equations.mean(q),
+        "target_value": equations.mean(y),
+        "td_error_abs": equations.mean(np.abs(q - y)),
+        "epsilon": MAVEN.epsilon.at(at_update(0)),
+    }
+    assert metrics.keys() == expected.keys() | {"latent_policy_loss", "latent_entropy"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    reference.assert_descends(state.network.value, after.network.value, loss, entries=4)
 
 
 def test_with_an_intrinsic_reward_the_discriminator_learns_alone_and_its_success_is_paid(
     state, batch, reference
 ):
-    equations, before = (
-        Equations(reference, batch, intrinsic=0.4),
-        reference.doubles(state.learner.value),
-    )
+    equations = Equations(reference, batch, intrinsic=0.4)
+    before = reference.doubles(state.network.value)
     after, metrics = update(dataclasses.replace(MAVEN, intrinsic=0.4), state, batch, at_update(0))
-    y = equations.target(before, reference.doubles(state.target))
+    y = equations.target(before, reference.doubles(state.network.target))
 
     def loss(network):
         guess = equations.mean(equations.log_guess(network, before))  # what teams do does not move
         return equations.mean((equations.q(network) - y) ** 2) - 0.7 * guess
 
     np.testing.assert_allclose(metrics["target_value"], equations.mean(y), rtol=1e-4)
-    reference.assert_descends(state.learner.value, after.learner.value, loss, entries=4)
+    reference.assert_descends(state.network.value, after.network.value, loss, entries=4)
 
 
 def test_the_policy_of_modes_descends_reinforce_with_a_baseline_and_entropy(
@@ -209,7 +209,10 @@ def test_the_policy_of_modes_descends_reinforce_with_a_baseline_and_entropy(
             total -= (returns[b] - np.mean(returns)) * log_pi[np.argmax(mode)] + 0.5 * entropy
         return total / len(MODES)
 
-    reference.assert_descends(state.latent_policy.value, updated[0].latent_policy.value, loss)
+    after, metrics = updated
+    policy = reference.doubles(state.latent_policy.value)
+    np.testing.assert_allclose(metrics["latent_policy_loss"], loss(policy), rtol=1e-4)
+    reference.assert_descends(state.latent_policy.value, after.latent_policy.value, loss)
 
 
 def test_without_mutual_information_and_use_of_the_mode_it_is_qmix(state, batch, scramble):
@@ -234,18 +237,18 @@ def test_without_mutual_information_and_use_of_the_mode_it_is_qmix(state, batch,
         mixer = eqx.tree_at(first, mixer, longer(first(mixer)))
         return eqx.tree_at(lambda n: n.mixer, network, mixer), other
 
-    (network, live), (target, slow_live) = (
-        pair(i, state.learner.value, theirs.learner.value) for i in (1, 2)
+    (network, live), (target, target_live) = (
+        pair(i, state.network.value, theirs.network.value) for i in (1, 2)
     )
-    ours = eqx.tree_at(lambda s: (s.learner.value, s.target), state, (network, target))
-    theirs = eqx.tree_at(lambda s: (s.learner.value, s.target), theirs, (live, slow_live))
+    ours = eqx.tree_at(lambda s: (s.network.value, s.network.target), state, (network, target))
+    theirs = eqx.tree_at(lambda s: (s.network.value, s.network.target), theirs, (live, target_live))
     q, y, _ = values(maven, ours, batch)
-    expected = jax.jit(jax.vmap(lambda e: qmix.values(live, slow_live, e)))(batch)
+    expected = jax.jit(jax.vmap(lambda e: qmix.values(live, target_live, e)))(batch)
     np.testing.assert_allclose(q, expected[0], atol=1e-5)
     np.testing.assert_allclose(y, expected[1], atol=1e-5)
     after, _ = update(maven, ours, batch, at_update(0))
     expected, _ = update(qmix, theirs, batch, at_update(0))
-    encoders = (s.learner.value.utilities.encoder for s in (after, expected))
+    encoders = (s.network.value.utilities.encoder for s in (after, expected))
     for one, two in zip(*map(jax.tree.leaves, encoders), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-5)
 
@@ -253,12 +256,12 @@ def test_without_mutual_information_and_use_of_the_mode_it_is_qmix(state, batch,
 def test_the_discriminator_reaches_the_utilities_and_never_the_mixer(state, batch, bits):
     mixers, encoders = [], []
     for weight in (0.0, 0.7):
-        network = update(dataclasses.replace(MAVEN, mi_weight=weight), state, batch, at_update(0))[
-            0
-        ].learner.value
+        algorithm = dataclasses.replace(MAVEN, mi_weight=weight)
+        after, _ = update(algorithm, state, batch, at_update(0))
+        network = after.network.value
         mixers.append(bits(network.mixer))
         encoders.append(np.asarray(network.utilities.encoder.layer.weight))
-        assert (bits(network.discriminator) == bits(state.learner.value.discriminator)) == (
+        assert (bits(network.discriminator) == bits(state.network.value.discriminator)) == (
             weight == 0
         )
     assert mixers[0] == mixers[1]
@@ -268,7 +271,9 @@ def test_the_discriminator_reaches_the_utilities_and_never_the_mixer(state, batc
 def test_the_target_is_copied_after_every_third_update_and_only_then(state, batch, bits):
     for number in range(4):
         before, (state, _) = state, update(MAVEN, state, batch, at_update(number))
-        assert bits(state.target) == bits(state.learner.value if number == 2 else before.target)
+        assert bits(state.network.target) == bits(
+            state.network.value if number == 2 else before.network.target
+        )
 
 
 # Modes
@@ -336,7 +341,7 @@ def test_replay_gives_back_the_mode_in_which_an_episode_was_played(key, scramble
 
     @jax.jit
     def best(batch):
-        utilities = jax.vmap(state.learner.value.utilities.unroll)(batch)
+        utilities = jax.vmap(state.network.value.utilities.unroll)(batch)
         return greedy(utilities, batch.timesteps.available)[:, :-1]
 
     wrong = eqx.tree_at(lambda e: e.memory.latent, batch, jnp.roll(batch.memory.latent, 1, axis=-1))

@@ -1,4 +1,4 @@
-"""NDQ against its docstring's equations in NumPy, and what its agents tell each other."""
+"""NDQ against its docstring's equations in NumPy, and the messages that its agents send."""
 
 import dataclasses
 import functools
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.algorithms.ndq import NDQ_PYMARL2, Ndq
-from comarl.algorithms.qmix import QMIX_PYMARL2, Qmix
+from comarl.algorithms.ndq import Ndq
+from comarl.algorithms.presets import NDQ_PYMARL2, PYMARL2
+from comarl.algorithms.qmix import Qmix
 from comarl.nn.messages import Messages, deliver
 from comarl.nn.recurrent import Memory, agent_inputs
 from comarl.ops.returns import masked_mean
@@ -24,22 +25,18 @@ LENGTHS = (2, HORIZON, 3)  # terminated, cut at the horizon, cut early
 GAMMA, SIZE = 0.9, 2
 KEY = jax.random.key(7)
 NDQ = Ndq(
-    **dict(
-        hidden=4,
-        mixer_width=3,
-        hypernet=4,
-        message_size=SIZE,
-        message_width=3,
-        gamma=GAMMA,
-        target_period=3,
-    ),
-    **dict(
-        message_weight=0.5,
-        kl_weight=0.3,
-        message_entropy_weight=0.2,
-        td_lambda=0.6,
-        optimiser=SMOOTH,
-    ),
+    hidden=4,
+    mixer_width=3,
+    hypernet=4,
+    message_size=SIZE,
+    message_width=3,
+    message_weight=0.5,
+    kl_weight=0.3,
+    message_entropy_weight=0.2,
+    gamma=GAMMA,
+    td_lambda=0.6,
+    target_period=3,
+    optimiser=SMOOTH,
 )
 
 
@@ -65,7 +62,7 @@ def batch():
 @pytest.fixture(scope="module")
 def state(scramble):
     state = init(NDQ, jax.random.key(0))
-    where = lambda s: (s.learner.value, s.target)
+    where = lambda s: (s.network.value, s.network.target)
     return eqx.tree_at(where, state, tuple(scramble(x, k, 0.6) for k, x in enumerate(where(state))))
 
 
@@ -97,24 +94,21 @@ def gru_step(encoder, h, x):
     return (1 - z) * np.tanh(w[2] + r * u[2]) + z * h
 
 
-def speak(messenger, x, noise):
-    """Means, messages, and what each agent is told: of any leading axes."""
+def send(messenger, x, noise):
+    """Means, messages sent, and messages received by each agent: of any leading axes."""
     layer = messenger.head
     mean = Reference.torso(messenger.encoder, x, Reference.relu) @ layer.weight + layer.bias
     mean = mean.reshape(*x.shape[:-1], AGENTS, SIZE)
     sent = mean + noise
-    return (
-        mean,
-        sent,
-        np.stack([sent[..., i, :].reshape(*x.shape[:-2], -1) for i in range(AGENTS)], axis=-2),
-    )
+    received = [sent[..., i, :].reshape(*x.shape[:-2], -1) for i in range(AGENTS)]
+    return mean, sent, np.stack(received, axis=-2)
 
 
 def utilities_of(network, x, noise):
-    net, told = network.utilities, speak(network.messenger, x, noise)[2]
+    net, received = network.utilities, send(network.messenger, x, noise)[2]
     h, result = np.zeros((len(x), AGENTS, 4)), []
     for t in range(x.shape[1]):
-        h = gru_step(net.encoder, h, np.concatenate([x[:, t], told[:, t]], axis=-1))
+        h = gru_step(net.encoder, h, np.concatenate([x[:, t], received[:, t]], axis=-1))
         result.append(h @ net.head.weight + net.head.bias)
     return np.stack(result, axis=1)
 
@@ -125,7 +119,7 @@ def pick(values, action):
 
 def test_an_update_descends_the_loss_of_the_equations(batch, state, updated, reference):
     after, metrics = updated
-    live, target = reference.doubles(state.learner.value), reference.doubles(state.target)
+    live, target = reference.doubles(state.network.value), reference.doubles(state.network.target)
     x, s = inputs_of(batch), np.float64(batch.timesteps.state)
     keys = jax.random.split(KEY, (2, len(LENGTHS)))
     one = lambda key, t: jax.random.normal(jax.random.fold_in(key, t), (AGENTS, AGENTS, SIZE))
@@ -136,34 +130,45 @@ def test_an_update_descends_the_loss_of_the_equations(batch, state, updated, ref
     v = Reference.mixer(target.mixer, pick(later, choose(best))[:, 1:], s[:, 1:])
     y, label = Reference.lambda_targets(batch, v, GAMMA, NDQ.td_lambda), choose(later)
 
+    def q_of(network):
+        chosen = pick(utilities_of(network, x, noise[0])[:, :-1], batch.action)
+        return Reference.mixer(network.mixer, chosen, s[:, :-1])
+
     def losses(network):
-        q = Reference.mixer(
-            network.mixer, pick(utilities_of(network, x, noise[0])[:, :-1], batch.action), s[:, :-1]
-        )
-        mean, sent, told = speak(network.messenger, x, noise[0])
+        q = q_of(network)
+        mean, sent, received = send(network.messenger, x, noise[0])
         logits = Reference.mlp(
-            network.messenger.posterior, np.concatenate([x, told], axis=-1), Reference.relu
+            network.messenger.posterior, np.concatenate([x, received], axis=-1), Reference.relu
         )
         each = (np.log(np.exp(logits).sum(-1)) - pick(logits, label)).sum(-1)
         each = each + 0.3 * (mean**2 / 2).sum((-3, -2, -1))
         each = each + 0.2 * (sent**2 / 2 + np.log(2 * np.pi) / 2).sum((-3, -2, -1))
-        return reference.masked_mean((q - y) ** 2, batch.mask), reference.masked_mean(
-            each[:, :-1], batch.mask
-        )
+        errors = (q - y) ** 2, each[:, :-1]
+        return tuple(reference.masked_mean(error, batch.mask) for error in errors)
 
-    np.testing.assert_allclose((metrics["loss"], metrics["message_loss"]), losses(live), rtol=1e-4)
-    np.testing.assert_allclose(
-        metrics["target_value"], reference.masked_mean(y, batch.mask), rtol=1e-4
-    )
+    td_loss, message_loss = losses(live)
     total = lambda network: losses(network)[0] + 0.5 * losses(network)[1]
-    reference.assert_descends(state.learner.value, after.learner.value, total, entries=4)
+    q = q_of(live)
+    expected = {
+        "loss": total(live),
+        "td_loss": td_loss,
+        "message_loss": message_loss,
+        "q_taken_mean": reference.masked_mean(q, batch.mask),
+        "target_value": reference.masked_mean(y, batch.mask),
+        "td_error_abs": reference.masked_mean(np.abs(q - y), batch.mask),
+        "epsilon": NDQ.epsilon.at(at_update(0)),
+    }
+    assert metrics.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+    reference.assert_descends(state.network.value, after.network.value, total, entries=4)
 
 
 def test_every_parameter_learns_and_the_target_waits(state, updated, bits):
     after, _ = updated
-    assert bits(after.target) == bits(state.target)
+    assert bits(after.network.target) == bits(state.network.target)
     for (path, old), (_, new) in zip(
-        *(jax.tree.leaves_with_path(s.learner.value) for s in (state, after)), strict=True
+        *(jax.tree.leaves_with_path(s.network.value) for s in (state, after)), strict=True
     ):
         assert (np.asarray(old) != np.asarray(new)).any(), jax.tree_util.keystr(path)
 
@@ -172,7 +177,7 @@ def test_with_messages_that_nobody_weighs_it_is_qmix(batch, state, scramble):
     """The same values and targets, one step ahead or by lambda."""
     qmix = Qmix(hidden=4, mixer_width=3, hypernet=4, gamma=GAMMA, td_lambda=NDQ.td_lambda)
     network, target = (
-        scramble(init(qmix, jax.random.key(k)).learner.value, k, 0.6) for k in (1, 2)
+        scramble(init(qmix, jax.random.key(k)).network.value, k, 0.6) for k in (1, 2)
     )
 
     def deaf(own, other):
@@ -183,7 +188,7 @@ def test_with_messages_that_nobody_weighs_it_is_qmix(batch, state, scramble):
         where = lambda n: (n.utilities.encoder, n.utilities.head, n.mixer)
         return eqx.tree_at(where, own, (encoder, other.utilities.head, other.mixer))
 
-    where = lambda s: (s.learner.value, s.target)
+    where = lambda s: (s.network.value, s.network.target)
     same = eqx.tree_at(
         where,
         state,
@@ -191,35 +196,24 @@ def test_with_messages_that_nobody_weighs_it_is_qmix(batch, state, scramble):
     )
     _, metrics = update(NDQ, same, batch, at_update(0), KEY)
     q, y = jax.jit(jax.vmap(lambda episode: qmix.values(network, target, episode)))(batch)
-    np.testing.assert_allclose(metrics["loss"], masked_mean((q - y) ** 2, batch.mask), rtol=1e-5)
+    error = masked_mean((q - y) ** 2, batch.mask)
+    np.testing.assert_allclose(metrics["td_loss"], error, rtol=1e-5)
     np.testing.assert_allclose(metrics["target_value"], masked_mean(y, batch.mask), rtol=1e-5)
 
 
 def test_presets_are_what_they_say():
-    changed = {
-        f.name
-        for f in dataclasses.fields(Ndq)
-        if getattr(NDQ_PYMARL2, f.name) != getattr(Ndq(), f.name)
-    }
-    pace = {
-        "optimiser",
-        "td_lambda",
-        "epsilon_steps",
-        "target_period",
-        "replay",
-        "parallel_envs",
-        "updates_per_episode",
-    }
-    assert changed == pace | {"hypernet"}
-    assert all(getattr(NDQ_PYMARL2, name) == getattr(QMIX_PYMARL2, name) for name in changed)
+    assert dataclasses.replace(Ndq(), hypernet=64, **PYMARL2) == NDQ_PYMARL2
+    fields = dataclasses.fields(Ndq)
+    changed = {f.name for f in fields if getattr(NDQ_PYMARL2, f.name) != getattr(Ndq(), f.name)}
+    assert changed == PYMARL2.keys() | {"hypernet"}
 
 
-# What is said while agents act
+# Messages while agents act
 
 
-def test_acting_hears_what_learning_hears(batch, state, reference):
+def test_acting_uses_the_messages_that_learning_uses(batch, state, reference):
     """Step by step, by the noise of each step's key; greedily, too."""
-    network = reference.doubles(state.learner.value)
+    network = reference.doubles(state.network.value)
     timestep = jax.tree.map(lambda x: x[1, 0], batch.timesteps)
     timestep = Timestep(timestep.obs, timestep.state, jnp.ones((AGENTS, ACTIONS), bool))
     memory = Memory(jax.random.normal(jax.random.key(1), (AGENTS, 4)), jnp.array([-1, 0, 2]))
@@ -229,9 +223,11 @@ def test_acting_hears_what_learning_hears(batch, state, reference):
     for k in range(20):
         message_key, _ = jax.random.split(jax.random.key(k))
         noise = jax.random.normal(jax.random.fold_in(message_key, 0), (AGENTS, AGENTS, SIZE))
-        told = speak(network.messenger, x, np.float64(noise))[2]
+        received = send(network.messenger, x, np.float64(noise))[2]
         hidden = gru_step(
-            network.utilities.encoder, np.float64(memory.hidden), np.concatenate([x, told], axis=-1)
+            network.utilities.encoder,
+            np.float64(memory.hidden),
+            np.concatenate([x, received], axis=-1),
         )
         after, action = act(jax.random.key(k))
         np.testing.assert_allclose(after.hidden, hidden, atol=1e-5)
@@ -250,18 +246,18 @@ def messages():
     return Messages(mean, sent, deliver(sent))
 
 
-def test_numbers_that_say_little_are_kept_back_but_for_those_to_oneself(messages):
-    found = dataclasses.replace(NDQ, drop_below=0.7).keep_back(messages)
+def test_numbers_that_carry_little_are_dropped_but_for_those_to_oneself(messages):
+    found = dataclasses.replace(NDQ, drop_below=0.7).drop(messages)
     own = np.eye(AGENTS, dtype=bool)[None, :, :, None]
     keep = own | (np.abs(np.asarray(messages.mean)) >= 0.7)
     assert 0.2 < keep.mean() < 0.9
     np.testing.assert_array_equal(found, np.where(keep, messages.sent, 0.0))
-    np.testing.assert_array_equal(NDQ.keep_back(messages), messages.sent)
+    np.testing.assert_array_equal(NDQ.drop(messages), messages.sent)
 
 
-def test_the_share_kept_back_is_that_of_the_least_at_each_step(messages):
+def test_the_share_dropped_is_that_of_the_least_at_each_step(messages):
     """A quarter of the twelve numbers that go to others: three at each step."""
-    found = np.asarray(dataclasses.replace(NDQ, drop_share=0.25).keep_back(messages))
+    found = np.asarray(dataclasses.replace(NDQ, drop_share=0.25).drop(messages))
     for t in range(2):
         others = [
             (abs(messages.mean[t, j, i, n]), (j, i, n))
@@ -271,14 +267,14 @@ def test_the_share_kept_back_is_that_of_the_least_at_each_step(messages):
         least = {place for _, place in sorted(others)[:3]}
         for place in np.ndindex(3, 3, SIZE):
             assert (found[t][place] == 0.0) == (place in least)
-    silent = np.asarray(dataclasses.replace(NDQ, drop_share=1.0).keep_back(messages))
+    silent = np.asarray(dataclasses.replace(NDQ, drop_share=1.0).drop(messages))
     np.testing.assert_array_equal(
         silent != 0.0, np.broadcast_to(np.eye(3, dtype=bool)[None, :, :, None], silent.shape)
     )
 
 
 def test_silent_agents_depend_on_nobody_else(batch, state):
-    """With all messages to others kept back; and only while they act greedily."""
+    """With all messages to others dropped; and only while they act greedily."""
     algorithm = dataclasses.replace(NDQ, drop_share=1.0)
     timestep = jax.tree.map(lambda x: x[1, 0], batch.timesteps)
     memory = Memory.empty(AGENTS, NDQ.hidden)

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, Float
 
-from comarl.algorithms.qmix import IQL, VDN, Network, Qmix, State
+from comarl.algorithms.presets import IQL, VDN
+from comarl.algorithms.qmix import Network, Qmix, State
 from comarl.nn.recurrent import Memory
 from comarl.ops.exploration import Epsilon
 from comarl.ops.learner import Adam
@@ -73,8 +75,8 @@ def states(scramble):
     @functools.cache
     def make(algorithm) -> State:
         state = init(algorithm, jax.random.key(0))
-        networks = scramble(state.learner.value, 1, 0.6), scramble(state.target, 2, 0.6)
-        return eqx.tree_at(lambda s: (s.learner.value, s.target), state, networks)
+        networks = scramble(state.network.value, 1, 0.6), scramble(state.network.target, 2, 0.6)
+        return eqx.tree_at(lambda s: (s.network.value, s.network.target), state, networks)
 
     return make
 
@@ -141,10 +143,8 @@ def pick(utilities, action):
 
 def q_and_target(algorithm, network, target, episode):
     """Q_tot and y of the steps that took place."""
-    live, reference = (
-        utilities_of(network.utilities, episode),
-        utilities_of(target.utilities, episode),
-    )
+    live = utilities_of(network.utilities, episode)
+    reference = utilities_of(target.utilities, episode)
     length, state = int(np.sum(episode.mask)), np.float64(episode.timesteps.state)
     q = [
         q_tot(algorithm, network.mixer, pick(live[t], episode.action[t]), state[t])
@@ -171,8 +171,8 @@ def episodes_of(batch):
 def test_values_and_targets_equal_the_equations_step_by_step(name, batch, states, reference):
     algorithm = VARIANTS[name]
     state = states(algorithm)
-    found = values(algorithm, state.learner.value, state.target, batch)
-    networks = reference.doubles(state.learner.value), reference.doubles(state.target)
+    found = values(algorithm, state.network.value, state.network.target, batch)
+    networks = reference.doubles(state.network.value), reference.doubles(state.network.target)
     for b, episode in enumerate(episodes_of(batch)):
         for one, expected in zip(found, q_and_target(algorithm, *networks, episode), strict=True):
             assert one.shape[1:] == (HORIZON, AGENTS)[: 1 + (name == "iql")]
@@ -182,7 +182,7 @@ def test_values_and_targets_equal_the_equations_step_by_step(name, batch, states
 def test_the_live_and_the_target_network_would_choose_differently(batch, states, reference):
     """Otherwise the test above could not tell who chooses."""
     state = states(QMIX)
-    live, target = reference.doubles(state.learner.value), reference.doubles(state.target)
+    live, target = reference.doubles(state.network.value), reference.doubles(state.network.target)
     differs = 0
     for length, episode in zip(LENGTHS, episodes_of(batch), strict=True):
         both = [utilities_of(network.utilities, episode) for network in (live, target)]
@@ -197,7 +197,9 @@ def test_the_live_and_the_target_network_would_choose_differently(batch, states,
 def test_the_sign_constraint_and_the_presets_are_what_they_say(key):
     for mixing, monotonic in (("monotonic", True), ("any", False)):
         state = jax.eval_shape(lambda mixing=mixing: Qmix(**SMALL, mixing=mixing).init(SPEC, key))
-        assert state.learner.value.mixer.monotonic is state.target.mixer.monotonic is monotonic
+        assert (
+            state.network.value.mixer.monotonic is state.network.target.mixer.monotonic is monotonic
+        )
     assert dataclasses.replace(Qmix(), mixing="sum") == VDN
     assert dataclasses.replace(Qmix(), mixing="none") == IQL
 
@@ -212,24 +214,35 @@ def test_an_update_descends_the_mean_squared_error_over_the_steps_that_took_plac
 ):
     """Through utilities, mixer and all steps of the recurrence; the target is a number."""
     state, (after, metrics) = states(QMIX), updated
-    episodes, target = episodes_of(batch), reference.doubles(state.target)
-    network = reference.doubles(state.learner.value)
+    episodes, target = episodes_of(batch), reference.doubles(state.network.target)
+    network = reference.doubles(state.network.value)
     y = [q_and_target(QMIX, network, target, episode)[1] for episode in episodes]
 
     def loss(network):
         q = [q_and_target(QMIX, network, target, episode)[0] for episode in episodes]
         return sum(((q_ - y_) ** 2).sum() for q_, y_ in zip(q, y, strict=True)) / sum(LENGTHS)
 
-    np.testing.assert_allclose(metrics["loss"], loss(network), rtol=1e-4)
-    np.testing.assert_allclose(metrics["target_value"], np.concatenate(y).mean(), rtol=1e-4)
-    reference.assert_descends(state.learner.value, after.learner.value, loss, entries=4)
+    q = [q_and_target(QMIX, network, target, episode)[0] for episode in episodes]
+    q, target_values = np.concatenate(q), np.concatenate(y)
+    expected = {
+        "loss": loss(network),
+        "td_loss": loss(network),
+        "q_taken_mean": q.mean(),
+        "target_value": target_values.mean(),
+        "td_error_abs": np.abs(q - target_values).mean(),
+        "epsilon": 1.0 - 0.95 * 1000 / 50_000,
+    }
+    assert metrics.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+    reference.assert_descends(state.network.value, after.network.value, loss, entries=4)
 
 
 def test_iql_learns_every_agents_error(batch, states, reference):
     algorithm = VARIANTS["iql"]
     state = states(algorithm)
     _, metrics = update(algorithm, state, batch, at_update(0))
-    networks = reference.doubles(state.learner.value), reference.doubles(state.target)
+    networks = reference.doubles(state.network.value), reference.doubles(state.network.target)
     pairs = [q_and_target(algorithm, *networks, episode) for episode in episodes_of(batch)]
     errors = np.concatenate([(q - y).reshape(-1) for q, y in pairs])
     assert len(errors) == sum(LENGTHS) * AGENTS
@@ -239,17 +252,17 @@ def test_iql_learns_every_agents_error(batch, states, reference):
 def test_vdn_is_the_sum_of_what_iql_values(batch, states):
     iql, vdn = VARIANTS["iql"], VARIANTS["vdn"]
     agents, team = states(iql), states(vdn)
-    utilities = lambda state: (state.learner.value.utilities, state.target.utilities)
+    utilities = lambda s: (s.network.value.utilities, s.network.target.utilities)
     team = eqx.tree_at(utilities, team, utilities(agents))
-    each, _ = values(iql, agents.learner.value, agents.target, batch)
-    total, _ = values(vdn, team.learner.value, team.target, batch)
+    each, _ = values(iql, agents.network.value, agents.network.target, batch)
+    total, _ = values(vdn, team.network.value, team.network.target, batch)
     np.testing.assert_allclose(total, np.asarray(each).sum(-1), atol=1e-5)
 
 
 def test_gradient_reaches_every_parameter_and_the_target_stays(updated, states, bits):
     state, (after, _) = states(QMIX), updated
-    assert bits(after.target) == bits(state.target)
-    pairs = zip(*(jax.tree.leaves_with_path(s.learner.value) for s in (after, state)), strict=True)
+    assert bits(after.network.target) == bits(state.network.target)
+    pairs = zip(*(jax.tree.leaves_with_path(s.network.value) for s in (after, state)), strict=True)
     for (path, new), (_, old) in pairs:
         assert (np.asarray(new) != np.asarray(old)).any(), jax.tree_util.keystr(path)
 
@@ -273,8 +286,41 @@ def test_the_target_is_copied_after_every_third_update_and_only_then(batch, stat
     state = states(QMIX)
     for number in range(7):
         before, (state, _) = state, update(QMIX, state, batch, at_update(number))
-        source = state.learner.value if number in (2, 5) else before.target
-        assert bits(state.target) == bits(source)
+        source = state.network.value if number in (2, 5) else before.network.target
+        assert bits(state.network.target) == bits(source)
+
+
+# Another mixer
+
+
+class LinearMixer(eqx.Module):
+    """Q_tot = sum_i |w_i| Q_i."""
+
+    weight: Float[Array, " agents"]
+
+    def __call__(
+        self, utilities: Float[Array, "*batch agents"], state: Float[Array, "*batch state"]
+    ) -> Float[Array, "*batch"]:
+        return (jnp.abs(self.weight) * utilities).sum(-1)
+
+
+class LinearQmix(Qmix):
+    def make_mixer(self, spec, key):
+        return LinearMixer(jax.random.normal(key, (spec.num_agents,)))
+
+
+def test_a_subclass_that_makes_another_mixer_learns_with_it(batch):
+    algorithm = LinearQmix(**SMALL)
+    state = init(algorithm, jax.random.key(0))
+    after, metrics = update(algorithm, state, batch, at_update(0))
+    mixers = [s.network.value.mixer for s in (state, after)]
+    assert all(isinstance(mixer, LinearMixer) for mixer in mixers)
+    assert (mixers[0].weight != mixers[1].weight).all() and np.isfinite(metrics["loss"])
+    q, _ = values(algorithm, state.network.value, state.network.target, batch)
+    utilities = jax.jit(jax.vmap(state.network.value.utilities.unroll))(batch)[:, :-1]
+    taken = np.take_along_axis(np.asarray(utilities), np.asarray(batch.action)[..., None], -1)
+    expected = (np.abs(mixers[0].weight) * taken[..., 0]).sum(-1)
+    np.testing.assert_allclose(q, expected, atol=1e-5)
 
 
 # Agents
@@ -302,7 +348,7 @@ def test_agents_are_told_apart_by_their_numbers_alone(batch, states):
     order, state = jnp.array([2, 0, 1]), states(QMIX)
     swap = lambda e: (e.timesteps.obs, e.timesteps.available, e.action)
     moved = eqx.tree_at(swap, batch, tuple(x[:, :, order] for x in swap(batch)))
-    network, target = state.learner.value, state.target
+    network, target = state.network.value, state.network.target
     expected = np.stack(values(QMIX, network, target, batch))
     found = np.stack(values(QMIX, renumbered(network, order), renumbered(target, order), moved))
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -320,7 +366,7 @@ def at_steps(number: int) -> Clock:
 
 
 def test_no_agents_utilities_depend_on_what_another_sees(batch, states):
-    network = states(QMIX).learner.value
+    network = states(QMIX).network.value
     episode = jax.tree.map(lambda x: x[1], batch)
     unroll = jax.jit(lambda episode: network.utilities.unroll(episode))
     before = np.asarray(unroll(episode))
@@ -362,7 +408,7 @@ def test_no_agents_greedy_action_depends_on_what_another_sees_or_may_do(batch, s
 
 def test_acting_step_by_step_is_greedy_in_the_utilities_that_learning_unrolls(batch, states):
     state, memory = states(QMIX), Memory.empty(AGENTS, QMIX.hidden)
-    net, episode = state.learner.value.utilities, jax.tree.map(lambda x: x[1], batch)
+    net, episode = state.network.value.utilities, jax.tree.map(lambda x: x[1], batch)
     step, taken, seen = jax.jit(lambda memory, obs: net.step(memory, obs)[1]), [], []
     for t in range(HORIZON):
         timestep = jax.tree.map(lambda x, t=t: x[t], episode.timesteps)
@@ -380,9 +426,7 @@ def test_acting_step_by_step_is_greedy_in_the_utilities_that_learning_unrolls(ba
 def test_exploration_falls_with_the_environment_steps_of_the_seed(batch, states):
     """Epsilon 1, 0.6 and 0.2 at 0, 50 and 100 or more steps of 100; a random action is the best one
     time in three."""
-    algorithm = dataclasses.replace(
-        QMIX, epsilon=dataclasses.replace(QMIX.epsilon, first=1.0, last=0.2, steps=100)
-    )
+    algorithm = dataclasses.replace(QMIX, epsilon=Epsilon(1.0, 0.2, 100))
     state, memory = states(QMIX), Memory.empty(AGENTS, QMIX.hidden)
     timestep = jax.tree.map(lambda x: x[1, 0], batch.timesteps)
     timestep = eqx.tree_at(lambda t: t.available, timestep, jnp.ones((AGENTS, ACTIONS), bool))
@@ -501,7 +545,7 @@ def test_every_seed_learns_from_its_own_episodes_and_waits_for_a_batch(finished)
 
 
 def test_seeds_differ(finished):
-    weights = finished.agent.learner.value.utilities.head.weight
+    weights = finished.agent.network.value.utilities.head.weight
     assert not np.allclose(weights[0], weights[1])
 
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.algorithms.qplex import QPLEX_PYMARL2, DuplexMixer, Qplex
+from comarl.algorithms.presets import QPLEX_PYMARL2
+from comarl.algorithms.qplex import DuplexMixer, Qplex
 from comarl.envs.matrix import GAMES
 from comarl.types import Clock, EnvSpec, Timestep
 from tests.data import SMOOTH, make_episodes
@@ -35,6 +36,9 @@ VARIANTS = {
         ATTENTION, weighted_heads=True, nonlinear=True, unit_size=1
     ),
 }
+
+
+CLOCK = Clock(jnp.int32(1000), jnp.int32(0), jnp.int32(0))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -61,8 +65,8 @@ def states(scramble):
     @functools.cache
     def make(algorithm):
         state = init(algorithm)
-        networks = scramble(state.learner.value, 1, 0.6), scramble(state.target, 2, 0.6)
-        return eqx.tree_at(lambda s: (s.learner.value, s.target), state, networks)
+        networks = scramble(state.network.value, 1, 0.6), scramble(state.network.target, 2, 0.6)
+        return eqx.tree_at(lambda s: (s.network.value, s.network.target), state, networks)
 
     return make
 
@@ -72,9 +76,8 @@ def equations(reference):
     """Q_tot, logits and y of a batch; what passes no gradient comes from `before`."""
 
     def utilities_of(network, batch):
-        return reference.histories(
-            network.utilities.encoder, SPEC, batch
-        ) @ network.utilities.head.weight + (network.utilities.head.bias)
+        encoder, head = network.utilities.encoder, network.utilities.head
+        return reference.histories(encoder, SPEC, batch) @ head.weight + head.bias
 
     def taken(utilities, action):
         return np.take_along_axis(utilities, np.asarray(action)[..., None], -1)[..., 0]
@@ -87,12 +90,8 @@ def equations(reference):
             w, b, logits = reference_duplex.attention(transform, q, obs, state)
         else:
             w, b, logits = reference_duplex.positive(transform, state)
-        return (
-            w * q + b,
-            w * v + b,
-            reference_duplex.importance(mixer.importance, state, action),
-            logits,
-        )
+        importance = reference_duplex.importance(mixer.importance, state, action)
+        return w * q + b, w * v + b, importance, logits
 
     def at(batch, steps):
         t = batch.timesteps
@@ -113,12 +112,12 @@ def equations(reference):
         return total, logits + 0 * total
 
     def targets(algorithm, network, target, batch):
-        live, slow_one = utilities_of(network, batch), utilities_of(target, batch)
+        live, target_utilities = utilities_of(network, batch), utilities_of(target, batch)
         later = at(batch, slice(1, None))
         best = reference.best(
-            live if algorithm.double else slow_one, np.asarray(batch.timesteps.available)
+            live if algorithm.double else target_utilities, np.asarray(batch.timesteps.available)
         ).argmax(-1)
-        q, v, weight, _ = parts(target.mixer, slow_one[:, 1:], best[:, 1:], *later)
+        q, v, weight, _ = parts(target.mixer, target_utilities[:, 1:], best[:, 1:], *later)
         value = v.sum(-1) + (weight * (q - v)).sum(-1)
         return reference.lambda_targets(batch, value, GAMMA, algorithm.td_lambda)
 
@@ -132,7 +131,7 @@ def test_an_update_descends_the_equations_and_the_stopped_advantage_passes_no_gr
     algorithm, (q_tot, targets) = VARIANTS[name], equations
     state = states(algorithm)
     after, metrics = update(algorithm, state, batch, jnp.int32(0))
-    before, target = reference.doubles(state.learner.value), reference.doubles(state.target)
+    before, target = reference.doubles(state.network.value), reference.doubles(state.network.target)
     y, mask = targets(algorithm, before, target, batch), batch.mask
 
     def errors(network):
@@ -140,14 +139,23 @@ def test_an_update_descends_the_equations_and_the_stopped_advantage_passes_no_gr
         return reference.masked_mean((q - y) ** 2, mask), reference.masked_mean(logits, mask)
 
     error, logits = errors(before)
-    np.testing.assert_allclose(metrics["loss"], error, rtol=1e-4)
-    np.testing.assert_allclose(metrics["target_value"], reference.masked_mean(y, mask), rtol=1e-4)
-    np.testing.assert_allclose(
-        metrics["logit_penalty"], algorithm.logit_penalty * logits, rtol=1e-4
-    )
+    penalty = algorithm.logit_penalty * logits
+    q, _ = q_tot(before, before, batch)
+    expected = {
+        "loss": error + penalty,
+        "td_loss": error,
+        "logit_penalty": penalty,
+        "q_taken_mean": reference.masked_mean(q, mask),
+        "target_value": reference.masked_mean(y, mask),
+        "td_error_abs": reference.masked_mean(np.abs(q - y), mask),
+        "epsilon": algorithm.epsilon.at(CLOCK),
+    }
+    assert metrics.keys() == expected.keys()
+    for metric, value in expected.items():
+        np.testing.assert_allclose(metrics[metric], value, rtol=1e-4, atol=1e-6, err_msg=metric)
     assert (logits > 0.01) == (algorithm.mixing == "attention")
     weigh = lambda network: np.dot(errors(network), (1.0, algorithm.logit_penalty))
-    reference.assert_descends(state.learner.value, after.learner.value, weigh, entries=2)
+    reference.assert_descends(state.network.value, after.network.value, weigh, entries=2)
 
     values = jax.jit(
         jax.vmap(lambda episode: algorithm.team_values(state, episode, jax.random.key(0)))
@@ -161,7 +169,7 @@ def test_the_target_is_often_worse_than_its_own_best(batch, states, reference):
     state = states(QPLEX)
     unroll = jax.jit(jax.vmap(lambda net, episode: net.unroll(episode), (None, 0)))
     live, target = (
-        np.asarray(unroll(n.utilities, batch)) for n in (state.learner.value, state.target)
+        np.asarray(unroll(n.utilities, batch)) for n in (state.network.value, state.network.target)
     )
     available, there = np.asarray(batch.timesteps.available)[:, 1:], np.asarray(batch.mask)
     differ = reference.best(live[:, 1:], available) != reference.best(target[:, 1:], available)
@@ -172,14 +180,16 @@ def test_the_target_is_copied_after_every_third_update_and_only_then(batch, stat
     for number in range(4):
         state = states(QPLEX)
         after, _ = update(QPLEX, state, batch, jnp.int32(number))
-        assert bits(after.target) == bits(after.learner.value if number == 2 else state.target)
-        assert bits(after.learner.value) != bits(state.learner.value)
+        assert bits(after.network.target) == bits(
+            after.network.value if number == 2 else state.network.target
+        )
+        assert bits(after.network.value) != bits(state.network.value)
 
 
 def test_the_presets_are_what_they_say():
     assert QPLEX_PYMARL2.importance_hidden == (64,) and QPLEX_PYMARL2.td_lambda == 0.6
     assert QPLEX_PYMARL2.replay.batch_size == 128 and QPLEX_PYMARL2.mixing == "duplex"
-    shapes = jax.eval_shape(lambda: Qplex().init(SPEC, jax.random.key(0)).learner.value.mixer)
+    shapes = jax.eval_shape(lambda: Qplex().init(SPEC, jax.random.key(0)).network.value.mixer)
     assert shapes.importance.actions.output.weight.shape == (4, STATE + AGENTS * ACTIONS, AGENTS)
     assert shapes.transform.weight.output.weight.shape == (64, AGENTS)
 
@@ -207,7 +217,7 @@ def table(mixer: DuplexMixer, utilities, timestep):
 def shortfalls(algorithm, scramble, trials=60):
     """How far each agent's own best falls short of the best joint action, in so many random
     networks."""
-    mixer, random = init(algorithm).learner.value.mixer, np.random.default_rng(0)
+    mixer, random = init(algorithm).network.value.mixer, np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(3 * random.normal(size=shape), jnp.float32)
     result = []
     for trial in range(trials):
@@ -218,8 +228,8 @@ def shortfalls(algorithm, scramble, trials=60):
         result.append(
             (found.max() - found[tuple(utilities.argmax(-1))], np.ptp(found), np.abs(found).max())
         )
-    shortfall, spread, size = np.array(result).T
-    assert np.median(spread) > 0.1
+    shortfall, extent, size = np.array(result).T
+    assert np.median(extent) > 0.1
     return shortfall / size
 
 
@@ -241,7 +251,7 @@ def test_weights_that_see_utilities_give_that_up(scramble):
 
 
 def test_weights_are_never_negative_and_do_move_with_the_joint_action(scramble):
-    importance = scramble(init(QPLEX).learner.value.mixer.importance, 0, 2.0)
+    importance = scramble(init(QPLEX).network.value.mixer.importance, 0, 2.0)
     state = jnp.asarray(np.random.default_rng(0).normal(size=(27, STATE)), jnp.float32)
     found = np.asarray(
         jax.jit(lambda net: net(jnp.broadcast_to(state[0], state.shape), joint_actions()))(
@@ -254,7 +264,7 @@ def test_weights_are_never_negative_and_do_move_with_the_joint_action(scramble):
 def test_utilities_learn_through_the_sum_and_lambda_from_the_advantages(scramble):
     """dQ_tot / dQ_i is w_i, whatever lambda; lambda's parameters learn, unless all choose their
     best."""
-    mixer = scramble(init(QPLEX).learner.value.mixer, 0, 0.5)
+    mixer = scramble(init(QPLEX).network.value.mixer, 0, 0.5)
     random = np.random.default_rng(1)
     draw = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
     timestep, q, action = (
@@ -283,7 +293,7 @@ def test_some_parameters_give_qtrans_table_exactly():
     game = GAMES["qtran"]
     spec, payoff = game.spec, np.array(game.payoff[0])
     _, timestep = game.reset(jax.random.key(0))
-    network = init(Qplex(hidden=4, hypernet=3, kernels=1), spec).learner.value
+    network = init(Qplex(hidden=4, hypernet=3, kernels=1), spec).network.value
     mixer = jax.tree.map(jnp.zeros_like, network.mixer)
     # The inputs of x are the state, the first agent's action and the second's: each sees whether
     # the other chose A.

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.algorithms.qtran import QTRAN_PYMARL2, JointValue, Qtran
+from comarl.algorithms.presets import PYMARL2, QTRAN_PYMARL2
+from comarl.algorithms.qtran import JointValue, Qtran
 from comarl.ops.learner import Adam
 from comarl.types import Clock, EnvSpec
 from tests.data import SMOOTH, make_episodes
@@ -18,10 +19,14 @@ from tests.data import SMOOTH, make_episodes
 SPEC = EnvSpec(3, 2, 4, 3, discrete=True, horizon=4)
 LENGTHS, GAMMA = (2, 4, 3), 0.9  # terminated, cut at the horizon, cut early
 QTRAN = Qtran(
-    **dict(
-        hidden=4, joint_hidden=(5, 3), gamma=GAMMA, td_lambda=0.6, opt_weight=0.7, nopt_weight=0.4
-    ),
-    **dict(optimiser=SMOOTH, target_period=3),
+    hidden=4,
+    joint_hidden=(5, 3),
+    gamma=GAMMA,
+    td_lambda=0.6,
+    opt_weight=0.7,
+    nopt_weight=0.4,
+    optimiser=SMOOTH,
+    target_period=3,
 )
 
 
@@ -42,11 +47,10 @@ def state(scramble):
     """Its target is not its network, values differ a good deal, and V is such that the bound holds
     on some steps."""
     state = jax.jit(lambda key: QTRAN.init(SPEC, key))(jax.random.key(0))
-    networks = scramble(state.learner.value, 1, 0.6), scramble(state.target, 2, 0.6)
-    state = eqx.tree_at(lambda s: (s.learner.value, s.target), state, networks)
-    return eqx.tree_at(
-        lambda s: s.learner.value.value.output.bias, state, replace_fn=lambda bias: bias + 6.3
-    )
+    networks = scramble(state.network.value, 1, 0.6), scramble(state.network.target, 2, 0.6)
+    state = eqx.tree_at(lambda s: (s.network.value, s.network.target), state, networks)
+    bias = lambda s: s.network.value.value.output.bias
+    return eqx.tree_at(bias, state, replace_fn=lambda bias: bias + 6.3)
 
 
 class Equations:
@@ -89,15 +93,16 @@ class Equations:
             for i in range(SPEC.num_agents)
         )
         q = self.joint(before, self.histories(before)[:, :-1], action, self.state[:, :-1])
-        return (
-            total
-            - q
-            + self.reference.mlp(network.value, self.state[:, :-1], self.reference.relu)[..., 0]
-        )
+        value = self.reference.mlp(network.value, self.state[:, :-1], self.reference.relu)
+        return total - q + value[..., 0]
+
+    def q_taken(self, network):
+        history = self.histories(network)[:, :-1]
+        return self.joint(network, history, self.action, self.state[:, :-1])
 
     def losses(self, network, before, target):
         """L_td, L_opt, L_nopt; what is `before` does not move."""
-        q = self.joint(network, self.histories(network)[:, :-1], self.action, self.state[:, :-1])
+        q = self.q_taken(network)
         best = self.best(before)[:, :-1]
         errors = (
             q - self.targets(before, target),
@@ -116,25 +121,26 @@ def test_an_update_descends_the_three_losses(state, batch, equations, reference)
     """Through utilities, Q_jt, V and all steps of the recurrence; targets, and Q_jt in two of them,
     are numbers."""
     after, metrics = update(QTRAN, state, batch, jnp.int32(0))
-    before, target = reference.doubles(state.learner.value), reference.doubles(state.target)
+    before, target = reference.doubles(state.network.value), reference.doubles(state.network.target)
     losses = equations.losses(before, before, target)
     assert min(losses) > 0.01, "nothing would show"
     for name, expected in zip(("td_loss", "opt_loss", "nopt_loss"), losses, strict=True):
         np.testing.assert_allclose(metrics[name], expected, rtol=1e-4)
-    y = equations.targets(before, target)
-    np.testing.assert_allclose(
-        metrics["target_value"], reference.masked_mean(y, batch.mask), rtol=1e-4
-    )
+    y, q = equations.targets(before, target), equations.q_taken(before)
+    means = {"target_value": y, "q_taken_mean": q, "td_error_abs": np.abs(q - y)}
+    for name, expected in means.items():
+        expected = reference.masked_mean(expected, batch.mask)
+        np.testing.assert_allclose(metrics[name], expected, rtol=1e-4)
     weighted = lambda network: np.dot((1.0, 0.7, 0.4), equations.losses(network, before, target))
     np.testing.assert_allclose(metrics["loss"], weighted(before), rtol=1e-4)
-    reference.assert_descends(state.learner.value, after.learner.value, weighted, entries=3)
+    reference.assert_descends(state.network.value, after.network.value, weighted, entries=3)
 
 
 def test_what_is_chosen_for_the_target_and_where_the_bound_holds_are_no_foregone_conclusions(
     state, equations, reference
 ):
     """Otherwise the test above could not tell who chooses, nor that L_nopt is one-sided."""
-    live, target = reference.doubles(state.learner.value), reference.doubles(state.target)
+    live, target = reference.doubles(state.network.value), reference.doubles(state.network.target)
     mask = np.asarray(equations.batch.mask)
     assert (equations.best(live) != equations.best(target))[:, 1:][mask].any()
     gap = equations.gap(live, live, equations.action)[mask]
@@ -144,11 +150,9 @@ def test_what_is_chosen_for_the_target_and_where_the_bound_holds_are_no_foregone
 def test_the_teams_values_are_q_jt_and_the_sum_of_utilities_and_v(
     state, batch, equations, reference
 ):
-    network = reference.doubles(state.learner.value)
+    network = reference.doubles(state.network.value)
     each = lambda method: jax.jit(jax.vmap(lambda e: method(state, e, jax.random.key(0))))(batch)
-    q = equations.joint(
-        network, equations.histories(network)[:, :-1], equations.action, equations.state[:, :-1]
-    )
+    q = equations.q_taken(network)
     mask = np.asarray(batch.mask)
     np.testing.assert_allclose(each(QTRAN.team_values)[mask], q[mask], atol=1e-4)
     expected = q + equations.gap(network, network, equations.action)
@@ -163,8 +167,8 @@ def test_q_jt_learns_from_the_td_error_alone_and_utilities_and_v_from_the_other_
     variants = {
         k: dataclasses.replace(QTRAN, opt_weight=x, nopt_weight=y) for k, (x, y) in weights.items()
     }
-    after = {k: update(x, state, batch, jnp.int32(0))[0].learner.value for k, x in variants.items()}
-    before = state.learner.value
+    after = {k: update(x, state, batch, jnp.int32(0))[0].network.value for k, x in variants.items()}
+    before = state.network.value
     for one in after.values():
         for a, b in zip(
             jax.tree.leaves(one.joint), jax.tree.leaves(after["td"].joint), strict=True
@@ -180,7 +184,9 @@ def test_q_jt_learns_from_the_td_error_alone_and_utilities_and_v_from_the_other_
 def test_the_target_is_copied_after_every_third_update_and_only_then(state, batch, bits):
     for number in range(4):
         before, (state, _) = state, update(QTRAN, state, batch, jnp.int32(number))
-        assert bits(state.target) == bits(state.learner.value if number == 2 else before.target)
+        assert bits(state.network.target) == bits(
+            state.network.value if number == 2 else before.network.target
+        )
 
 
 def test_q_jt_does_not_mind_which_agent_stands_where(scramble):
@@ -200,12 +206,6 @@ def test_q_jt_does_not_mind_which_agent_stands_where(scramble):
 
 
 def test_the_preset_has_the_settings_common_to_pymarl2():
-    assert (
-        Adam(1e-3) == QTRAN_PYMARL2.optimiser
-        and QTRAN_PYMARL2.td_lambda == 0.6
-        and QTRAN_PYMARL2.parallel_envs == 8
-    )
-    assert (
-        QTRAN_PYMARL2.opt_weight == Qtran().opt_weight
-        and QTRAN_PYMARL2.joint_hidden == Qtran().joint_hidden
-    )
+    assert dataclasses.replace(Qtran(), **PYMARL2) == QTRAN_PYMARL2
+    assert Adam(1e-3) == QTRAN_PYMARL2.optimiser and QTRAN_PYMARL2.td_lambda == 0.6
+    assert QTRAN_PYMARL2.pace.parallel_envs == 8

@@ -9,15 +9,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.algorithms.qmix import PYMARL2
-from comarl.algorithms.wqmix import CW_QMIX, CW_QMIX_PYMARL2, OW_QMIX, OW_QMIX_PYMARL2, Wqmix
+from comarl.algorithms.presets import (
+    CW_QMIX,
+    CW_QMIX_PYMARL2,
+    OW_QMIX,
+    OW_QMIX_PYMARL2,
+    PYMARL2,
+)
+from comarl.algorithms.wqmix import Wqmix
 from comarl.types import Clock, EnvSpec
 from tests.data import SMOOTH, make_episodes
 
 SPEC = EnvSpec(2, 2, 4, 3, discrete=True, horizon=5)
-LENGTHS, GAMMA, TRACE, LOW = (2, 5, 3, 4), 0.9, 0.6, 0.3  # the first two terminated, the others cut
+LENGTHS, GAMMA, LAMBDA, LOW = (
+    (2, 5, 3, 4),
+    0.9,
+    0.6,
+    0.3,
+)  # the first two terminated, the others cut
 SMALL = dict(
-    hidden=4, mixer_width=3, hypernet=4, unrestricted_width=5, gamma=GAMMA, td_lambda=TRACE
+    hidden=4, mixer_width=3, hypernet=4, unrestricted_width=5, gamma=GAMMA, td_lambda=LAMBDA
 )
 CW = Wqmix(**SMALL, low_weight=LOW, optimiser=SMOOTH, target_period=3)
 VARIANTS = {"cw": CW, "ow": dataclasses.replace(CW, weighting="optimistic")}
@@ -39,8 +50,8 @@ def batch():
 def state(scramble):
     """Its target is not its network, and values differ a good deal."""
     state = jax.jit(lambda key: CW.init(SPEC, key))(jax.random.key(0))
-    networks = scramble(state.learner.value, 1, 0.6), scramble(state.target, 2, 0.6)
-    return eqx.tree_at(lambda s: (s.learner.value, s.target), state, networks)
+    networks = scramble(state.network.value, 1, 0.6), scramble(state.target_unrestricted, 2, 0.6)
+    return eqx.tree_at(lambda s: (s.network.value, s.target_unrestricted), state, networks)
 
 
 class Equations:
@@ -51,10 +62,8 @@ class Equations:
         self.action = np.eye(SPEC.action_size)[np.asarray(batch.action)]
 
     def utilities(self, net):
-        return (
-            self.reference.histories(net.encoder, SPEC, self.batch) @ net.head.weight
-            + net.head.bias
-        )
+        histories = self.reference.histories(net.encoder, SPEC, self.batch)
+        return histories @ net.head.weight + net.head.bias
 
     def best(self, network):
         """u* of every step, one-hot."""
@@ -68,21 +77,16 @@ class Equations:
 
     def q_star(self, unrestricted, action):
         """Of one-hot actions at the first steps."""
-        steps, mlp = (
-            action.shape[1],
-            lambda m, x: self.reference.mlp(m, x, self.reference.relu)[..., 0],
-        )
-        chosen, state = (
-            (self.utilities(unrestricted.utilities)[:, :steps] * action).sum(-1),
-            self.state[:, :steps],
-        )
-        return mlp(unrestricted.mixer, np.concatenate([state, chosen], axis=-1)) + mlp(
-            unrestricted.bias, state
-        )
+        mlp = lambda m, x: self.reference.mlp(m, x, self.reference.relu)[..., 0]
+        steps = action.shape[1]
+        chosen = (self.utilities(unrestricted.utilities)[:, :steps] * action).sum(-1)
+        state = self.state[:, :steps]
+        joined = mlp(unrestricted.mixer, np.concatenate([state, chosen], axis=-1))
+        return joined + mlp(unrestricted.bias, state)
 
     def targets(self, network, target):
         value = self.q_star(target, self.best(network))
-        return self.reference.lambda_targets(self.batch, value[:, 1:], GAMMA, TRACE)
+        return self.reference.lambda_targets(self.batch, value[:, 1:], GAMMA, LAMBDA)
 
     def important(self, name, network, target):
         """The two reasons to weigh a step fully, of which OW-QMIX knows one."""
@@ -113,27 +117,40 @@ def equations(reference, batch):
 def test_an_update_descends_both_losses(name, state, batch, equations, reference):
     """Through both recurrences and mixers; targets and weights are numbers."""
     after, metrics = update(VARIANTS[name], state, batch, jnp.int32(0))
-    before, target = reference.doubles(state.learner.value), reference.doubles(state.target)
+    before, target = (
+        reference.doubles(state.network.value),
+        reference.doubles(state.target_unrestricted),
+    )
     losses = equations.losses(name, before, before, target)
     np.testing.assert_allclose(
         [metrics["monotonic_loss"], metrics["unrestricted_loss"]], losses, rtol=1e-4
     )
-    np.testing.assert_allclose(metrics["loss"], sum(losses), rtol=1e-4)
+    np.testing.assert_allclose([metrics["loss"], metrics["td_loss"]], sum(losses), rtol=1e-4)
     weight = np.where(np.any(equations.important(name, before, target), axis=0), 1.0, LOW)
-    y = equations.targets(before, target)
-    for metric, expected in (("weight", weight), ("target_value", y)):
+    y, q = equations.targets(before, target), equations.q_tot(before)
+    means = {
+        "weight": weight,
+        "target_value": y,
+        "q_taken_mean": q,
+        "td_error_abs": np.abs(q - y),
+        "unrestricted_value": equations.q_star(before.unrestricted, equations.action),
+    }
+    for metric, expected in means.items():
         np.testing.assert_allclose(
             metrics[metric], reference.masked_mean(expected, batch.mask), rtol=1e-4
         )
     total = lambda network: sum(equations.losses(name, network, before, target))
-    reference.assert_descends(state.learner.value, after.learner.value, total, entries=2)
+    reference.assert_descends(state.network.value, after.network.value, total, entries=2)
 
 
 def test_every_reason_for_a_full_weight_holds_somewhere_alone_and_somewhere_none_does(
     state, equations, reference
 ):
     """Otherwise the test above could not tell one from another; nor who chooses for the target."""
-    network, target = reference.doubles(state.learner.value), reference.doubles(state.target)
+    network, target = (
+        reference.doubles(state.network.value),
+        reference.doubles(state.target_unrestricted),
+    )
     mask = np.asarray(equations.batch.mask)
     best, better = (x[mask] for x in equations.important("cw", network, target))
     (optimistic,) = (x[mask] for x in equations.important("ow", network, target))
@@ -146,7 +163,7 @@ def test_every_reason_for_a_full_weight_holds_somewhere_alone_and_somewhere_none
 
 
 def test_the_teams_values_are_q_tot_and_q_star(state, batch, equations, reference):
-    network, mask = reference.doubles(state.learner.value), np.asarray(batch.mask)
+    network, mask = reference.doubles(state.network.value), np.asarray(batch.mask)
     each = lambda method: jax.jit(jax.vmap(lambda e: method(state, e, jax.random.key(0))))(batch)
     np.testing.assert_allclose(
         each(CW.team_values)[mask], equations.q_tot(network)[mask], atol=1e-4
@@ -158,27 +175,27 @@ def test_the_teams_values_are_q_tot_and_q_star(state, batch, equations, referenc
 def test_q_star_learns_the_same_however_q_tot_is_weighted(state, batch, bits):
     """And with a low weight of 1 the two weightings are one."""
     after = [
-        update(algorithm, state, batch, jnp.int32(0))[0].learner.value
+        update(algorithm, state, batch, jnp.int32(0))[0].network.value
         for algorithm in VARIANTS.values()
     ]
     assert bits(after[0].unrestricted) == bits(after[1].unrestricted)
     assert bits(after[0].mixer) != bits(after[1].mixer)
     even = [dataclasses.replace(algorithm, low_weight=1.0) for algorithm in VARIANTS.values()]
     one, two = (update(algorithm, state, batch, jnp.int32(0)) for algorithm in even)
-    assert bits(one[0].learner.value) == bits(two[0].learner.value)
+    assert bits(one[0].network.value) == bits(two[0].network.value)
     assert one[1]["weight"] == 1.0
 
 
 def test_the_target_is_a_copy_of_q_star_after_every_third_update_and_only_then(state, batch, bits):
     for number in range(4):
         before, (state, _) = state, update(CW, state, batch, jnp.int32(number))
-        assert bits(state.target) == bits(
-            state.learner.value.unrestricted if number == 2 else before.target
+        assert bits(state.target_unrestricted) == bits(
+            state.network.value.unrestricted if number == 2 else before.target_unrestricted
         )
 
 
 def test_q_tot_never_falls_as_a_utility_rises_and_q_star_may(state):
-    network = state.learner.value
+    network = state.network.value
     random = np.random.default_rng(0)
     q, world = (jnp.asarray(random.normal(size=(100, size)), jnp.float32) for size in (2, 4))
     slope = lambda mix: np.asarray(jax.jit(jax.vmap(jax.grad(mix)))(q, world))

@@ -253,9 +253,9 @@ def test_what_qmix_learns_from_a_smaller_replay_is_almost_the_same(key):
     @jax.jit
     def values(batch):
         agent = qmix.init(SPEC, key)
-        return jax.vmap(lambda episode: qmix.values(agent.learner.value, agent.target, episode))(
-            batch
-        )
+        return jax.vmap(
+            lambda episode: qmix.values(agent.network.value, agent.network.target, episode)
+        )(batch)
 
     for storage in PRECISION:
         ring = EpisodeRing(6, 4, storage)

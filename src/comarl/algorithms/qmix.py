@@ -1,23 +1,24 @@
 """QMIX: monotonic value function factorisation (Rashid et al., ICML 2018), and VDN (Sunehag et al.,
 AAMAS 2018).
 
-Every agent values its own actions from its own history; a mixer, whose weights are made from the
+Every agent values its own actions from its own history. A mixer, whose weights are made from the
 state and are never negative, joins the values of the chosen actions. The best joint action is then
 every agent's own best action.
 
-    Q_i(tau_i, u_i)         recurrent utilities, shared by agents that see their number                          (Sec 4)
-    Q_tot = g_s(Q_1 .. Q_N),  dQ_tot / dQ_i >= 0                                                               (Eq 4, 5)
-    u*_t  = argmax_u Q_i(tau_i, u_i), each agent among what is available
-    V_t   = Q_tot'(s_t, u*_t)                  double Q-learning: chosen by the live network, valued by the target
-    y_t   = r_t + gamma ((1 - lambda) V_{t+1} + lambda y_{t+1})                                      (lambda 0 is Eq 6)
-    L     = mean over steps (Q_tot(s_t, u_t) - y_t)^2                                                            (Eq 6)
+    Q_i(tau_i, u_i)          recurrent utilities, shared by agents that see their number     (Sec 4)
+    Q_tot = g_s(Q_1 .. Q_N),  dQ_tot / dQ_i >= 0                                          (Eq 4, 5)
+    u*_t  = argmax_u Q_i(tau_i, u_i), each agent among what is available                     (Eq 4)
+    V_t   = Q_tot'(s_t, u*_t)     double Q-learning: the live network chooses, the target values
+    y_t   = r_t + gamma ((1 - lambda) V_{t+1} + lambda y_{t+1})                (lambda 0 is Eq 6)
+    L     = mean over steps (Q_tot(s_t, u_t) - y_t)^2                                        (Eq 6)
 
-VDN is the preset whose mixer is a sum; IQL has no mixer: every agent learns the team's reward for
-itself.
+VDN is the preset whose mixer is a sum. IQL is the preset without a mixer: every agent learns the
+team's reward for itself.
 
-The defaults are PyMARL's, the authors' code; `qmix-pymarl2` and its kin have the settings of PyMARL2 (Hu et al., 2021).
-Differences from the authors' code:
-1. An episode that was cut by time ends in its own value wherever it ends within a batch; theirs relies on the longest.
+The defaults are PyMARL's, the authors' code; `qmix-pymarl2` and its kin have the settings of
+PyMARL2 (Hu et al., 2021). Differences from the authors' code:
+1. An episode that was cut by time ends in its own value wherever it ends within a batch; theirs
+   relies on the longest.
 2. Unavailable actions never win, whatever the values; theirs are set to -9999999.
 """
 
@@ -29,11 +30,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from comarl.nn.mixers import Mixer, Sum, make_mixer
+from comarl.nn.mixers import UtilityMixer, make_mixer
 from comarl.nn.recurrent import Memory, RecurrentNet
 from comarl.ops.exploration import Epsilon, epsilon_greedy, greedy, pick
-from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
-from comarl.ops.returns import lambda_returns, masked_mean
+from comarl.ops.learner import Optimiser, RmsProp, Tracked
+from comarl.ops.returns import lambda_returns, masked_mean, td_metrics
 from comarl.replay.episodes import EpisodeRing
 from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
@@ -44,14 +45,13 @@ class Network(eqx.Module):
     """All that learns."""
 
     utilities: RecurrentNet  # Q_i(tau_i, .), shared by agents
-    mixer: Mixer | Sum | None  # None: each agent for itself
+    mixer: UtilityMixer | None  # g; None: each agent for itself
 
 
 class State(eqx.Module):
     """What changes while QMIX learns."""
 
-    learner: Learner[Network]
-    target: Network
+    network: Tracked[Network]
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Qmix:
     actions: ClassVar = frozenset({"discrete"})
 
     mixing: Literal["monotonic", "any", "sum", "none"] = "monotonic"
-    """how utilities are joined: QMIX's mixer, the same without its sign constraint, VDN's sum, or
-    not at all (IQL)"""
+    """how utilities are joined: by QMIX's mixer, by the same without its sign constraint, by VDN's
+    sum, or not at all (IQL)"""
     hidden: int = 64
     """units of the recurrent layer"""
     mixer_width: int = 32
@@ -96,12 +96,31 @@ class Qmix:
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         utilities_key, mixer_key = jax.random.split(key)
-        mixer = None
-        if self.mixing != "none":
-            size = dict(width=self.mixer_width, hypernet=self.hypernet)
-            mixer = make_mixer(self.mixing, spec.num_agents, spec.state_size, **size, key=mixer_key)
-        network = Network(RecurrentNet(spec, self.hidden, key=utilities_key), mixer)
-        return State(Learner.create(network, self.optimiser), network)
+        network = Network(
+            utilities=self.make_utilities(spec, utilities_key),
+            mixer=self.make_mixer(spec, mixer_key),
+        )
+        return State(Tracked.create(network, self.optimiser))
+
+    def make_utilities(self, spec: EnvSpec, key: Key) -> RecurrentNet:
+        """Q_i(tau_i, .): one recurrent network for all agents."""
+        return RecurrentNet(spec, self.hidden, key=key)
+
+    def make_mixer(self, spec: EnvSpec, key: Key) -> UtilityMixer | None:
+        """g: any module that takes utilities `[*batch agents]` and the state `[*batch state]`.
+
+        It gives Q_tot `[*batch]`. A subclass that replaces this method is QMIX with another mixer.
+        """
+        if self.mixing == "none":
+            return None
+        return make_mixer(
+            self.mixing,
+            spec.num_agents,
+            spec.state_size,
+            width=self.mixer_width,
+            hypernet=self.hypernet,
+            key=key,
+        )
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
@@ -118,12 +137,11 @@ class Qmix:
         explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
         del team
-        hidden, utilities = state.learner.value.utilities.step(memory, timestep.obs)
-        action = (
-            self.explore(utilities, timestep.available, clock, key)
-            if explore
-            else greedy(utilities, timestep.available)
-        )
+        hidden, utilities = state.network.value.utilities.step(memory, timestep.obs)
+        if explore:
+            action = self.explore(utilities, timestep.available, clock, key)
+        else:
+            action = greedy(utilities, timestep.available)
         return Memory(hidden, action), action
 
     def explore(
@@ -133,49 +151,52 @@ class Qmix:
         clock: Clock,
         key: Key,
     ) -> Int[Array, " agents"]:
-        """Each agent on its own: any available action with chance epsilon, else the best."""
+        """Each agent on its own takes any available action with chance epsilon, else its best."""
         return epsilon_greedy(scores, available, self.epsilon.at(clock), key)
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
-        def loss(network: Network) -> tuple[Float[Array, ""], Metrics]:
-            q, target = jax.vmap(lambda episode: self.values(network, state.target, episode))(batch)
-            mask = jnp.broadcast_to(
-                batch.mask.reshape(*batch.mask.shape, *[1] * (q.ndim - 2)), q.shape
-            )
-            error = masked_mean(jnp.square(q - jax.lax.stop_gradient(target)), mask)
-            return error, {
-                "loss": error,
-                "value": masked_mean(q, mask),
-                "target_value": masked_mean(target, mask),
-            }
+        """One step of utilities and mixer down L; the target is copied when due."""
+        del key
+        target_network = state.network.target
 
-        gradient, metrics = jax.grad(loss, has_aux=True)(state.learner.value)
-        learner = state.learner.apply(gradient)
-        return State(
-            learner, copy_every(self.target_period, clock.updates, state.target, learner.value)
-        ), metrics
+        def loss(network: Network) -> tuple[Float[Array, ""], Metrics]:
+            # The squared TD error: Eq. 6. For IQL it is a mean over agents, too.
+            q, y = jax.vmap(lambda episode: self.values(network, target_network, episode))(batch)
+            y = jax.lax.stop_gradient(y)
+            agents = [1] * (q.ndim - batch.mask.ndim)
+            mask = jnp.broadcast_to(batch.mask.reshape(*batch.mask.shape, *agents), q.shape)
+            td_loss = masked_mean(jnp.square(q - y), mask)
+            return td_loss, {"td_loss": td_loss, **td_metrics(q, y, mask)}
+
+        network, (total, metrics) = state.network.descend(loss, has_aux=True)
+        network = network.copy_every(self.target_period, clock.updates)
+        metrics = metrics | {"loss": total, "epsilon": self.epsilon.at(clock)}
+        return State(network), metrics
 
     def values(
         self, network: Network, target: Network, episode: Episode
     ) -> tuple[Float[Array, "time *agents"], Float[Array, "time *agents"]]:
         """Q_tot of the actions of one episode, and their targets y; for IQL both of every agent."""
-        utilities, later = network.utilities.unroll(episode), target.utilities.unroll(episode)
-        best = greedy(utilities if self.double else later, episode.timesteps.available)
-        chosen = pick(utilities[:-1], episode.action)
-        q = self.mix(network, chosen, episode.timesteps.state[:-1])
-        next_value = self.mix(target, pick(later, best)[1:], episode.timesteps.state[1:])
-        discount = self.gamma * jnp.where(episode.terminated, 0.0, 1.0)
-        returns = lambda v: lambda_returns(
-            episode.reward, discount, v, episode.mask, self.td_lambda
-        )
-        return q, returns(next_value) if q.ndim == 1 else jax.vmap(returns, 1, 1)(next_value)
+        timesteps = episode.timesteps
+        utilities = network.utilities.unroll(episode)
+        target_utilities = target.utilities.unroll(episode)
 
-    def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
-        """Q_tot of what the team did at each step of one episode; for IQL the mean over its
-        agents."""
-        del key
-        q, _ = self.values(state.learner.value, state.target, episode)
-        return q if q.ndim == 1 else q.mean(axis=-1)
+        # Q_tot of what was done: Eq. 4, 5.
+        q = self.mix(network, pick(utilities[:-1], episode.action), timesteps.state[:-1])
+
+        # V of what the live network likes best, valued by the target network.
+        best = greedy(utilities if self.double else target_utilities, timesteps.available)
+        next_value = self.mix(target, pick(target_utilities, best)[1:], timesteps.state[1:])
+
+        # y: Eq. 6.
+        discount = self.gamma * jnp.where(episode.terminated, 0.0, 1.0)
+
+        def targets(next_value: Float[Array, " time"]) -> Float[Array, " time"]:
+            return lambda_returns(
+                episode.reward, discount, next_value, episode.mask, self.td_lambda
+            )
+
+        return q, targets(next_value) if q.ndim == 1 else jax.vmap(targets, 1, 1)(next_value)
 
     def mix(
         self,
@@ -183,4 +204,14 @@ class Qmix:
         utilities: Float[Array, "time agents"],
         state: Float[Array, "time state"],
     ) -> Float[Array, "time *agents"]:
+        """Q_tot of chosen utilities; for IQL the utilities themselves."""
         return utilities if network.mixer is None else network.mixer(utilities, state)
+
+    def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
+        """Q_tot of what the team did at each step of one episode.
+
+        For IQL it is the mean over the agents.
+        """
+        del key
+        q, _ = self.values(state.network.value, state.network.target, episode)
+        return q if q.ndim == 1 else q.mean(axis=-1)

@@ -1,32 +1,35 @@
 """QPLEX: duplex dueling multi-agent Q-learning (Wang et al., ICLR 2021).
 
-The team's value is dueling twice over: each agent's utility splits into its value and an advantage,
-which is never above 0; the team's advantage is a sum of theirs with weights that may depend on the
+The team's value is dueling twice over. Each agent's utility splits into its value and an advantage,
+which is never above 0. The team's advantage is a sum of theirs, with weights that may depend on the
 whole joint action. Whatever the weights, the best joint action is every agent's own best: all
 advantages are 0 there, and nowhere is one positive.
 
-    V_i    = max_u Q_i(tau_i, u), among what is available                                        (Sec 3.2, dueling)
-    Q~_i   = w_i(s) Q_i + b_i(s),  V~_i = w_i(s) V_i + b_i(s),  w_i > 0                  (Sec 3.2, transformation)
-    Q_tot  = sum_i V~_i + sum_i lambda_i(s, u) (Q~_i - V~_i)                             (Sec 3.2, dueling mixing)
-           = sum_i Q~_i + sum_i (lambda_i(s, u) - 1) (Q~_i - V~_i)        the last bracket passes no gradient
-    lambda_i(s, u) > 0                                                                  `comarl.nn.duplex.Importance`
-    V_t    = Q_tot'(s_t, u*_t),  u* = argmax Q_i         double Q-learning: chosen by the live network, valued by the
-                                                       target, whose V_i are its own best, so that Q~ - V~ may be < 0
-    y_t    = r_t + gamma ((1 - lambda) V_{t+1} + lambda y_{t+1})                             (lambda 0 is the paper's)
-    L      = mean over steps (Q_tot(s_t, u_t) - y_t)^2
+    V_i   = max_u Q_i(tau_i, u), among what is available                         (Sec 3.2, dueling)
+    Q~_i  = w_i(s) Q_i + b_i(s),  V~_i = w_i(s) V_i + b_i(s),  w_i > 0    (Sec 3.2, transformation)
+    Q_tot = sum_i V~_i + sum_i lambda_i(s, u) (Q~_i - V~_i)              (Sec 3.2, dueling mixing)
+          = sum_i Q~_i + sum_i (lambda_i(s, u) - 1) (Q~_i - V~_i)
+    V_t   = Q_tot'(s_t, u*_t),  u* = argmax Q_i                                  double Q-learning
+    y_t   = r_t + gamma ((1 - lambda) V_{t+1} + lambda y_{t+1})          (lambda 0 is the paper's)
+    L     = mean over steps (Q_tot(s_t, u_t) - y_t)^2
+
+In the second form of Q_tot the last bracket passes no gradient. lambda_i > 0 is
+`comarl.nn.duplex.Importance`. The live network chooses u*, the target network values it by V_i of
+its own, so that Q~ - V~ may be below 0 there.
 
 `mixing` "attention" is what the authors ran on StarCraft: w_i from attention between the state and
-each agent (Qatten, Yang et al., 2020), and a price on its logits l.
+each agent (Qatten, Yang et al., 2020; `comarl.nn.duplex.Attention`), and a price on its logits l.
 
-    w_i = sum_h c_h(s) softmax_i(l_hi / sqrt(width)),  b_i = V(s) / N                      `comarl.nn.duplex.Attention`
+    w_i = sum_h c_h(s) softmax_i(l_hi / sqrt(width)),  b_i = V(s) / N
     L  += logit_penalty mean over steps sum_h mean_i l_hi^2
 
 The defaults are those of the authors' code for StarCraft. Differences from it:
-1. An episode that was cut by time ends in its own value wherever it ends within a batch; theirs relies on the longest.
+1. An episode that was cut by time ends in its own value wherever it ends within a batch; theirs
+   relies on the longest.
 2. Unavailable actions never win, whatever the values; theirs are set to -9999999.
 3. The price on logits is a mean over steps that took place; theirs counts padding, too.
-4. What attention knows of an agent, x_i, is its observation unless `unit_size` says where the state has it; theirs are
-   always the state's first entries.
+4. What attention knows of an agent, x_i, is its observation unless `unit_size` says where the state
+   has it; theirs are always the state's first entries.
 5. One gradient step per episode; their commands take two, and copy targets twice as often.
 """
 
@@ -41,8 +44,8 @@ from jaxtyping import Array, Bool, Float, Int
 from comarl.nn.duplex import Attention, Importance, Positive, dueling
 from comarl.nn.recurrent import Memory, RecurrentNet
 from comarl.ops.exploration import Epsilon, epsilon_greedy, greedy, only_available, pick
-from comarl.ops.learner import Learner, Optimiser, RmsProp, copy_every
-from comarl.ops.returns import episode_targets, masked_mean
+from comarl.ops.learner import Optimiser, RmsProp, Tracked
+from comarl.ops.returns import episode_targets, masked_mean, td_metrics
 from comarl.replay.episodes import EpisodeRing
 from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
@@ -50,7 +53,7 @@ from comarl.validation import check_fields, check_range
 
 
 class DuplexMixer(eqx.Module):
-    """Q_tot from what each agent's action is worth to it, and what its best one is."""
+    """Q_tot from each agent's utility of its action and of its best action (Sec. 3.2)."""
 
     transform: Positive | Attention
     importance: Importance
@@ -62,10 +65,11 @@ class DuplexMixer(eqx.Module):
         action: Int[Array, "*batch agents"],
         timesteps: Timestep,
     ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
-        """Q_tot, and the squared logits of attention (0 without)."""
-        weight, bias, logits = self.transform(utilities, timesteps)
-        q, v = weight * utilities + bias, weight * best + bias
-        return dueling(q, v, self.importance(timesteps.state, action)), logits
+        """Q_tot of a joint action, and the squared logits of attention (0 without)."""
+        weight, bias, squared_logits = self.transform(utilities, timesteps)
+        q = weight * utilities + bias
+        v = weight * best + bias
+        return dueling(q, v, self.importance(timesteps.state, action)), squared_logits
 
 
 class Network(eqx.Module):
@@ -80,7 +84,7 @@ class Network(eqx.Module):
         action: Int[Array, "*batch agents"],
         steps: Timestep,
     ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
-        """Q_tot of an action, and the squared logits."""
+        """Q_tot of a joint action, and the squared logits of attention."""
         best = only_available(utilities, steps.available).max(axis=-1)
         return self.mixer(pick(utilities, action), best, action, steps)
 
@@ -88,8 +92,7 @@ class Network(eqx.Module):
 class State(eqx.Module):
     """What changes while QPLEX learns."""
 
-    learner: Learner[Network]
-    target: Network
+    network: Tracked[Network]
 
 
 @dataclass(frozen=True)
@@ -152,16 +155,35 @@ class Qplex:
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         utilities_key, transform_key, importance_key = jax.random.split(key, 3)
-        if self.mixing == "attention":
-            sizes = self.attention_heads, self.mixer_width, self.hypernet, self.unit_size
-            kind = dict(weighted_heads=self.weighted_heads, nonlinear=self.nonlinear)
-            transform = Attention(spec, *sizes, **kind, key=transform_key)
-        else:
-            transform = Positive(spec, self.hypernet, key=transform_key)
+        network = Network(
+            utilities=self.make_utilities(spec, utilities_key),
+            mixer=self.make_mixer(spec, transform_key, importance_key),
+        )
+        return State(Tracked.create(network, self.optimiser))
+
+    def make_utilities(self, spec: EnvSpec, key: Key) -> RecurrentNet:
+        """Q_i(tau_i, .): one recurrent network for all agents."""
+        return RecurrentNet(spec, self.hidden, key=key)
+
+    def make_mixer(self, spec: EnvSpec, transform_key: Key, importance_key: Key) -> DuplexMixer:
+        """Q_tot from the utilities: the transformation w_i, b_i and the weights lambda_i."""
         importance = Importance(spec, self.kernels, self.importance_hidden, key=importance_key)
-        utilities = RecurrentNet(spec, self.hidden, key=utilities_key)
-        network = Network(utilities, DuplexMixer(transform, importance))
-        return State(Learner.create(network, self.optimiser), network)
+        return DuplexMixer(self.make_transform(spec, transform_key), importance)
+
+    def make_transform(self, spec: EnvSpec, key: Key) -> Positive | Attention:
+        """w_i(s) and b_i(s), by `mixing`."""
+        if self.mixing == "duplex":
+            return Positive(spec, self.hypernet, key=key)
+        return Attention(
+            spec,
+            self.attention_heads,
+            self.mixer_width,
+            self.hypernet,
+            self.unit_size,
+            weighted_heads=self.weighted_heads,
+            nonlinear=self.nonlinear,
+            key=key,
+        )
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
@@ -178,12 +200,11 @@ class Qplex:
         explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
         del team
-        hidden, utilities = state.learner.value.utilities.step(memory, timestep.obs)
-        action = (
-            self.explore(utilities, timestep.available, clock, key)
-            if explore
-            else greedy(utilities, timestep.available)
-        )
+        hidden, utilities = state.network.value.utilities.step(memory, timestep.obs)
+        if explore:
+            action = self.explore(utilities, timestep.available, clock, key)
+        else:
+            action = greedy(utilities, timestep.available)
         return Memory(hidden, action), action
 
     def explore(
@@ -193,42 +214,41 @@ class Qplex:
         clock: Clock,
         key: Key,
     ) -> Int[Array, " agents"]:
-        """Each agent on its own: any available action with chance epsilon, else the best."""
+        """Each agent on its own takes any available action with chance epsilon, else its best."""
         return epsilon_greedy(scores, available, self.epsilon.at(clock), key)
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
+        """One step of utilities and mixer down L; the target is copied when due."""
         del key
-        mean = lambda x: masked_mean(x, batch.mask)
-        steps = batch.timesteps
-        now, later = (
-            jax.tree.map(lambda x: x[:, :-1], steps),
-            jax.tree.map(lambda x: x[:, 1:], steps),
-        )
-        target_utilities = jax.vmap(state.target.utilities.unroll)(batch)
+        target_network = state.network.target
+        timesteps = batch.timesteps
+        now = jax.tree.map(lambda x: x[:, :-1], timesteps)
+        later = jax.tree.map(lambda x: x[:, 1:], timesteps)
+        target_utilities = jax.vmap(target_network.utilities.unroll)(batch)
 
         def loss(network: Network) -> tuple[Float[Array, ""], Metrics]:
+            # V of what the live network likes best, and y.
             utilities = jax.vmap(network.utilities.unroll)(batch)
-            best = greedy(utilities if self.double else target_utilities, steps.available)
-            next_value, _ = state.target.team(target_utilities[:, 1:], best[:, 1:], later)
-            target = episode_targets(batch, next_value, self.gamma, self.td_lambda)
-            q, logits = network.team(utilities[:, :-1], batch.action, now)
-            error, penalty = mean(jnp.square(q - target)), self.logit_penalty * mean(logits)
-            metrics = {
-                "loss": error,
-                "value": mean(q),
-                "target_value": mean(target),
-                "logit_penalty": penalty,
-            }
-            return error + penalty, metrics
+            best = greedy(utilities if self.double else target_utilities, timesteps.available)
+            next_value, _ = target_network.team(target_utilities[:, 1:], best[:, 1:], later)
+            y = episode_targets(batch, next_value, self.gamma, self.td_lambda)
 
-        gradient, metrics = jax.grad(loss, has_aux=True)(state.learner.value)
-        learner = state.learner.apply(gradient)
-        return State(
-            learner, copy_every(self.target_period, clock.updates, state.target, learner.value)
-        ), metrics
+            # Q_tot of what was done: dueling mixing, Sec. 3.2. L, with the price on logits.
+            q, squared_logits = network.team(utilities[:, :-1], batch.action, now)
+            td_loss = masked_mean(jnp.square(q - y), batch.mask)
+            penalty = self.logit_penalty * masked_mean(squared_logits, batch.mask)
+            metrics = {"td_loss": td_loss, "logit_penalty": penalty}
+            return td_loss + penalty, metrics | td_metrics(q, y, batch.mask)
+
+        network, (total, metrics) = state.network.descend(loss, has_aux=True)
+        network = network.copy_every(self.target_period, clock.updates)
+        metrics = metrics | {"loss": total, "epsilon": self.epsilon.at(clock)}
+        return State(network), metrics
 
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
         """Q_tot of what the team did at each step of one episode."""
         del key
-        network, now = state.learner.value, jax.tree.map(lambda x: x[:-1], episode.timesteps)
-        return network.team(network.utilities.unroll(episode)[:-1], episode.action, now)[0]
+        network = state.network.value
+        utilities = network.utilities.unroll(episode)[:-1]
+        now = jax.tree.map(lambda x: x[:-1], episode.timesteps)
+        return network.team(utilities, episode.action, now)[0]
