@@ -15,7 +15,7 @@ from comarl.algorithms.si_moa import SiMoa
 from comarl.algorithms.vm3_ac import Vm3Ac
 from comarl.envs.probes import PROBES
 from comarl.nn.policies import choose, encode
-from comarl.nn.values import Seen, each
+from comarl.nn.values import CriticInputs, each_critic
 from comarl.ops.learner import Adam
 from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
@@ -116,10 +116,11 @@ def values(algorithm, agent, obs, action):
     """All Q of one joint action, and all V."""
     if isinstance(algorithm, Matd3 | RaceMatd3):
         return np.asarray(agent.critic.value(obs[:, 0], action))
-    seen, action = Seen(jnp.moveaxis(obs, 1, 0), obs.reshape(1, -1)), jnp.moveaxis(action, 1, 0)
+    seen = CriticInputs(jnp.moveaxis(obs, 1, 0), obs.reshape(1, -1))
+    action = jnp.moveaxis(action, 1, 0)
     if isinstance(algorithm, Maddpg):
         return np.asarray(agent.critic.value(seen, action))
-    q = each(agent.critic.value, seen, action)
+    q = each_critic(agent.critic.value, seen, action)
     return np.concatenate([q.ravel(), agent.value.value(seen).ravel() if agent.value else []])
 
 

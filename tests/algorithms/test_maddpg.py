@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.algorithms.maddpg import MADDPG_VM3, Maddpg
+from comarl.algorithms.maddpg import Maddpg
+from comarl.algorithms.presets import MADDPG_VM3
 from comarl.algorithms.vm3_ac import Vm3Ac
 from comarl.nn.values import obs_mask
 from comarl.replay.transitions import Ring
@@ -32,7 +33,7 @@ act = jax.jit(functools.partial(TINY.act, explore=False))
 def state(spec, scramble):
     """Networks of which no two are equal, targets included."""
     state = jax.jit(lambda k: TINY.init(spec, k))(jax.random.key(0))
-    networks = lambda s: (s.actors.value, s.critic.value, s.target_actors, s.target_critic)
+    networks = lambda s: (s.actors.value, s.critic.value, s.actors.target, s.critic.target)
     return eqx.tree_at(
         networks, state, tuple(scramble(n, i, 0.4) for i, n in enumerate(networks(state)))
     )
@@ -72,12 +73,12 @@ class Written:
         return [np.float64(batch.action)[:, i, : self.spec.action_sizes[i]] for i in AGENTS]
 
 
-def test_each_critic_descends_the_error_to_its_agents_target_and_each_actor_climbs_it(
+def test_each_critic_descends_the_error_to_its_agents_target_and_each_actor_maximises_it(
     state, batch, updated, spec, reference
 ):
     written, (after, metrics), networks = Written(spec, reference), updated, reference.doubles
-    following = [np.tanh(written.raw(networks(state.target_actors), i, batch.next)) for i in AGENTS]
-    target_critic, played = networks(state.target_critic), written.played(batch)
+    following = [np.tanh(written.raw(networks(state.actors.target), i, batch.next)) for i in AGENTS]
+    target_critic, played = networks(state.critic.target), written.played(batch)
     next_q = [written.q(target_critic, i, batch.next, following) for i in AGENTS]
     target = [np.float64(batch.reward) + 0.95 * ~np.asarray(batch.terminated) * q for q in next_q]
 
@@ -109,13 +110,9 @@ def test_each_critic_descends_the_error_to_its_agents_target_and_each_actor_clim
 
 def test_targets_move_by_tau(state, updated):
     after = updated[0]
-    for name in ("actors", "critic"):
-        new, old, online = (
-            getattr(after, f"target_{name}"),
-            getattr(state, f"target_{name}"),
-            getattr(after, name),
-        )
-        for t, b, o in zip(*map(jax.tree.leaves, (new, old, online.value)), strict=True):
+    for new, old in ((after.actors, state.actors), (after.critic, state.critic)):
+        networks = (new.target, old.target, new.value)
+        for t, b, o in zip(*map(jax.tree.leaves, networks), strict=True):
             np.testing.assert_allclose(
                 t, np.asarray(b) + 0.01 * (np.asarray(o) - np.asarray(b)), atol=1e-6
             )
@@ -187,7 +184,7 @@ def test_the_preset_shares_its_settings_with_vm3_ac():
         "actor_optimiser",
         "critic_optimiser",
         "replay",
-        "warmup_steps",
+        "pace",
     )
-    for name in (*names, "updates_per_step"):
+    for name in names:
         assert getattr(MADDPG_VM3, name) == getattr(Vm3Ac(), name), name

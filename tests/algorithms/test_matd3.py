@@ -36,7 +36,7 @@ def initial(matd3, spec) -> State:
 def apart(state: State, scramble) -> State:
     """The same state with every network changed by noise, so that no target equals what it
     follows."""
-    networks = lambda s: (s.actors.value, s.critic.value, s.target_actors, s.target_critic)
+    networks = lambda s: (s.actors.value, s.critic.value, s.actors.target, s.critic.target)
     return eqx.tree_at(
         networks, state, tuple(scramble(n, seed) for seed, n in enumerate(networks(state)))
     )
@@ -67,7 +67,7 @@ def updated(unsmoothed, state, batch, clock_at, key):
 @pytest.fixture(scope="module")
 def target(reference, state, batch, spec):
     """y = r + gamma (1 - d) min_k Q'_k(s', mu'(o')), where the target actors do not explore."""
-    actors, critic = reference.doubles(state.target_actors), reference.doubles(state.target_critic)
+    actors, critic = reference.doubles(state.actors.target), reference.doubles(state.critic.target)
     action = reference.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
     return target_of(reference, critic, batch, action)
 
@@ -99,7 +99,7 @@ def test_the_critic_descends_its_loss_to_the_clipped_double_q_target(
 
 def test_the_target_takes_each_minimum_of_two_that_differ(state, batch, reference, spec):
     """Not the first, nor the mean: this guards the other tests' power."""
-    actors, critic = reference.doubles(state.target_actors), reference.doubles(state.target_critic)
+    actors, critic = reference.doubles(state.actors.target), reference.doubles(state.critic.target)
     action = reference.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
     q = reference.critic(critic, np.float64(batch.next.state), action)
     assert 0 < np.sum(q[0] < q[1]) < q.shape[1]
@@ -119,7 +119,7 @@ def test_no_value_follows_termination(unsmoothed, state, batch, key):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(critic))
 
 
-def test_the_actors_climb_the_first_q_with_all_actions_replaced(
+def test_the_actors_maximise_the_first_q_with_all_actions_replaced(
     updated, state, batch, reference, spec
 ):
     after, _ = updated[0]
@@ -150,8 +150,8 @@ def test_padded_weights_of_a_head_never_learn(updated, state):
 def test_targets_move_by_tau_when_the_policy_does(updated, state, unsmoothed):
     after, _ = updated[0]
     for target, online, before in (
-        (after.target_actors, after.actors.value, state.target_actors),
-        (after.target_critic, after.critic.value, state.target_critic),
+        (after.actors.target, after.actors.value, state.actors.target),
+        (after.critic.target, after.critic.value, state.critic.target),
     ):
         for t, o, b in zip(*map(jax.tree.leaves, (target, online, before)), strict=True):
             np.testing.assert_allclose(
@@ -162,13 +162,13 @@ def test_targets_move_by_tau_when_the_policy_does(updated, state, unsmoothed):
 
 def test_between_policy_updates_only_the_critic_moves(updated, state, bits):
     after, _ = updated[1]
-    for name in ("actors", "target_actors", "target_critic"):
-        assert bits(getattr(after, name)) == bits(getattr(state, name))
-    assert bits(after.critic) != bits(state.critic)
+    assert bits(after.actors) == bits(state.actors)
+    assert bits(after.critic.target) == bits(state.critic.target)
+    assert bits(after.critic.learner) != bits(state.critic.learner)
 
 
 def test_the_policy_update_does_not_touch_the_critic(updated, bits):
-    np.testing.assert_array_equal(*(bits(updated[i][0].critic) for i in (0, 1)))
+    np.testing.assert_array_equal(*(bits(updated[i][0].critic.learner) for i in (0, 1)))
 
 
 @pytest.mark.parametrize(
@@ -184,12 +184,12 @@ def test_the_policy_moves_every_second_update_of_a_round(
 def test_smoothing_adds_noise_of_at_most_its_clip_to_target_actions(
     matd3, initial, scramble, spec, reference, make_batch
 ):
-    """With a huge spread the noise is plus or minus the clip, so each target is one of 32: a sign
+    """With a huge std the noise is plus or minus the clip, so each target is one of 32: a sign
     per real action."""
     batch = make_batch(spec, 1)
     batch = dataclasses.replace(batch, terminated=jnp.zeros(1, bool))
     state = apart(initial, scramble)
-    actors, critic = reference.doubles(state.target_actors), reference.doubles(state.target_critic)
+    actors, critic = reference.doubles(state.actors.target), reference.doubles(state.critic.target)
     action = reference.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
     candidates = []
     for signs in itertools.product((-0.5, 0.5), repeat=5):
@@ -232,7 +232,7 @@ def test_with_one_critic_there_is_no_delay_and_no_smoothing_left(
     # The second update of a round
     after, metrics = update(plain, state, batch, clock_at(1), jax.random.key(0))
     assert np.all(after.actors.value.heads.bias[0] != state.actors.value.heads.bias[0])
-    actors, critic = reference.doubles(state.target_actors), reference.doubles(state.target_critic)
+    actors, critic = reference.doubles(state.actors.target), reference.doubles(state.critic.target)
     action = reference.actions(actors.encoders, actors.heads, np.asarray(batch.next.obs), spec)
     target = target_of(reference, critic, batch, action)
     q = reference.critic(
@@ -272,7 +272,7 @@ def test_exploring_stays_within_bounds_and_leaves_padding_zero(matd3, state, bat
 
 
 def test_targets_start_equal_and_heads_start_small(initial, bits, matd3):
-    assert bits(initial.target_actors) == bits(initial.actors.value)
-    assert bits(initial.target_critic) == bits(initial.critic.value)
+    assert bits(initial.actors.target) == bits(initial.actors.value)
+    assert bits(initial.critic.target) == bits(initial.critic.value)
     assert np.abs(initial.actors.value.heads.weight).max() <= 0.1 / matd3.hidden[-1] ** 0.5
     assert initial.critic.value.members.output.bias.shape == (2, 1)

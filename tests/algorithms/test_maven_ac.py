@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.algorithms.maven_ac import MavenAc, Memory, seeing_mode
-from comarl.algorithms.vm3_ac import MA_AC
+from comarl.algorithms.maven_ac import MavenAc, Memory, spec_with_mode
+from comarl.algorithms.presets import MA_AC
 from comarl.nn.values import obs_mask
 from comarl.replay.transitions import Ring
 from comarl.types import Timestep
@@ -40,7 +40,7 @@ def state(spec, scramble):
         s.base.critic.value,
         s.base.value.value,
     )
-    networks = lambda s: (*parts(s), s.base.target)
+    networks = lambda s: (*parts(s), s.base.value.target)
     return eqx.tree_at(
         networks, state, tuple(scramble(n, i, 0.5) for i, n in enumerate(networks(state)))
     )
@@ -75,6 +75,8 @@ def log_guess(spec, reference, batch):
 def test_the_discriminator_learns_to_guess_the_mode(state, updated, log_guess, reference):
     loss = lambda d: -log_guess(d).mean()
     reference.assert_descends(state.discriminator.value, updated[0].discriminator.value, loss)
+    before = loss(reference.doubles(state.discriminator.value))
+    np.testing.assert_allclose(updated[1]["discriminator_loss"], before, rtol=1e-4)
 
 
 def test_actor_critics_see_the_mode_and_are_paid_for_being_guessed(
@@ -98,8 +100,8 @@ def test_actor_critics_see_the_mode_and_are_paid_for_being_guessed(
     expected = update(BASE, state.base, by_hand, clock_at(0), key)[0]
     for a, b in zip(*map(jax.tree.leaves, (updated[0].base, expected)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
-    np.testing.assert_allclose(updated[1]["mode_information"], information.mean(), rtol=1e-4)
-    wide = seeing_mode(spec, MODES)
+    np.testing.assert_allclose(updated[1]["mutual_information"], information.mean(), rtol=1e-4)
+    wide = spec_with_mode(spec, MODES)
     assert (wide.obs_size, wide.state_size, wide.obs_sizes) == (8, 14, (7, 5, 8))
 
 
@@ -110,7 +112,7 @@ def test_where_modes_cannot_be_told_apart_information_is_zero(state, batch, cloc
         jax.tree.map(jnp.zeros_like, state.discriminator.value),
     )
     metrics = update(TINY, blank, batch, clock_at(0), key)[1]
-    np.testing.assert_allclose(metrics["mode_information"], 0.0, atol=1e-6)
+    np.testing.assert_allclose(metrics["mutual_information"], 0.0, atol=1e-6)
     without = dataclasses.replace(TINY, intrinsic=0.0)
     other, one = (update(a, blank, batch, clock_at(0), key)[0].base for a in (without, TINY))
     for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True):

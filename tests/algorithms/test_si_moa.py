@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from comarl.algorithms.presets import MA_AC
 from comarl.algorithms.si_moa import SiMoa
-from comarl.algorithms.vm3_ac import MA_AC
 from comarl.nn.values import obs_mask
 from comarl.replay.transitions import Ring
 from comarl.types import EnvSpec
@@ -37,7 +37,7 @@ def update(algorithm, state, batch, clock, key):
 
 @functools.partial(jax.jit, static_argnums=0)
 def divergence(algorithm, models, *inputs):
-    return algorithm.divergence_of(models, *inputs)
+    return algorithm.influence_of(models, *inputs)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def state(spec, scramble):
         s.base.policies.value,
         s.base.critic.value,
         s.base.value.value,
-        s.base.target,
+        s.base.value.target,
     )
     return eqx.tree_at(
         networks, state, tuple(scramble(n, i, 0.5) for i, n in enumerate(networks(state)))
@@ -70,7 +70,7 @@ def drawn(state, batch, key):
     """What `update` draws with this key: other actions `[K agents batch action]`, and the next
     ones."""
     imagine_key, next_key, *_ = jax.random.split(key, 4)
-    now, after = (BASE.see(t, state.models.value.spec) for t in (batch.now, batch.next))
+    now, after = (BASE.observe(t, state.models.value.spec) for t in (batch.now, batch.next))
     imagined = [TINY.draw(state, now, k) for k in jax.random.split(imagine_key, K)]
     return np.float64(np.stack(imagined)), np.float64(TINY.draw(state, after, next_key))
 
@@ -134,12 +134,12 @@ class Written:
         return result
 
     def loss(self, models, following):
-        going_on = ~np.asarray(self.batch.terminated)
-        total = np.zeros(len(going_on))
+        continues = ~np.asarray(self.batch.terminated)
+        total = np.zeros(len(continues))
         for i, j, entries in self.each():
             error = following[j] - self.expected(i, self.action[:, i], models)[:, j]
             total += sum(0.5 * error[:, d] ** 2 for d in entries)
-        return total[going_on].mean()
+        return total[continues].mean()
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def written(spec, reference, state, batch):
 
 def seen_and_done(state, batch):
     spec = state.models.value.spec
-    return BASE.see(batch.now, spec), jnp.moveaxis(batch.action, 1, 0)
+    return BASE.observe(batch.now, spec), jnp.moveaxis(batch.action, 1, 0)
 
 
 def test_influence_is_the_divergence_from_what_would_be_expected_otherwise(
@@ -203,6 +203,7 @@ def test_models_descend_the_error_of_what_others_do_next(
     after, metrics = updated
     loss = lambda models: written.loss(models, drawn[1])
     reference.assert_descends(state.models.value, after.models.value, loss)
+    np.testing.assert_allclose(metrics["model_loss"], loss(written.models), rtol=1e-4)
     entries = 2 * 5  # each agent's action is predicted by two others
     np.testing.assert_allclose(
         metrics["model_error"], loss(written.models) / (0.5 * entries), rtol=1e-4
@@ -224,7 +225,7 @@ def test_actor_critics_learn_each_agents_own_reward(
     assert set(metrics) < set(updated[1])
     raised = dataclasses.replace(own, reward=own.reward.at[:, 1].add(1.0))
     other, _ = update(BASE, state.base, raised, clock_at(0), jax.random.split(key, 4)[3])
-    # [twins, agents ..]
+    # [critics, agents ..]
     for a, b in zip(*(jax.tree.leaves(s.critic.value) for s in (expected, other)), strict=True):
         np.testing.assert_array_equal(np.asarray(a)[:, [0, 2]], np.asarray(b)[:, [0, 2]])
         assert np.any(a[:, 1] != b[:, 1])

@@ -11,27 +11,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.algorithms.vm3_ac import MA_AC, MA_SAC, Vm3Ac, squared_correlation
-from comarl.nn.predictors import Predictors
+from comarl.algorithms.presets import MA_AC, MA_SAC
+from comarl.algorithms.vm3_ac import Vm3Ac
+from comarl.nn.predictors import ActionInformation, Predictors
 from comarl.nn.stochastic import Noise, Policies, squashed_log_density
 from comarl.nn.values import obs_mask
+from comarl.ops.information import squared_correlation
 from comarl.replay.transitions import Ring
 from comarl.types import EnvSpec
 from tests.data import SMOOTH
 
 AGENTS, PAIRS = range(3), list(itertools.permutations(range(3), 2))
 SIZES = dict(hidden=(6, 5), latent_size=2, log_std_range=(-2.0, 1.0), beta=0.3, replay=Ring(100, 8))
-TINY = Vm3Ac(**SIZES, actor_optimiser=SMOOTH, predictor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
+PAPER = ActionInformation(optimiser=SMOOTH)
+OPTIMISERS = dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH, information=PAPER)
+TINY = Vm3Ac(**SIZES, **OPTIMISERS)
 VARIANTS = {
     "paper": TINY,
     "other choices": dataclasses.replace(
         TINY,
-        mi_norm="N-1",
-        gaussian_constant=True,
-        swapped_by="self",
-        mi_gradient_terms="a",
-        predictor_sharing="agent",
-        predictor_variance=0.5,
+        information=ActionInformation(
+            norm="N-1",
+            constant=True,
+            swapped_by="self",
+            gradient_terms="a",
+            sharing="agent",
+            variance=0.5,
+            optimiser=SMOOTH,
+        ),
         actor_q="minimum",
         critic_sees="state",
     ),
@@ -40,10 +47,9 @@ VARIANTS = {
         value="target-q",
         entropy="marginal",
         marginal_draws=3,
-        mi_gradient_terms="both",
-        predictor_sharing="all",
-        predictor_variance=None,
-        gaussian_constant=True,
+        information=ActionInformation(
+            gradient_terms="both", sharing="all", variance=None, constant=True, optimiser=SMOOTH
+        ),
         share_parameters=True,
     ),
 }
@@ -59,6 +65,11 @@ def act(algorithm, state, timestep, explore, clock, key):
     return algorithm.act(state, 0, (), timestep, clock, key, explore=explore)[1]
 
 
+def tracked(state):
+    """What the target follows: V, or Q where there is no V."""
+    return state.critic if state.value is None else state.value
+
+
 @pytest.fixture(scope="module")
 def make_state(spec, scramble):
     """Networks of which no two are equal, targets included."""
@@ -66,12 +77,9 @@ def make_state(spec, scramble):
     @functools.cache
     def make(algorithm):
         state = jax.jit(lambda k: algorithm.init(spec, k))(jax.random.key(0))
-        learners = [
-            n
-            for n in ("policies", "predictors", "critic", "value")
-            if getattr(state, n) is not None
-        ]
-        networks = lambda s: (*(getattr(s, n).value for n in learners), s.target)
+        names = ("policies", "predictors", "critic", "value")
+        learners = [n for n in names if getattr(state, n) is not None]
+        networks = lambda s: (*(getattr(s, n).value for n in learners), tracked(s).target)
         return eqx.tree_at(
             networks, state, tuple(scramble(n, seed, 0.4) for seed, n in enumerate(networks(state)))
         )
@@ -157,7 +165,9 @@ class Written:
                 return log[:, :real].sum(1)
 
             every = [log_density(mean, std)]
-            every += [log_density(*self.gaussian(policies, timestep, i, z)) for z in noise.others]
+            every += [
+                log_density(*self.gaussian(policies, timestep, i, z)) for z in noise.marginal_z
+            ]
             actions.append(np.tanh(u) * (np.arange(2) < real))
             log_pi.append(np.log(np.mean(np.exp(every), axis=0)))
         return actions, log_pi
@@ -165,7 +175,7 @@ class Written:
     def log_q(self, predictors, pair, given, said, obs_given, obs_said, size):
         """The network of the pair (i, j), asked for an action `said` of so many entries."""
         (i, j), x = pair, np.concatenate([given, obs_given, obs_said], axis=1)
-        sharing = self.algorithm.predictor_sharing
+        sharing = self.algorithm.information.sharing
         if sharing == "pair":
             out = self.net(predictors.networks, PAIRS.index(pair), x)
         elif sharing == "agent":
@@ -176,11 +186,11 @@ class Written:
             )
         mean, result = np.tanh(out[:, :2]), np.zeros(len(x))
         for d in range(size):
-            variance = self.algorithm.predictor_variance
+            variance = self.algorithm.information.variance
             if variance is None:
                 variance = np.exp(-10 + 12 * (np.tanh(out[:, 2 + d]) + 1) / 2)
             result -= (said[:, d] - mean[:, d]) ** 2 / (2 * variance)
-            if self.algorithm.gaussian_constant:
+            if self.algorithm.information.constant:
                 result -= 0.5 * np.log(2 * np.pi * variance)
         return result
 
@@ -191,13 +201,13 @@ class Written:
 
     def backward(self, predictors, timestep, i, j, given, said):
         """(a) of i and j: log q(a_i | a_j, o_i, o_j), by whoever evaluates it."""
-        pair = (j, i) if self.algorithm.swapped_by == "partner" else (i, j)
+        pair = (j, i) if self.algorithm.information.swapped_by == "partner" else (i, j)
         obs = [self.real_obs(timestep, n) for n in (j, i)]
         return self.log_q(predictors, pair, given[j], said[i], *obs, self.spec.action_sizes[i])
 
     @property
     def divisor(self):
-        return 3 if self.algorithm.mi_norm == "N" else 2
+        return 3 if self.algorithm.information.norm == "N" else 2
 
     def information(self, predictors, timestep, i, action):
         """M_i."""
@@ -224,10 +234,8 @@ class Written:
     ):
         """The sum of Eq. 20 over agents, where what is no path of gradients stays as `before` has
         it."""
-        climbed = {"both": "ab", "none": ""}.get(
-            self.algorithm.mi_gradient_terms, self.algorithm.mi_gradient_terms
-        )
-        climbed += "a" * live_backward
+        terms = self.algorithm.information.gradient_terms
+        maximised = {"both": "ab", "none": ""}.get(terms, terms) + "a" * live_backward
         fixed, _ = self.draw(before[0], timestep, noise)
         action, log_pi = self.draw(policies, timestep, noise)
         total, beta = 0.0, self.algorithm.beta
@@ -241,10 +249,10 @@ class Written:
             for j in AGENTS:
                 if j != i and predictors:
                     m = m + self.forward(
-                        predictors, timestep, i, j, mine if "b" in climbed else fixed, fixed
+                        predictors, timestep, i, j, mine if "b" in maximised else fixed, fixed
                     )
                     m = m + self.backward(
-                        before[1], timestep, i, j, fixed, mine if "a" in climbed else fixed
+                        before[1], timestep, i, j, fixed, mine if "a" in maximised else fixed
                     )
             total += np.mean(-q + beta * log_pi[i] - beta * m / self.divisor)
         return total
@@ -252,7 +260,9 @@ class Written:
 
 def draws(algorithm, spec, timestep, key, which):
     """What `update` draws with this key, at the first end of transitions or the second."""
-    noise = algorithm.noise(spec, algorithm.see(timestep, spec), jax.random.split(key, 3)[which])
+    noise = algorithm.noise(
+        spec, algorithm.observe(timestep, spec), jax.random.split(key, 3)[which]
+    )
     return Noise(*(np.float64(x) for x in noise))
 
 
@@ -304,14 +314,13 @@ def test_gradients_through_the_swapped_prediction_would_show(
     assert np.abs(expected - found).max() > 1e-4
 
 
-def test_information_that_is_not_climbed_moves_predictors_alone(
+def test_information_that_is_not_maximised_moves_predictors_alone(
     make_state, updated, batch, clock_at, key, bits
 ):
     """Policies learn as without it; predictors as with it."""
     state, (paper, _) = make_state(TINY), updated(TINY)
-    after, _ = update(
-        dataclasses.replace(TINY, mi_gradient_terms="none"), state, batch, clock_at(0), key
-    )
+    none = dataclasses.replace(PAPER, gradient_terms="none")
+    after, _ = update(dataclasses.replace(TINY, information=none), state, batch, clock_at(0), key)
     without = dataclasses.replace(TINY, mutual_information=False)
     start = eqx.tree_at(
         lambda s: s.predictors, state, None, is_leaf=lambda x: x is state.predictors
@@ -325,7 +334,7 @@ def test_information_that_is_not_climbed_moves_predictors_alone(
 def test_critics_descend_the_squared_error_to_their_own_agents_target(case, batch, reference):
     """Eq. 16 to 19; or with twin target critics in the place of V."""
     algorithm, written, state, after, metrics, before, noise = case
-    target_net = reference.doubles(state.target)
+    target_net = reference.doubles(tracked(state).target)
     if algorithm.value == "v":
         following = [written.values(target_net, i, written.known(batch.next)) for i in AGENTS]
     else:
@@ -363,20 +372,18 @@ def test_critics_descend_the_squared_error_to_their_own_agents_target(case, batc
         reference.assert_descends(state.value.value, after.value.value, value_loss)
 
 
-def test_metrics_are_entropy_and_predictability_of_the_draw(case, batch):
+def test_metrics_are_entropy_and_information_of_the_draw(case, batch):
     _, written, _, _, metrics, before, noise = case
     action, log_pi = written.draw(before["policies"], batch.now, noise[0])
     m = [written.information(before["predictors"], batch.now, i, action) for i in AGENTS]
     np.testing.assert_allclose(metrics["entropy"], -np.mean(log_pi), rtol=1e-4)
-    np.testing.assert_allclose(metrics["predictability"], np.mean(m), rtol=1e-4)
+    np.testing.assert_allclose(metrics["mutual_information"], np.mean(m), rtol=1e-4)
 
 
 def test_the_target_moves_by_tau(case):
-    algorithm, _, state, after, _, _, _ = case
-    online = after.value if algorithm.value == "v" else after.critic
-    for t, o, b in zip(
-        *map(jax.tree.leaves, (after.target, online.value, state.target)), strict=True
-    ):
+    _, _, state, after, _, _, _ = case
+    networks = (tracked(after).target, tracked(after).value, tracked(state).target)
+    for t, o, b in zip(*map(jax.tree.leaves, networks), strict=True):
         np.testing.assert_allclose(
             t, np.asarray(b) + 0.005 * (np.asarray(o) - np.asarray(b)), atol=1e-6
         )
@@ -386,10 +393,10 @@ def test_an_agents_loss_moves_its_own_policy_and_predictors_alone(make_state, ba
     """Row i of the losses' Jacobian is zero at the parameters of other agents and of others'
     pairs."""
     state = make_state(TINY)
-    seen = TINY.see(batch.now, spec)
+    seen = TINY.observe(batch.now, spec)
     noise = TINY.noise(spec, seen, key)
     learnt = (state.policies.value, state.predictors.value)
-    of = lambda learnt, critic: TINY.losses(learnt, critic, seen, noise)[0]
+    of = lambda learnt, critic: TINY.policy_losses(*learnt, critic, seen, noise)[0]
     policies, predictors = jax.jit(jax.jacrev(of))(learnt, state.critic.value)
     for owner, tree in ((list(AGENTS), policies), ([i for i, _ in PAIRS], predictors)):
         for leaf in jax.tree.leaves(tree):  # [losses, agents or pairs, ...]
@@ -453,11 +460,8 @@ def test_without_beta_and_latent_it_is_ma_ac_bit_for_bit(
     spec, batch, clock_at, key, bits, make_state, scramble
 ):
     tiny = dict(SIZES, beta=0.0, latent_size=0)
-    optimisers = {
-        n: getattr(TINY, n) for n in ("actor_optimiser", "predictor_optimiser", "critic_optimiser")
-    }
-    nothing = Vm3Ac(**tiny, **optimisers)
-    same = {n: tiny[n] for n in ("hidden", "log_std_range", "replay")} | optimisers
+    nothing = Vm3Ac(**tiny, **OPTIMISERS)
+    same = {n: tiny[n] for n in ("hidden", "log_std_range", "replay")} | OPTIMISERS
     ma_ac = dataclasses.replace(MA_AC, **same)
     assert not ma_ac.mutual_information and nothing.mutual_information
     starts = [make_state(a) for a in (ma_ac, nothing)]
@@ -469,7 +473,7 @@ def test_without_beta_and_latent_it_is_ma_ac_bit_for_bit(
     # there.
     almost = dataclasses.replace(nothing, beta=1e-20)
     state = eqx.tree_at(
-        lambda s: (s.policies, s.critic, s.value, s.target),
+        networks_of,
         make_state(almost),
         networks_of(starts[0]),
     )
@@ -487,24 +491,21 @@ def test_without_information_and_latent_it_is_ma_sac(spec, batch, clock_at, key,
         "log_std_range",
         "replay",
         "beta",
-        "actor_optimiser",
-        "predictor_optimiser",
-        "critic_optimiser",
+        *OPTIMISERS,
     )
     ma_sac = dataclasses.replace(MA_SAC, **{n: getattr(TINY, n) for n in names})
     assert ma_sac == sac and MA_SAC.beta == Vm3Ac().beta
     start = make_state(ma_sac)
     end, metrics = update(ma_sac, start, batch, clock_at(0), key)
-    assert end.predictors is None and "predictability" not in metrics
-    vague = dataclasses.replace(TINY, latent_size=0, predictor_variance=1e20)
-    state = eqx.tree_at(
-        lambda s: (s.policies, s.critic, s.value, s.target), make_state(vague), networks_of(start)
-    )
+    assert end.predictors is None and "mutual_information" not in metrics
+    anything = dataclasses.replace(PAPER, variance=1e20)
+    vague = dataclasses.replace(TINY, latent_size=0, information=anything)
+    state = eqx.tree_at(networks_of, make_state(vague), networks_of(start))
     close(networks_of(update(vague, state, batch, clock_at(0), key)[0]), networks_of(end))
 
 
 def networks_of(state):
-    return state.policies, state.critic, state.value, state.target
+    return state.policies, state.critic, state.value
 
 
 def close(one, other):
@@ -516,7 +517,7 @@ def test_neither_values_nor_replay_know_of_the_latent(spec, make_state):
     assert TINY.replay.latent == 0 and TINY.replay.init(spec).latent is None
     state, known, joint = make_state(TINY), 4 + 2 + 5, 4 + 2 + 5 + 2 + 1 + 2
     inputs = lambda values: values.networks.networks.torso.layers[0].weight.shape[-2]
-    assert (inputs(state.value.value), inputs(state.target), inputs(state.critic.value)) == (
+    assert (inputs(state.value.value), inputs(state.value.target), inputs(state.critic.value)) == (
         known,
         known,
         joint,
@@ -636,7 +637,9 @@ def toy_terms():
 
         @jax.jit
         def of(policies, predictors):
-            action, conditional = policies.draw(obs, noise._replace(others=noise.others[:0]))
+            action, conditional = policies.draw(
+                obs, noise._replace(marginal_z=noise.marginal_z[:0])
+            )
             marginal = policies.draw(obs, noise).log_pi
             log_q = predictors.log_q(action, action, obs)
             return (
@@ -691,7 +694,7 @@ def test_correlation_is_none_for_independent_actions_and_one_for_equal_ones():
 
 
 def test_a_latent_that_nobody_hears_moves_nothing(make_state, batch, spec, key):
-    state, seen = make_state(TINY), TINY.see(batch.now, spec)
+    state, seen = make_state(TINY), TINY.observe(batch.now, spec)
     first = lambda s: s.policies.value.networks.networks.torso.layers[0].weight
     deaf = eqx.tree_at(first, state, replace_fn=lambda w: w.at[:, 5:].set(0.0))
     diagnose = jax.jit(jax.vmap(lambda s, k: TINY.diagnose(s, seen, k), in_axes=(None, 0)))
@@ -713,7 +716,7 @@ def test_predictors_err_more_where_they_hear_of_another_draw(batch, key):
         lambda s: (s.policies.value, s.predictors.value), state, toy(0.6, 0.3, 1e4, False)
     )
     obs = jnp.zeros((8, 2, 1))
-    seen = algorithm.see(dataclasses.replace(batch.now, obs=obs, state=obs[:, 0]), spec)
+    seen = algorithm.observe(dataclasses.replace(batch.now, obs=obs, state=obs[:, 0]), spec)
     metrics = jax.jit(jax.vmap(lambda k: algorithm.diagnose(state, seen, k)))(
         jax.random.split(key, 1000)
     )
@@ -730,6 +733,8 @@ def test_predictors_err_more_where_they_hear_of_another_draw(batch, key):
 
 
 def test_impossible_settings_are_named():
-    for field, value in (("predictor_variance", 0.0), ("beta", -0.1), ("latent_size", -1)):
+    for field, value in (("beta", -0.1), ("latent_size", -1)):
         with pytest.raises(ValueError, match=field):
             Vm3Ac(**{field: value})
+    with pytest.raises(ValueError, match=r"variance=0\.0 of ActionInformation must be above 0"):
+        ActionInformation(variance=0.0)

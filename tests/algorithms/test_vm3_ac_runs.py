@@ -7,21 +7,21 @@ import pytest
 
 from comarl.algorithms.maddpg import Maddpg
 from comarl.algorithms.maven_ac import MavenAc
+from comarl.algorithms.presets import MA_AC
 from comarl.algorithms.si_moa import SiMoa
-from comarl.algorithms.vm3_ac import MA_AC, Vm3Ac
+from comarl.algorithms.vm3_ac import Vm3Ac
 from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
 from comarl.training.settings import Run
 from tests.sessions import session
 from tests.training.tasks import Wander
 
-TINY = dict(hidden=(4,), replay=Ring(100, 8), warmup_steps=20, updates_per_step=1.0)
-BASE = dataclasses.replace(MA_AC, **TINY)
+TINY = dict(hidden=(4,), replay=Ring(100, 8))
+PACE = StepPace(warmup_steps=20, updates_per_step=1.0)
+BASE = dataclasses.replace(MA_AC, **TINY, pace=PACE)
 ALGORITHMS = {
-    "vm3-ac": Vm3Ac(latent_size=2, **TINY),
-    "maddpg": Maddpg(
-        pace=StepPace(warmup_steps=25600, updates_per_step=0.01, parallel_envs=2), **TINY
-    ),
+    "vm3-ac": Vm3Ac(latent_size=2, **TINY, pace=PACE),
+    "maddpg": Maddpg(**TINY, pace=dataclasses.replace(PACE, parallel_envs=2)),
     "maven-ac": MavenAc(BASE, latents=3, discriminator=(4,)),
     "si-moa": SiMoa(BASE, counterfactuals=2, model_hidden=(4,)),
 }
@@ -41,8 +41,6 @@ def test_a_resumed_run_never_stopped_and_a_seed_does_not_see_its_neighbour(
     for steps in (30, 70):
         stretches = trained("stretches", steps=steps)
     assert bits(stretches.agent) == bits(whole.agent)
-    shifted, one = (
-        trained("shifted", first_seed=1).agent,
-        lambda tree, seed: jax.tree.map(lambda x: x[seed], tree),
-    )
+    shifted = trained("shifted", first_seed=1).agent
+    one = lambda tree, seed: jax.tree.map(lambda x: x[seed], tree)
     assert bits(one(shifted, 0)) == bits(one(whole.agent, 1)) != bits(one(shifted, 1))

@@ -87,7 +87,7 @@ def test_heads_may_start_at_a_tenth(spec):
     assert not np.any(full.weight[0] == full.weight[1])
 
 
-def test_exploring_adds_noise_of_its_spread_within_bounds(spec):
+def test_exploring_adds_noise_of_its_deviation_within_bounds(spec):
     action = jnp.array([[0.0, 0.95], [-0.2, 0.0], [-1.0, 0.5]])
     explore = jax.jit(jax.vmap(lambda k: explore_with_noise(action, 0.1, spec, k)))
     noisy = np.asarray(explore(jax.random.split(jax.random.key(0), 4000)))
@@ -115,6 +115,6 @@ def test_target_smoothing_clips_the_noise_and_then_the_action(spec):
     assert abs(np.corrcoef(free.T)[0, 1]) < 0.08
 
 
-def test_no_spread_leaves_the_target_action_as_it_is(spec):
+def test_no_deviation_leaves_the_target_action_as_it_is(spec):
     action = jnp.full((2, 3, 2), 0.4)
     np.testing.assert_array_equal(smooth_target(action, 0.0, 0.5, spec, jax.random.key(0)), action)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from comarl.algorithms.vm3_ac import Vm3Ac
-from comarl.nn.values import Seen, make_values, see, see_actions
+from comarl.nn.values import CriticInputs, actions_by_agent, make_values, observe
 from comarl.types import EnvSpec
 
 HIDDEN, HEADS = (6, 5), 2
@@ -32,7 +32,8 @@ def ends(make_batch, spec):
         batch.now, obs=jnp.where(batch.now.obs == 0.0, 7.0, batch.now.obs)
     )
     action = jnp.where(spec.action_mask > 0, batch.action, 7.0)
-    return see(garbage, spec), see_actions(action, spec), see_actions(other.action, spec)
+    alternative = actions_by_agent(other.action, spec)
+    return observe(garbage, spec), actions_by_agent(action, spec), alternative
 
 
 class Written:
@@ -46,14 +47,14 @@ class Written:
             )
         return self.reference.mlp(self.reference.part(stack.networks, i), x, self.reference.relu)
 
-    def told(self, i, x):
+    def with_number(self, i, x):
         return np.hstack([x, np.tile(np.eye(3)[i], (len(x), 1))]) if self.share else x
 
     def mlp(self, values, i, obs, action):
         real = [np.float64(obs[j])[:, : self.spec.obs_sizes[j]] for j in range(3)]
         if action is not None:
             real += [action[j][:, : self.spec.action_sizes[j]] for j in range(3)]
-        return self.net(values.networks, i, self.told(i, np.hstack(real)))[:, 0]
+        return self.net(values.networks, i, self.with_number(i, np.hstack(real)))[:, 0]
 
     def units(self, obs, action):
         return (
@@ -64,7 +65,7 @@ class Written:
         units = self.units(obs, action)
         others = np.hstack([units[j] for j in range(3) if j != i])
         first = [
-            self.net(values.own, i, self.told(i, units[i])),
+            self.net(values.own, i, self.with_number(i, units[i])),
             self.net(values.others, i, others),
         ]
         return self.net(values.networks, i, np.maximum(np.hstack(first), 0.0))[:, 0]
@@ -72,8 +73,8 @@ class Written:
     def attention(self, values, i, obs, action):
         leaky, torso = self.reference.leaky_relu, self.reference.torso
         e = [torso(values.encoder, unit, leaky) for unit in self.units(obs, action)]
-        query, heard, width = (
-            torso(values.looker, obs[i], leaky) @ values.queries,
+        query, attended, width = (
+            torso(values.obs_encoder, obs[i], leaky) @ values.queries,
             [],
             HIDDEN[0] // HEADS,
         )
@@ -82,9 +83,11 @@ class Written:
             scores = [
                 np.exp(query[b, part] @ (e[j][b] @ values.keys)[part] / width**0.5) for j in others
             ]
-            spoken = [torso(values.values, e[j][b], leaky)[part] for j in others]
-            heard.append(sum(s * v for s, v in zip(scores, spoken, strict=True)) / sum(scores))
-        together = np.hstack([e[i], np.reshape(heard, (len(obs[i]), -1))])
+            values_of_others = [torso(values.values, e[j][b], leaky)[part] for j in others]
+            attended.append(
+                sum(s * v for s, v in zip(scores, values_of_others, strict=True)) / sum(scores)
+            )
+        together = np.hstack([e[i], np.reshape(attended, (len(obs[i]), -1))])
         return self.reference.mlp(values.head, together, leaky)[:, 0]
 
 
@@ -119,11 +122,11 @@ def test_attention_has_no_order_of_agents_and_a_size_that_does_not_grow(scramble
     values, random = scramble(make(5), 0, 0.4), np.random.default_rng(0)
     draw = lambda size: jnp.asarray(random.normal(size=(5, 4, size)), jnp.float32)
     obs, action, known, order = draw(3), draw(2), jnp.zeros((4, 15)), jnp.array([0, 3, 1, 4, 2])
-    before = call(values, Seen(obs, known), action)
-    after = call(values, Seen(obs[order], known), action[order])
+    before = call(values, CriticInputs(obs, known), action)
+    after = call(values, CriticInputs(obs[order], known), action[order])
     np.testing.assert_allclose(after, before[order], atol=1e-6)
-    moved = call(values, Seen(obs, known), action.at[4].add(1.0))
-    assert np.all(moved != before)  # all hear of it
+    moved = call(values, CriticInputs(obs, known), action.at[4].add(1.0))
+    assert np.all(moved != before)  # all attend to it
 
 
 def test_one_agent_alone_needs_no_attention():
@@ -131,7 +134,7 @@ def test_one_agent_alone_needs_no_attention():
     for form in ("split", "attention"):
         values = make_values(form, spec, HIDDEN, acts=True, heads=HEADS, key=jax.random.key(0))
         assert np.isfinite(
-            call(values, Seen(jnp.ones((1, 4, 3)), jnp.ones((4, 3))), jnp.ones((1, 4, 2)))
+            call(values, CriticInputs(jnp.ones((1, 4, 3)), jnp.ones((4, 3))), jnp.ones((1, 4, 2)))
         ).all()
 
 

@@ -1,22 +1,25 @@
 """MATD3: twin delayed policy gradients for a team (Ackermann et al., 2019; TD3: Fujimoto et al.,
 ICML 2018).
 
-Each agent acts on its own observation; one twin critic, used in training only, values the joint
-action in the state.
+Each agent acts on its own observation; a centralised critic of several Q-functions, used in
+training only, values the joint action in the state.
 
-    u'      = clip(mu_phi'(o') + clip(N(0, sigma^2), -c, c), -1, 1)             target policy smoothing (TD3, Eq. 14)
-    y       = r + gamma (1 - terminated) min_k Q_psi'_k(s', u')                 clipped double Q (TD3, Eq. 10)
+    u'      = clip(mu_phi'(o') + clip(N(0, sigma^2), -c, c), -1, 1)                (TD3, Eq. 14)
+    y       = r + gamma (1 - terminated) min_k Q_psi'_k(s', u')                    (TD3, Eq. 10)
     L_psi   = sum_k mean (Q_psi_k(s, u) - y)^2
-    L_phi   = -mean Q_psi_1(s, mu_phi(o))                                       all agents' actions replaced at once
-    phi', psi' <- tau phi, psi + (1 - tau) phi', psi'                           every `policy_delay` updates
+    L_phi   = -mean Q_psi_1(s, mu_phi(o))                 all agents' actions replaced at once
+    phi', psi' <- tau phi, psi + (1 - tau) phi', psi'     every `policy_delay` updates
 
 With one Q-function, no delay and no smoothing it is DDPG for a team; MADDPG, with a critic for each
 agent, is `maddpg`.
 
 Differences from the authors' code:
-1. One critic for the team and a joint policy gradient, as RACE's MATD3 has it; Ackermann's has a critic per agent.
-2. Sizes, learning rates, clipping and layer normalisation follow RACE's code base (ERL-Re2), not Ackermann's.
-3. The delay counts from the first update of each round, which therefore is a policy update (as in ERL-Re2).
+1. One critic for the team and a joint policy gradient, as RACE's MATD3 has it; Ackermann's has a
+   critic per agent.
+2. Sizes, learning rates, clipping and layer normalisation follow RACE's code base (ERL-Re2), not
+   Ackermann's.
+3. The delay counts from the first update of each round, which therefore is a policy update (as in
+   ERL-Re2).
 """
 
 from dataclasses import dataclass
@@ -37,15 +40,16 @@ from comarl.nn.policies import (
     make_heads,
     smooth_target,
 )
-from comarl.ops.learner import Adam, Learner, polyak
+from comarl.ops.learner import Adam, Tracked
+from comarl.ops.returns import one_step_targets, td_metrics
 from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
-from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
-from comarl.validation import check_layers, check_range
+from comarl.types import Clock, EnvSpec, Index, Key, Keys, Metrics, Timestep, Transition
+from comarl.validation import check_fields, check_layers, check_range
 
 
 class Actors(eqx.Module):
-    """Every agent's own network; leaves lead with `agents`."""
+    """mu_phi: every agent's own network; leaves lead with `agents`."""
 
     encoders: Torso
     heads: Linear
@@ -54,16 +58,15 @@ class Actors(eqx.Module):
     def __call__(
         self, obs: Float[Array, "*batch agents obs"]
     ) -> Float[Array, "*batch agents action"]:
+        """Actions in [-1, 1], 0 where padded."""
         return choose(self.heads, encode(self.encoders, obs), self.spec)
 
 
 class State(eqx.Module):
     """What changes while MATD3 learns."""
 
-    actors: Learner[Actors]  # mu_phi
-    critic: Learner[Critic]  # Q_psi
-    target_actors: Actors  # mu_phi'
-    target_critic: Critic  # Q_psi'
+    actors: Tracked[Actors]  # mu_phi, and the target actors mu_phi'
+    critic: Tracked[Critic]  # Q_psi, and the target critic Q_psi'
 
 
 @dataclass(frozen=True)
@@ -101,26 +104,33 @@ class Matd3:
     """random steps before learning starts, and gradient steps for each step after"""
 
     def __post_init__(self):
+        check_fields(self)
         check_layers(self, "hidden")
         check_range(self, 1, None, "critics", "policy_delay")
         check_range(self, 0, 1, "gamma", "tau")
         check_range(self, 0, None, "exploration_noise", "target_noise")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
-        encoder_key, head_key, critic_key = jax.random.split(key, 3)
-        encoders = make_encoders(spec, self.hidden, self.layer_norm, encoder_key)
-        actors = Actors(encoders, make_heads(spec, self.hidden[-1], head_key, scale=0.1), spec)
-        critic = Critic(
-            spec, self.hidden, critics=self.critics, layer_norm=self.layer_norm, key=critic_key
-        )
+        """The state before training; targets begin as what they follow."""
+        keys = jax.random.split(key, 3)
+        actors = self.make_actors(spec, keys[:2])
+        critic = self.make_critic(spec, keys[2])
         return State(
-            actors=Learner.create(actors, self.actor_optimiser),
-            critic=Learner.create(critic, self.critic_optimiser),
-            target_actors=actors,
-            target_critic=critic,
+            actors=Tracked.create(actors, self.actor_optimiser),
+            critic=Tracked.create(critic, self.critic_optimiser),
         )
 
+    def make_actors(self, spec: EnvSpec, keys: Keys) -> Actors:
+        """The policies of all agents, made with two keys."""
+        encoders = make_encoders(spec, self.hidden, self.layer_norm, keys[0])
+        return Actors(encoders, make_heads(spec, self.hidden[-1], keys[1], scale=0.1), spec)
+
+    def make_critic(self, spec: EnvSpec, key: Key) -> Critic:
+        """The Q-functions of the state and the joint action."""
+        return Critic(spec, self.hidden, critics=self.critics, layer_norm=self.layer_norm, key=key)
+
     def initial_memory(self, state: PyTree, timestep: Timestep, key: Key) -> tuple[()]:
+        """Nothing: the policies see the observation of the step alone."""
         return ()
 
     def act(
@@ -134,12 +144,18 @@ class Matd3:
         *,
         explore: bool,
     ) -> tuple[tuple[()], Float[Array, "agents action"]]:
+        """Each agent acts on its own observation, with noise while it explores."""
         del team, clock
-        actors = state.actors.value
-        action = actors(timestep.obs)
-        return memory, explore_with_noise(
-            action, self.exploration_noise, actors.spec, key
-        ) if explore else action
+        action = state.actors.value(timestep.obs)
+        if explore:
+            action = self.explore(action, state.actors.value.spec, key)
+        return memory, action
+
+    def explore(
+        self, action: Float[Array, "agents action"], spec: EnvSpec, key: Key
+    ) -> Float[Array, "agents action"]:
+        """The greedy action with Gaussian noise."""
+        return explore_with_noise(action, self.exploration_noise, spec, key)
 
     def policy(self, state: State) -> Actors:
         """The team that learns, as data that evolution may copy."""
@@ -148,54 +164,54 @@ class Matd3:
     def perform(
         self, policy: Actors, memory: tuple[()], timestep: Timestep, key: Key, *, explore: bool
     ) -> tuple[tuple[()], Float[Array, "agents action"]]:
-        """How an evolving team acts: always as it is."""
+        """How an evolving team acts: always without noise."""
         del key, explore
         return memory, policy(timestep.obs)
 
     def update(
         self, state: State, batch: Transition, clock: Clock, key: Key
     ) -> tuple[State, Metrics]:
+        """One step of the critic, and in every `policy_delay`-th update of actors and targets."""
+        # Critic: TD3, Eq. 10 and 14.
         critic, metrics = self.fit_critic(state, batch, key)
-        state = eqx.tree_at(lambda s: s.critic, state, critic)
+        state = State(state.actors, critic)
+        # Actors and targets, delayed. The clock's update is the same for all seeds, so that only
+        # one branch is computed.
         state = jax.lax.cond(
             clock.update_in_round % self.policy_delay == 0,
-            lambda s: self.fit_actors(s, batch),
-            lambda s: s,
+            lambda state: self.fit_actors(state, batch),
+            lambda state: state,
             state,
         )
         return state, metrics
 
     def fit_critic(
         self, state: State, batch: Transition, key: Key
-    ) -> tuple[Learner[Critic], Metrics]:
-        """Clipped double Q-learning with smoothed target actions (TD3, Eqs. 10 and 14)."""
-        spec = state.target_actors.spec
+    ) -> tuple[Tracked[Critic], Metrics]:
+        """Clipped double Q-learning with smoothed target actions (TD3, Eq. 10 and 14)."""
         next_action = smooth_target(
-            state.target_actors(batch.next.obs),
+            state.actors.target(batch.next.obs),
             self.target_noise,
             self.target_noise_clip,
-            spec,
+            state.actors.value.spec,
             key,
         )
-        next_q = state.target_critic(batch.next.state, next_action).min(axis=0)
-        target = batch.reward + self.gamma * jnp.where(batch.terminated, 0.0, next_q)
+        next_q = state.critic.target(batch.next.state, next_action).min(axis=0)
+        target = one_step_targets(batch.reward, batch.terminated, next_q, self.gamma)
 
-        def loss(critic: Critic) -> Float[Array, ""]:
-            return jnp.square(critic(batch.now.state, batch.action) - target).mean(axis=1).sum()
+        def loss(critic: Critic) -> tuple[Float[Array, ""], Float[Array, "critics batch"]]:
+            q = critic(batch.now.state, batch.action)
+            return jnp.square(q - target).mean(axis=1).sum(), q
 
-        critic, critic_loss = state.critic.descend(loss)
-        return critic, {"critic_loss": critic_loss, "target_value": target.mean()}
+        critic, (critic_loss, q) = state.critic.descend(loss, has_aux=True)
+        losses = {"critic_loss": critic_loss, "td_loss": critic_loss}
+        return critic, losses | td_metrics(q[0], target)
 
     def fit_actors(self, state: State, batch: Transition) -> State:
-        """The team's policies climb the first Q-function; then every target moves."""
+        """The policies maximise the first Q-function, all at once; then every target moves."""
 
         def loss(actors: Actors) -> Float[Array, ""]:
             return -state.critic.value.first(batch.now.state, actors(batch.now.obs)).mean()
 
         actors, _ = state.actors.descend(loss)
-        return State(
-            actors=actors,
-            critic=state.critic,
-            target_actors=polyak(state.target_actors, actors.value, self.tau),
-            target_critic=polyak(state.target_critic, state.critic.value, self.tau),
-        )
+        return State(actors.polyak(self.tau), state.critic.polyak(self.tau))

@@ -6,23 +6,28 @@ next, had it acted otherwise; the further that is from what it expects now, the 
 influenced them. u are the actions in the replay; a' what the policies draw at the observations that
 follow.
 
-    p_ij        = N(mu_ij(o_i, u), sigma^2 I)                   what i expects j to do at the next step
-    a~_k        ~ pi_i(. | o_i),  k = 1 .. K                    what i might have done instead
-    p~_ij       = 1/K sum_k N(mu_ij(o_i, a~_k, u_others), sigma^2 I)   what it would expect, not knowing u_i
-    c_i         = sum_{j != i} KL(p_ij || p~_ij)                influence (Sec. 3; Sec. 5 for models)
-    r_i         = r + influence clip(c_i, 0, influence_clip)    c_i is 0 where the task ended: nobody acts then
-    L_MOA       = sum_{i, j != i} mean ||a'_j - mu_ij(o_i, u)||^2 / 2
+    p_ij    = N(mu_ij(o_i, u), sigma^2 I)              what i expects j to do at the next step (1)
+    a~_k    ~ pi_i(. | o_i),  k = 1 .. K               what i might have done instead          (2)
+    p~_ij   = 1/K sum_k N(mu_ij(o_i, a~_k, u_others), sigma^2 I)
+                                                       what it would expect, not knowing u_i   (3)
+    c_i     = sum_{j != i} KL(p_ij || p~_ij)           influence (Sec. 3; Sec. 5 for models)   (4)
+    r_i     = r + influence clip(c_i, 0, influence_clip)                                       (5)
+    L_MOA   = sum_{i, j != i} mean ||a'_j - mu_ij(o_i, u)||^2 / 2                              (6)
+
+Where the task ended nobody acts: c_i is 0, and nothing is learnt of what others do next.
 
 The rest is MA-AC (`ma-ac`) with r_i in the place of r: V_i and Q_i are of each agent's own reward.
 Other settings of `base` make it any soft actor-critic of `vm3-ac`.
 
-Differences from the paper, whose agents choose among a few actions and learn on-policy (A3C with LSTMs):
-1. Expectations are Gaussians. The marginal p~ is a Gaussian of the mixture's means and variances, and KL is in closed
-   form; or KL to the mixture itself is estimated by draws.
-2. c is computed anew whenever a transition is drawn, by the models as they are then, and is not carried a step late.
+Differences from the paper, whose agents choose among a few actions and learn on-policy (A3C with
+LSTMs):
+1. Expectations are Gaussians. The marginal p~ is a Gaussian of the mixture's means and variances,
+   and KL is in closed form; or KL to the mixture itself is estimated by draws.
+2. c is computed anew whenever a transition is drawn, by the models as they are then, and is not
+   carried a step late.
 3. Models learn what others' policies do now, not what they did when the transition was played.
-4. Models have networks of their own and see one observation, no features of the policy and no memory; every other
-   agent counts, seen or not; and the weight of influence is constant.
+4. Models have networks of their own and see one observation, no features of the policy and no
+   memory; every other agent counts, seen or not; and the weight of influence is constant.
 """
 
 import math
@@ -33,12 +38,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from comarl.algorithms import vm3_ac
 from comarl.algorithms.vm3_ac import MA_AC, Vm3Ac
 from comarl.nn.stochastic import Stack
-from comarl.nn.values import Seen, deviating, see_actions, with_actions
+from comarl.nn.values import CriticInputs, actions_by_agent, deviating, with_actions
 from comarl.ops.learner import Adam, Learner
 from comarl.ops.returns import masked_mean
 from comarl.replay.pace import StepPace
@@ -54,30 +59,26 @@ class Models(eqx.Module):
     spec: EnvSpec = eqx.field(static=True)
 
     def __init__(self, spec: EnvSpec, hidden: tuple[int, ...], *, key: Key):
-        inputs, outputs = (
-            spec.obs_size + int(spec.action_mask.sum()),
-            spec.num_agents * spec.action_size,
-        )
+        inputs = spec.obs_size + int(spec.action_mask.sum())
+        outputs = spec.num_agents * spec.action_size
         self.networks = Stack(spec.num_agents, (inputs, *hidden, outputs), key=key)
         self.spec = spec
 
     @property
-    def others(self) -> Float[np.ndarray, "agents 1 agents action"]:
-        """The real entries of actions that i predicts: none of its own."""
-        return (self.spec.action_mask * ~np.eye(self.spec.num_agents, dtype=bool)[..., None])[
-            :, None
-        ]
+    def mask(self) -> Float[np.ndarray, "agents 1 agents action"]:
+        """The real entries of the actions that i predicts: none of its own."""
+        others = ~np.eye(self.spec.num_agents, dtype=bool)[..., None]
+        return (self.spec.action_mask * others)[:, None]
 
     def __call__(
         self,
         obs: Float[Array, "agents batch obs"],
-        own: Array,
+        own: Float[Array, "agents batch action"],
         action: Float[Array, "agents batch action"],
     ) -> Float[Array, "agents batch agents action"]:
-        """What i expects if it does own_i where the others do as they do."""
-        x = jax.vmap(lambda o, joint: with_actions(o, joint, self.spec))(
-            obs, deviating(own, action)
-        )
+        """What i expects if it does own_i where the others do as in `action`."""
+        join = lambda obs, joint: with_actions(obs, joint, self.spec)
+        x = jax.vmap(join)(obs, deviating(own, action))
         mean = jnp.tanh(self.networks(x))
         return mean.reshape(*mean.shape[:2], self.spec.num_agents, -1)
 
@@ -95,7 +96,7 @@ class SiMoa:
     choices."""
 
     base: Vm3Ac = MA_AC
-    """the actor-critics that climb the sum of the task's reward and influence, and all of their
+    """the actor-critics that maximise the sum of the task's reward and influence, with all of their
     settings"""
     influence: float = 0.01
     """weight of influence in the reward; the authors' code has 0.001, where the models are of
@@ -137,11 +138,20 @@ class SiMoa:
             raise ValueError(f"model_variance={self.model_variance} of SiMoa must be above 0")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """The state before training."""
         base_key, model_key = jax.random.split(key)
-        models = Models(spec, self.model_hidden, key=model_key)
-        return State(self.base.init(spec, base_key), Learner.create(models, self.model_optimiser))
+        models = self.make_models(spec, model_key)
+        return State(
+            base=self.base.init(spec, base_key),
+            models=Learner.create(models, self.model_optimiser),
+        )
+
+    def make_models(self, spec: EnvSpec, key: Key) -> Models:
+        """The models that agents have of each other."""
+        return Models(spec, self.model_hidden, key=key)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> tuple[()]:
+        """Nothing: policies see the observation of the step alone."""
         return ()
 
     def act(
@@ -155,6 +165,7 @@ class SiMoa:
         *,
         explore: bool,
     ) -> tuple[tuple[()], Float[Array, "agents action"]]:
+        """As the base acts: models serve in training only."""
         return self.base.act(state.base, team, memory, timestep, clock, key, explore=explore)
 
     def update(
@@ -162,69 +173,109 @@ class SiMoa:
     ) -> tuple[State, Metrics]:
         """Influence and models by what was before, then a step of the actor-critics on each agent's
         own reward."""
-        models, spec = state.models.value, state.models.value.spec
-        now, after = (self.base.see(t, spec) for t in (batch.now, batch.next))
+        models = state.models.value
+        spec = models.spec
         imagine_key, next_key, noise_key, base_key = jax.random.split(key, 4)
-        replayed, going_on = see_actions(batch.action, spec), ~batch.terminated
-        imagined = jax.vmap(lambda k: self.draw(state, now, k))(
-            jax.random.split(imagine_key, self.counterfactuals)
-        )
-        # Where the task ended there is nothing to see, so that not even a masked error may be made
-        # of it.
-        following = jnp.where(going_on[:, None], self.draw(state, after, next_key), 0.0)
-        influence = jnp.where(
-            going_on, self.divergence_of(models, now, replayed, imagined, noise_key), 0.0
-        )
+        now = self.base.observe(batch.now, spec)
+        after = self.base.observe(batch.next, spec)
+        played = actions_by_agent(batch.action, spec)
+        continues = ~batch.terminated
+
+        # Influence: (1) to (4).
+        keys = jax.random.split(imagine_key, self.counterfactuals)
+        imagined = jax.vmap(lambda k: self.draw(state, now, k))(keys)
+        influence = self.influence_of(models, now, played, imagined, noise_key)
+        influence = jnp.where(continues, influence, 0.0)
+        # Reward: (5).
         reward = batch.reward + self.influence * jnp.clip(influence, 0.0, self.influence_clip)
-
-        def loss(models: Models) -> Float[Array, ""]:
-            error = (
-                jnp.square(models(now.obs, replayed, replayed) - jnp.moveaxis(following, 0, 1))
-                * models.others
-            )
-            return 0.5 * masked_mean(error.sum(axis=(0, 2, 3)), going_on)
-
-        learnt, model_loss = state.models.descend(loss)
-        base, metrics = self.base.update(
-            state.base, replace(batch, reward=reward.T), clock, base_key
+        # Models: (6). Where the task ended there is nothing to see, so that not even a masked error
+        # may be made of it.
+        following = jnp.where(continues[:, None], self.draw(state, after, next_key), 0.0)
+        learnt, model_loss = state.models.descend(
+            lambda models: self.model_loss(models, now, played, following, continues)
         )
-        entries = max(
-            0.5 * float(models.others.sum()), 1.0
-        )  # alone there is nobody to expect anything of
-        metrics |= {"influence": influence.mean(), "model_error": model_loss / entries}
+        # Actor-critics: a step of the base.
+        own = replace(batch, reward=reward.T)
+        base, metrics = self.base.update(state.base, own, clock, base_key)
+
+        predicted = max(0.5 * float(models.mask.sum()), 1.0)  # an agent alone predicts nothing
+        metrics |= {
+            "influence": influence.mean(),
+            "model_loss": model_loss,
+            "model_error": model_loss / predicted,
+        }
         return State(base, learnt), metrics
 
-    def draw(self, state: State, seen: Seen, key: Key) -> Float[Array, "agents batch action"]:
+    def draw(
+        self, state: State, inputs: CriticInputs, key: Key
+    ) -> Float[Array, "agents batch action"]:
         """What the policies might do."""
         policies = state.base.policies.value
-        return policies.draw(seen.obs, self.base.noise(policies.spec, seen, key)).action
+        noise = self.base.noise(policies.spec, inputs, key)
+        return policies.draw(inputs.obs, noise).action
 
-    def divergence_of(
+    def influence_of(
         self,
         models: Models,
-        seen: Seen,
+        inputs: CriticInputs,
         action: Float[Array, "agents batch action"],
         imagined: Float[Array, "counterfactuals agents batch action"],
         key: Key,
     ) -> Float[Array, "agents batch"]:
-        """c_i."""
-        variance, others = self.model_variance, models.others
-        expected = models(seen.obs, action, action)
-        means = jax.vmap(lambda own: models(seen.obs, own, action))(imagined)
+        """c_i: how far what i expects is from what it would expect, not knowing its action (4)."""
+        expected = models(inputs.obs, action, action)
+        means = jax.vmap(lambda own: models(inputs.obs, own, action))(imagined)
         if self.divergence == "moments":
-            mean, wide = means.mean(axis=0), variance + means.var(axis=0)
-            terms = 0.5 * (
-                jnp.log(wide / variance) + (variance + jnp.square(expected - mean)) / wide - 1.0
-            )
-            return (terms * others).sum(axis=(-1, -2))
+            return kl_to_moments(expected, means, self.model_variance, models.mask)
         normal = jax.random.normal(key, (self.divergence_draws, *expected.shape))
-        log_density = lambda from_mean: (
-            -0.5 * (jnp.square(from_mean) * others).sum(axis=-1)
-        )  # up to a constant
+        return kl_by_draws(expected, means, self.model_variance, models.mask, normal)
 
-        def log_ratio(normal: Array) -> Array:
-            away = (expected - means) / math.sqrt(variance) + normal
-            mixture = jax.nn.logsumexp(log_density(away), axis=0) - math.log(self.counterfactuals)
-            return log_density(normal) - mixture
+    def model_loss(
+        self,
+        models: Models,
+        inputs: CriticInputs,
+        action: Float[Array, "agents batch action"],
+        following: Float[Array, "agents batch action"],
+        continues: Bool[Array, " batch"],
+    ) -> Float[Array, ""]:
+        """L_MOA: the squared error of what others do next, where the task continued (6)."""
+        error = models(inputs.obs, action, action) - jnp.moveaxis(following, 0, 1)
+        square = jnp.square(error) * models.mask
+        return 0.5 * masked_mean(square.sum(axis=(0, 2, 3)), continues)
 
-        return jax.vmap(log_ratio)(normal).mean(axis=0).sum(axis=-1)
+
+def kl_to_moments(
+    expected: Float[Array, "agents batch agents action"],
+    means: Float[Array, "counterfactuals agents batch agents action"],
+    variance: float,
+    mask: Float[np.ndarray, "agents 1 agents action"],
+) -> Float[Array, "agents batch"]:
+    """KL of N(expected, variance) to the Gaussian with the mean and the variances of the mixture of
+    N(means, variance), in closed form; a sum over the entries that `mask` keeps."""
+    mean = means.mean(axis=0)
+    wide = variance + means.var(axis=0)
+    square = variance + jnp.square(expected - mean)
+    terms = 0.5 * (jnp.log(wide / variance) + square / wide - 1.0)
+    return (terms * mask).sum(axis=(-1, -2))
+
+
+def kl_by_draws(
+    expected: Float[Array, "agents batch agents action"],
+    means: Float[Array, "counterfactuals agents batch agents action"],
+    variance: float,
+    mask: Float[np.ndarray, "agents 1 agents action"],
+    normal: Float[Array, "draws agents batch agents action"],
+) -> Float[Array, "agents batch"]:
+    """KL of N(expected, variance) to the mixture of N(means, variance) itself, estimated by draws
+    from N(expected, variance), of which `normal` is the noise."""
+
+    def log_density(distance: Float[Array, "*more agents batch agents action"]) -> Array:
+        """Up to a constant, of what is so many standard deviations away from a mean."""
+        return -0.5 * (jnp.square(distance) * mask).sum(axis=-1)
+
+    def log_ratio(normal: Float[Array, "agents batch agents action"]) -> Array:
+        distances = (expected - means) / math.sqrt(variance) + normal
+        mixture = jax.nn.logsumexp(log_density(distances), axis=0) - math.log(means.shape[0])
+        return log_density(normal) - mixture
+
+    return jax.vmap(log_ratio)(normal).mean(axis=0).sum(axis=-1)

@@ -1,5 +1,5 @@
-"""Deterministic team policies: an encoder and a linear head per agent (and team), or one network
-for all agents."""
+"""Deterministic policies of a team: an encoder and a linear head for each agent, or one network for
+all agents."""
 
 import equinox as eqx
 import jax
@@ -11,15 +11,14 @@ from comarl.types import EnvSpec, Key
 
 
 def make_encoders(spec: EnvSpec, hidden: tuple[int, ...], layer_norm: bool, key: Key) -> Torso:
-    """Z_phi_i for each agent, stacked: leaves lead with `agents`."""
-    make = lambda k: Torso(
-        (spec.obs_size, *hidden), activation=jnp.tanh, layer_norm=layer_norm, key=k
-    )
+    """Makes the encoder Z_phi_i of each agent (tanh), stacked: leaves lead with `agents`."""
+    sizes = (spec.obs_size, *hidden)
+    make = lambda k: Torso(sizes, activation=jnp.tanh, layer_norm=layer_norm, key=k)
     return jax.vmap(make)(jax.random.split(key, spec.num_agents))
 
 
 def make_heads(spec: EnvSpec, features: int, key: Key, scale: float = 1.0) -> Linear:
-    """One team's linear policies W_i, stacked: leaves lead with `agents`."""
+    """Makes one team's linear policies W_i, stacked: leaves lead with `agents`."""
     make = lambda k: Linear(features, spec.action_size, key=k, scale=scale)
     return jax.vmap(make)(jax.random.split(key, spec.num_agents))
 
@@ -34,27 +33,34 @@ def encode(
 def choose(
     heads: Linear, features: Float[Array, "agents *batch features"], spec: EnvSpec
 ) -> Float[Array, "*batch agents action"]:
-    """tanh(W_i z_i) in [-1, 1]; the padded entries of smaller agents are 0."""
+    """Actions tanh(W_i z_i) in [-1, 1]; the padded entries of smaller agents are 0."""
     action = jnp.tanh(jax.vmap(lambda head, z: head(z))(heads, features))
     return jnp.moveaxis(action, 0, -2) * spec.action_mask
 
 
 def explore_with_noise(
-    action: Float[Array, "agents action"], spread: float | Float[Array, ""], spec: EnvSpec, key: Key
+    action: Float[Array, "agents action"], std: float | Float[Array, ""], spec: EnvSpec, key: Key
 ) -> Float[Array, "agents action"]:
-    """Adds N(0, spread^2) and stays in [-1, 1]."""
-    noise = spread * jax.random.normal(key, action.shape)
+    """Adds N(0, std^2) and stays in [-1, 1]; the padded entries of smaller agents stay 0.
+
+    >>> spec = EnvSpec(2, 3, 3, 1, discrete=False, horizon=5)
+    >>> explore_with_noise(jnp.array([[0.5], [-1.0]]), 0.0, spec, jax.random.key(0)).tolist()
+    [[0.5], [-1.0]]
+    """
+    noise = std * jax.random.normal(key, action.shape)
     return jnp.clip(action + noise, -1.0, 1.0) * spec.action_mask
 
 
 def smooth_target(
-    action: Float[Array, "batch agents action"], spread: float, clip: float, spec: EnvSpec, key: Key
+    action: Float[Array, "batch agents action"], std: float, clip: float, spec: EnvSpec, key: Key
 ) -> Float[Array, "batch agents action"]:
-    """Target policy smoothing (TD3, Fujimoto et al., 2018, Eq. 14): the target policy's action plus
-    clipped noise."""
-    if spread == 0:
+    """Target policy smoothing: the target policy's action plus clipped noise.
+
+    It is Eq. 14 of TD3 (Fujimoto et al., ICML 2018).
+    """
+    if std == 0:
         return action
-    noise = jnp.clip(spread * jax.random.normal(key, action.shape), -clip, clip)
+    noise = jnp.clip(std * jax.random.normal(key, action.shape), -clip, clip)
     return jnp.clip(action + noise, -1.0, 1.0) * spec.action_mask
 
 
@@ -74,9 +80,8 @@ class SharedActor(eqx.Module):
     ) -> Float[Array, "*batch agents inputs"]:
         """Observations with each agent's number, one-hot."""
         identity = jnp.eye(self.spec.num_agents)
-        return jnp.concatenate(
-            [obs, jnp.broadcast_to(identity, (*obs.shape[:-1], len(identity)))], axis=-1
-        )
+        identity = jnp.broadcast_to(identity, (*obs.shape[:-1], self.spec.num_agents))
+        return jnp.concatenate([obs, identity], axis=-1)
 
     def __call__(
         self, obs: Float[Array, "*batch agents obs"]

@@ -51,14 +51,15 @@ def followed(mask: Bool[Array, "*batch time"]) -> Bool[Array, "*batch time"]:
 
 
 def one_step_targets(
-    reward: Float[Array, "*batch"],
-    terminated: Bool[Array, "*batch"],
+    reward: Float[Array, "*#batch"],
+    terminated: Bool[Array, "*#batch"],
     next_value: Float[Array, "*batch"],
     gamma: float,
 ) -> Float[Array, "*batch"]:
     """y = r + gamma (1 - terminated) V(s'): the target of one step, as data.
 
-    A step at which time ran out is not terminated, so a value follows it.
+    A step at which time ran out is not terminated, so a value follows it. Where values are of each
+    agent, the reward may be the team's.
 
     >>> y = one_step_targets(jnp.ones(2), jnp.array([False, True]), jnp.full(2, 10.0), 0.5)
     >>> y.tolist()
