@@ -102,8 +102,8 @@ def test_matd3_updates_are_the_same(layer_norm, max_norm):
     for theirs in all_theirs:
         assert_same(start.actors.value, state.actors.value, theirs.policy)
         assert_same(start.critic.value, state.critic.value, theirs.critic)
-        assert_same(start.target_actors, state.target_actors, theirs.target_policy)
-        assert_same(start.target_critic, state.target_critic, theirs.target_critic)
+        assert_same(start.actors.target, state.actors.target, theirs.target_policy)
+        assert_same(start.critic.target, state.critic.target, theirs.target_critic)
 
 
 @pytest.mark.parametrize(

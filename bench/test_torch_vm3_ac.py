@@ -19,6 +19,7 @@ from torch_vm3_ac import Batch, NumpyWaves, TorchVm3Ac
 
 from comarl.algorithms.vm3_ac import Vm3Ac
 from comarl.envs.waves import PRESETS
+from comarl.nn.predictors import ActionInformation
 from comarl.ops.learner import Adam
 from comarl.types import Timestep, Transition
 
@@ -58,7 +59,8 @@ def assert_same(before: Any, after: Any, net: nn.Sequential, *index: int) -> Non
 
 
 def test_updates_are_the_same():
-    optimisers = dict(actor_optimiser=ADAM, critic_optimiser=ADAM, predictor_optimiser=ADAM)
+    information = ActionInformation(optimiser=ADAM)
+    optimisers = dict(actor_optimiser=ADAM, critic_optimiser=ADAM, information=information)
     algorithm = Vm3Ac(
         hidden=(12, 10), latent_size=3, beta=0.3, tau=0.2, log_std_range=(-4.0, 1.0), **optimisers
     )
@@ -66,7 +68,8 @@ def test_updates_are_the_same():
     theirs, update = TorchVm3Ac(algorithm, state), jax.jit(algorithm.update)
     for index in range(UPDATES):
         batch, key = make_batch(index), jax.random.key(200 + index)
-        noise = algorithm.noise(SPEC, algorithm.see(batch.now, SPEC), jax.random.split(key, 3)[0])
+        now, noise_key = algorithm.observe(batch.now, SPEC), jax.random.split(key, 3)[0]
+        noise = algorithm.noise(SPEC, now, noise_key)
         state, metrics = update(state, batch, clock(index), key)
         ends = (batch.now.obs, batch.action, batch.reward, batch.terminated, batch.next.obs)
         tensors = Batch(*(tensor(jax.device_get(x)).float() for x in ends))
@@ -76,7 +79,10 @@ def test_updates_are_the_same():
         assert_same(stack(start, "policies"), stack(state, "policies"), theirs.policies[i], i)
         assert_same(stack(start, "value"), stack(state, "value"), theirs.values[i], i)
         assert_same(
-            start.target.networks.networks, state.target.networks.networks, theirs.targets[i], i
+            start.value.target.networks.networks,
+            state.value.target.networks.networks,
+            theirs.targets[i],
+            i,
         )
         for k in (0, 1):
             assert_same(stack(start, "critic"), stack(state, "critic"), theirs.critics[i][k], k, i)

@@ -4,10 +4,10 @@ with.
 Written as such code usually is: every agent has its own networks, kept in Python lists, each of
 them `nn.Sequential`; losses are taken agent by agent; the replay and the task are NumPy arrays. Not
 wasteful, though: actions are drawn once for all losses of an update, each q is asked once for both
-of its terms, and Q does not collect gradients while the policies climb it. Networks are built from
-comarl's and begin with the same parameters; hyperparameters are comarl's. Only what VM3-AC does by
-default is here: its switches are not. `bench/test_torch_vm3_ac.py` shows that update and task are
-comarl's.
+of its terms, and Q does not collect gradients while the policies maximise it. Networks are built
+from comarl's and begin with the same parameters; hyperparameters are comarl's. Only what VM3-AC
+does by default is here: its switches are not. `bench/test_torch_vm3_ac.py` shows that update and
+task are comarl's.
 """
 
 import copy
@@ -119,7 +119,7 @@ class TorchVm3Ac:
         """`state` is what `algorithm.init` made."""
         adam = algorithm.actor_optimiser
         assert (
-            adam == algorithm.critic_optimiser == algorithm.predictor_optimiser
+            adam == algorithm.critic_optimiser == algorithm.information.optimiser
             and not adam.max_grad_norm
         )
         self.algorithm, self.agents = algorithm, state.policies.value.spec.num_agents
@@ -159,10 +159,10 @@ class TorchVm3Ac:
         slope = 2 * (math.log(2) - u - F.softplus(-2 * u))
         return torch.tanh(u), (-0.5 * normal.square() - log_std - LOG_ROOT_2_PI - slope).sum(-1)
 
-    def log_q(self, i: int, j: int, said: Tensor, given: Tensor, obs: Tensor) -> Tensor:
+    def log_q(self, i: int, j: int, target: Tensor, context: Tensor, obs: Tensor) -> Tensor:
         """How probable j's action is, given i's."""
-        mean = torch.tanh(self.predictors[i, j](torch.cat([given, obs[:, i], obs[:, j]], -1)))
-        return -0.5 * (said - mean).square().sum(-1) / self.algorithm.predictor_variance
+        mean = torch.tanh(self.predictors[i, j](torch.cat([context, obs[:, i], obs[:, j]], -1)))
+        return -0.5 * (target - mean).square().sum(-1) / self.algorithm.information.variance
 
     def update(
         self, batch: Batch, z: Tensor | None = None, normal: Tensor | None = None
@@ -184,14 +184,16 @@ class TorchVm3Ac:
         for i in self.indices:
             (action, log_pi), (one, two) = drawn[i], self.critics[i]
             partners = [j for j in self.indices if j != i]
-            told = sum(forward[j, i].detach() + forward[i, j] for j in partners) / self.agents
+            information = (
+                sum(forward[j, i].detach() + forward[i, j] for j in partners) / self.agents
+            )
             for net in (one, two):
                 net.requires_grad_(False)
             first = one(torch.cat([x, *fixed[:i], action, *fixed[i + 1 :]], -1)).squeeze(-1)
-            actor_loss = (-first + settings.beta * (log_pi - told)).mean()
+            actor_loss = (-first + settings.beta * (log_pi - information)).mean()
             with torch.no_grad():
                 second = two(torch.cat([x, *fixed], -1)).squeeze(-1)
-                soft_value = torch.minimum(first, second) + settings.beta * (told - log_pi)
+                soft_value = torch.minimum(first, second) + settings.beta * (information - log_pi)
                 next_value = self.targets[i](next_x).squeeze(-1)
                 target = batch.reward + settings.gamma * (1 - batch.terminated) * next_value
             self.actor_optimisers[i].zero_grad()
@@ -207,7 +209,7 @@ class TorchVm3Ac:
             means = (
                 target.mean() / self.agents,
                 -log_pi.mean() / self.agents,
-                told.mean() / self.agents,
+                information.mean() / self.agents,
             )
             sums += torch.stack([actor_loss, value_loss, critic_loss, *means]).detach()  # type: ignore[list-item]
         for optimiser in (*self.actor_optimisers, *self.critic_optimisers):
@@ -222,7 +224,7 @@ class TorchVm3Ac:
             "critic_loss",
             "target_value",
             "entropy",
-            "predictability",
+            "mutual_information",
         )
         return dict(zip(names, sums, strict=True))
 
@@ -234,9 +236,9 @@ class Training:
         self.learner, self.env = TorchVm3Ac(algorithm, state), NumpyWaves(task)
         self.replay = Replay(task, algorithm.replay.capacity, algorithm.replay.batch_size)
         self.env_steps, self.updates = 0, 0
-        self.due = round(task.horizon * algorithm.updates_per_step)
+        self.due = round(task.horizon * algorithm.pace.updates_per_step)
         shape, random = (task.predators, task.spec.action_size), np.random.default_rng(0)
-        while self.env_steps < algorithm.warmup_steps:
+        while self.env_steps < algorithm.pace.warmup_steps:
             self.play(lambda _: random.uniform(-1, 1, shape).astype(np.float32))
 
     def play(self, act: Any) -> None:

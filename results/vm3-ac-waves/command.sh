@@ -33,7 +33,7 @@ for predators in 2 3 4; do
 done
 comarl report "${field[@]}" --out $out/field
 
-# Table 1: what the trained teams of VM3-AC earn with z 0, and with a z that all hear. The same 20 starts for both.
+# Table 1: what the trained teams of VM3-AC earn with z 0, and with a z that all share. The same 20 starts for both.
 table=()
 for predators in 2 3 4; do
     run=runs/vm3-ac-waves-$predators
@@ -58,9 +58,9 @@ for seeds in "4 vm3-ac-no-z" "3 vm3-ac-no-z-more --first-seed 4"; do
 done
 comarl report runs/vm3-ac-{,no-z-,no-z-more-}waves-4 runs/ma-sac-waves-4 --out $out/no-z
 
-# Does z correlate actions, in the paper's form, in the marginal one, and where policies climb both terms of it?
+# Does z correlate actions, in the paper's form, in the marginal one, and where policies maximise both terms of M?
 marginal=("--algorithm.${spread[0]}" "${spread[@]:1}" --algorithm.entropy marginal)
 hunt vm3-ac 2 3 200000 vm3-ac-marginal algorithm "${marginal[@]}"
-hunt vm3-ac 2 3 200000 vm3-ac-marginal-both algorithm "${marginal[@]}" --algorithm.mi-gradient-terms both
+hunt vm3-ac 2 3 200000 vm3-ac-marginal-both algorithm "${marginal[@]}" --algorithm.information.gradient-terms both
 comarl report runs/vm3-ac-{,marginal-,marginal-both-}waves-2 --out $out/latent \
     --training action_correlation latent_sensitivity prediction_error prediction_error_unpaired
