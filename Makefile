@@ -16,7 +16,7 @@ WORKERS = 2
 
 help:
 	@echo "make demo          train RACE on 3-agent Hopper for three minutes, and draw its curve"
-	@echo "make test          run the tests (ARGS='-k race' chooses some)"
+	@echo "make test          run the tests (ARGS='-k race' chooses some); with PyTorch those of bench/, too"
 	@echo "make check         formatting, lint, types, tests: what must pass before a change lands"
 	@echo "make format        put the code into the format that check wants"
 	@echo "make learn         run the slow tests, which learn for minutes"
@@ -44,7 +44,9 @@ format: .venv/.installed-dev
 learn: .venv/.installed-dev
 	$(TESTS) -m slow --durations 0 $(ARGS)
 
+# First of all, both sides of each comparison must compute the same.
 bench: .venv/.installed-bench
+	$(BIN)/python -m pytest --quiet bench
 	$(BIN)/python bench/env_steps.py $(ARGS)
 	$(BIN)/python bench/updates.py $(ARGS)
 	$(BIN)/python bench/race_facmac.py $(ARGS)
@@ -83,9 +85,9 @@ clean:
 	@touch .venv/.installed $@
 
 # PyTorch is only what comarl is compared with; where pip can be pointed at a CPU build, that is enough.
-.venv/.installed-bench: .venv/.installed
+.venv/.installed-bench: .venv/.installed-dev
 	$(PIP) $(TORCH)
-	$(PIP) --editable ".[mujoco,smax,pettingzoo,report,bench]"
+	$(PIP) --editable ".[mujoco,smax,pettingzoo,report,dev,bench]"
 	@touch $@
 
 # The first Python of 3.11 to 3.13, else the first that is newer; `make demo PYTHON=...` names another.

@@ -50,11 +50,11 @@ def make_episodes(
     )
 
 
-def scramble(tree, seed: int, spread: float = 0.3):
+def scramble(tree, seed: int, std: float = 0.3):
     """Noise on every float leaf, so that no two networks are equal and no scale is 1 or offset
     0."""
     random = np.random.default_rng(seed)
-    noisy = lambda x: x + jnp.asarray(spread * random.normal(size=x.shape), x.dtype)
+    noisy = lambda x: x + jnp.asarray(std * random.normal(size=x.shape), x.dtype)
     return jax.tree.map(lambda x: noisy(x) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 

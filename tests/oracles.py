@@ -96,12 +96,12 @@ class Reference:
         return np.stack(values)
 
     @staticmethod
-    def histories(encoder, spec, batch, heard=None):
+    def histories(encoder, spec, batch, received=None):
         """z of every step of a batch of episodes: `[batch, time+1, agents, hidden]`.
 
-        What all agents have `heard`, `[batch, time+1, numbers]`, comes after what each sees.
+        What all agents have `received`, `[batch, time+1, numbers]`, comes after what each sees.
         """
-        heard = np.zeros((*batch.timesteps.obs.shape[:2], 0)) if heard is None else heard
+        received = np.zeros((*batch.timesteps.obs.shape[:2], 0)) if received is None else received
         obs, gru, agents = np.float64(batch.timesteps.obs), encoder.gru, spec.num_agents
         sigmoid, gates = (
             lambda x: 1 / (1 + np.exp(-x)),
@@ -111,8 +111,8 @@ class Reference:
         for t in range(obs.shape[1]):
             last = np.eye(spec.action_size)[np.asarray(batch.action)[:, t - 1]] * (t > 0)
             identity = np.tile(np.eye(agents), (len(obs), 1, 1))
-            told = np.repeat(heard[:, t, None], agents, axis=1)
-            x = np.concatenate([obs[:, t], last, identity, told], axis=-1)
+            messages = np.repeat(received[:, t, None], agents, axis=1)
+            x = np.concatenate([obs[:, t], last, identity, messages], axis=-1)
             x = Reference.relu(x @ encoder.layer.weight + encoder.layer.bias)
             w, u = gates(gru.from_input, x), gates(gru.from_memory, h)
             r, z = sigmoid(w[0] + u[0]), sigmoid(w[1] + u[1])

@@ -49,7 +49,7 @@ class DamagedCheckpoint(Exception):
 
 
 class DamagedCheckpointWarning(UserWarning):
-    """A damaged checkpoint was passed over for an older one."""
+    """A damaged checkpoint was skipped, and an older one is used."""
 
 
 class OtherConfiguration(Exception):
@@ -147,7 +147,7 @@ def _warn(message: str) -> None:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The newest checkpoints of one run, as `checkpoint-00000123.npz` in its own folder."""
+    """The newest checkpoints of one run, as `checkpoint-00000123.npz` in a folder of their own."""
 
     folder: Path
     keep: int = 2
@@ -158,6 +158,7 @@ class Checkpoints:
             raise ValueError(f"keep must be at least 1, not {self.keep}")
 
     def path(self, number: int) -> Path:
+        """Where the checkpoint of a round is."""
         return self.folder / f"checkpoint-{number:08d}.npz"
 
     def numbers(self) -> list[int]:
@@ -205,7 +206,7 @@ class Checkpoints:
                 causes.append(str(damage))
                 continue
             for cause in causes:
-                tell(f"{cause}. The run continues from the older {path.name}.")
+                tell(f"{cause}. The run resumes from the older {path.name}.")
             return found
         if causes:
             raise DamagedCheckpoint(

@@ -62,15 +62,17 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def identity(run: Any, algorithm: str, task: str) -> dict[str, Any]:
-    """The configuration that a run's folder and checkpoints stand for. A larger budget continues
-    the same run."""
+    """The configuration that a run's folder and checkpoints stand for.
+
+    The budget is no part of it: with more steps the same run is resumed.
+    """
     config = {"algorithm_name": algorithm, "task_name": task, **to_config(run)}
     del config["steps"]
     return config
 
 
 def canonical(config: Any) -> str:
-    """The one way to write a configuration on one line."""
+    """A configuration on one line, always written in the same way."""
     return json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -80,6 +82,11 @@ def fingerprint(config: Any) -> str:
 
 
 def folder_name(config: dict[str, Any]) -> str:
+    """The name of a run's folder: algorithm, task and the fingerprint of all settings.
+
+    >>> folder_name({"algorithm_name": "qmix", "task_name": "smax/3m"})
+    'qmix-smax-3m-5851c4ab45'
+    """
     task = "".join(c if c.isalnum() else "-" for c in config["task_name"])
     return f"{config['algorithm_name']}-{task}-{fingerprint(config)}"
 
@@ -91,7 +98,11 @@ def first_difference(theirs: Any, ours: Any) -> tuple[str, str, str] | None:
 
 def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
     """The dotted path of each field in which two configurations (JSON data) differ, and both values
-    as JSON."""
+    as JSON.
+
+    >>> list(differences({"a": {"b": 1}}, {"a": {"b": 2}}))
+    [('a.b', '1', '2')]
+    """
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for field in [*ours, *(field for field in theirs if field not in ours)]:
             here = f"{path}.{field}" if path else str(field)

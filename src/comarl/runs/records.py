@@ -94,25 +94,37 @@ def plain(value: Any) -> Any:
 
 
 def score_key(team: str, metric: str) -> str:
-    """The key of a team's metric in a line of the records: "marl_team", or "marl_team_won"."""
+    """The key of a team's metric in a line of the records.
+
+    >>> score_key("marl_team", "return"), score_key("best_team", "won")
+    ('marl_team', 'best_team_won')
+    """
     return team if metric == RETURN else f"{team}_{metric}"
 
 
 def extra_metrics(line: Mapping[str, Any]) -> list[str]:
-    """What a line of the records counts besides returns, such as "won"."""
+    """The metrics besides the return that a line of the records has, such as "won".
+
+    >>> extra_metrics({"marl_team": [1.0], "marl_team_won": [0.0]})
+    ['won']
+    """
     return [name.removeprefix("marl_team_") for name in line if name.startswith("marl_team_")]
 
 
 def metric_label(metric: str) -> str:
-    """A metric's name as people read it."""
+    """A metric's name as people read it.
+
+    >>> metric_label("won"), metric_label("td_loss")
+    ('win rate', 'td loss')
+    """
     return "win rate" if metric == WON else metric.replace("_", " ")
 
 
 @dataclass(frozen=True)
 class Records:
-    """The file `metrics.jsonl` of one run, open for its one writer.
+    """The file `metrics.jsonl` of one run, open for its only writer.
 
-    Opening drops a last line that was only half written.
+    Opening it drops a last line that was only half written.
     """
 
     folder: Path
@@ -124,6 +136,7 @@ class Records:
 
     @property
     def path(self) -> Path:
+        """Where the file is."""
         return self.folder / METRICS
 
     def append(self, lines: list[dict[str, Any]]) -> None:
