@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -290,7 +291,13 @@ def shown(show) -> list[list[str]]:
 def test_the_summary_shows_win_rates_in_percent_and_teams_where_there_is_a_population(
     tmp_path, scores
 ):
-    line = {"seed": 4, "env_steps": 5000, "updates": 70, "round": 9, "wall_time": 1.0}
+    line: dict[str, Any] = {
+        "seed": 4,
+        "env_steps": 5000,
+        "updates": 70,
+        "round": 9,
+        "wall_time": 1.0,
+    }
     (tmp_path / "metrics.jsonl").write_text(json.dumps({**line, **scores, "training": {}}) + "\n")
     state = SimpleNamespace(clock=SimpleNamespace(env_steps=np.array([5000])))
     run = SimpleNamespace(steps=5000)

@@ -4,6 +4,7 @@
 import dataclasses
 import functools
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,7 +39,7 @@ from comarl.training.settings import Run, num_teams
 from comarl.training.train import finish_round, learn, play_keys, start, store_and_evolve
 
 GAMMA = 0.5
-FAST = dict(
+FAST: dict[str, Any] = dict(
     hidden=16,
     mixer_width=8,
     hypernet=16,
@@ -50,26 +51,28 @@ FAST = dict(
 )
 
 
-RATES = dict(actor_optimiser=Adam(5e-3), critic_optimiser=Adam(5e-3))
-RACE = dict(
+RATES: dict[str, Any] = dict(actor_optimiser=Adam(5e-3), critic_optimiser=Adam(5e-3))
+RACE: dict[str, Any] = dict(
     breeding=HeadBreeding(2, mutated_fraction=0.05),
     population_after=0,
     embedding=8,
     mine_width=8,
     **{**FAST, "pace": EpisodePace(4, 1.0)},
 )
-NO_MIXER = {name: value for name, value in FAST.items() if name not in ("mixer_width", "hypernet")}
-SOFT = {name: FAST[name] for name in ("hidden", "gamma", "replay", "pace")}
+NO_MIXER: dict[str, Any] = {
+    name: value for name, value in FAST.items() if name not in ("mixer_width", "hypernet")
+}
+SOFT: dict[str, Any] = {name: FAST[name] for name in ("hidden", "gamma", "replay", "pace")}
 # At so low a temperature FOP's soft values are the values of the tasks to 0.1.
-SOFT_FAST = dict(FAST, temperature=(0.5, 0.01), temperature_steps=500)
+SOFT_FAST: dict[str, Any] = dict(FAST, temperature=(0.5, 0.01), temperature_steps=500)
 SOFT_FAST.pop("hypernet")
 FOP = Fop(**SOFT_FAST, **RATES)
 # What values its own behaviour must end without random actions to reach the values of the best one.
-SURE = dict(epsilon=Epsilon(0.3, 0.0, 300))
-ROUND = dict(replay=EpisodeRing(16, 16), pace=EpisodePace(16, 0.5))
-MIXED = {**FAST, **ROUND, **SURE}
+SURE: dict[str, Any] = dict(epsilon=Epsilon(0.3, 0.0, 300))
+ROUND: dict[str, Any] = dict(replay=EpisodeRing(16, 16), pace=EpisodePace(16, 0.5))
+MIXED: dict[str, Any] = {**FAST, **ROUND, **SURE}
 del MIXED["target_period"]
-OF_POLICIES = dict(hidden=16, gamma=GAMMA, target_period=10)
+OF_POLICIES: dict[str, Any] = dict(hidden=16, gamma=GAMMA, target_period=10)
 ALGORITHMS = {
     "vdac-mix": Vdac(**MIXED, **RATES, value_weight=0.5),
     "vdac-sum": dataclasses.replace(VDAC_SUM, **MIXED, **RATES, value_weight=0.5),

@@ -1,6 +1,8 @@
 """Whole runs that learn a small task within a minute or two: a threshold that chance does not
 reach."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ from tests.sessions import session
 
 # One capture, worth 10, is all that two can make.
 HUNT = PredatorPrey(agents=2, prey=4, size=3, horizon=12)
-PACE = dict(
+PACE: dict[str, Any] = dict(
     hidden=32,
     replay=EpisodeRing(500, 32),
     pace=EpisodePace(8, 1.0),

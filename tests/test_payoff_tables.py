@@ -8,6 +8,7 @@ average.
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,9 @@ from comarl.types import Clock, Episode
 GAME = GAMES["qtran"]
 PAYOFF = np.array(GAME.payoff[0])  # 8 at (A, A), else -12 where one chooses A, else 0
 JOINT_ACTIONS = jnp.array(list(itertools.product(range(3), repeat=2)), jnp.int32)
-ONCE_EACH = dict(hidden=16, mixer_width=8, hypernet=16, epsilon=(1.0, 1.0), optimiser=Adam(2e-3))
+ONCE_EACH: dict[str, Any] = dict(
+    hidden=16, mixer_width=8, hypernet=16, epsilon=(1.0, 1.0), optimiser=Adam(2e-3)
+)
 
 # VDN: the mean of the row plus that of the column less that of the table, which are -16/3 or -4,
 # and -40/9. QMIX: one value for all joint actions with A, which is (8 - 4 * 12) / 5, and 0 for the
@@ -79,7 +82,7 @@ def test_the_learnt_table_is_the_one_of_least_squares(mixing, table):
 
 
 def test_qtran_learns_the_table_itself_and_bounds_it_by_the_sum_of_its_utilities_and_v():
-    sizes = {
+    sizes: dict[str, Any] = {
         name: value for name, value in ONCE_EACH.items() if name not in ("mixer_width", "hypernet")
     }
     found, greedy, factored = learnt_table(

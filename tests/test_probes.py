@@ -1,6 +1,7 @@
 """Every algorithm learns the probe tasks' known values and best actions to 0.1."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,22 +24,22 @@ from comarl.training.settings import Run
 from tests.sessions import session
 
 GAMMA = 0.5
-FAST = {
+FAST: dict[str, Any] = {
     **{"hidden": (32, 32), "replay": Ring(4000, 64), "warmup_steps": 300, "updates_per_step": 4.0},
     **{"gamma": GAMMA, "tau": 0.05, "target_noise": 0.05, "critic_optimiser": Adam(3e-3)},
 }
-RACE = {
+RACE: dict[str, Any] = {
     **{"population": 3, "embedding": 8, "mine_width": 16, "mutated_fraction": 0.5, "beta": 0.01},
     **{"encoder_optimiser": Adam(3e-3), "head_optimiser": Adam(3e-3)},
 }
-MADDPG = {
+MADDPG: dict[str, Any] = {
     **{
         name: FAST[name]
         for name in ("hidden", "replay", "warmup_steps", "updates_per_step", "gamma", "tau")
     },
     **{"actor_optimiser": Adam(3e-3), "critic_optimiser": Adam(3e-3)},
 }
-VM3_AC = {**MADDPG, "latent_size": 2}
+VM3_AC: dict[str, Any] = {**MADDPG, "latent_size": 2}
 MA_AC = Vm3Ac(**{**VM3_AC, "latent_size": 0}, beta=0.0)
 ALGORITHMS = {
     "matd3": Matd3(**FAST, actor_optimiser=Adam(3e-3)),

@@ -3,6 +3,7 @@ values."""
 
 import dataclasses
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,8 +21,10 @@ from tests.data import SMOOTH, make_episodes
 AGENTS, OBS, STATE, ACTIONS, HORIZON = 3, 2, 4, 3, 4
 SPEC = EnvSpec(AGENTS, OBS, STATE, ACTIONS, discrete=True, horizon=HORIZON)
 LENGTHS, GAMMA = (2, HORIZON, 3), 0.9  # terminated, cut at the horizon, cut early
-BOTH = dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
-SCHEDULES = dict(temperature=(0.8, 0.2), temperature_steps=2000, epsilon=Epsilon(1.0, 0.2, 2000))
+BOTH: dict[str, Any] = dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
+SCHEDULES: dict[str, Any] = dict(
+    temperature=(0.8, 0.2), temperature_steps=2000, epsilon=Epsilon(1.0, 0.2, 2000)
+)
 FOP = Fop(
     hidden=4,
     mixer_width=3,

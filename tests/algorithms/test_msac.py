@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -152,7 +153,7 @@ def equations(reference, batch):
     return Equations(reference, batch)
 
 
-VARIANTS = {
+VARIANTS: dict[str, Any] = {
     "as it is": dict(td_lambda=0.7),
     "one step": dict(td_lambda=0.0),
     "single": dict(critics=1),
@@ -341,8 +342,8 @@ def test_no_available_action_is_likelier_than_another_by_more_than_the_range_of_
 def test_the_linear_mixer_learns_the_table_of_vdn(key):
     """With one state it is a sum: least squares then are VDN's, by either critic; and no agent
     finds (A, A)."""
-    rates = dict(actor_optimiser=Adam(5e-3), critic_optimiser=Adam(5e-3))
-    still = dict(temperature=0.01, temperature_optimiser=Adam(0.0))
+    rates: dict[str, Any] = dict(actor_optimiser=Adam(5e-3), critic_optimiser=Adam(5e-3))
+    still: dict[str, Any] = dict(temperature=0.01, temperature_optimiser=Adam(0.0))
     found, greedy = learnt_table(Msac(hidden=16, reward_scale=0.0, **still, **rates))
     np.testing.assert_allclose(found, VDN, atol=0.05)
     assert 0 not in greedy.tolist()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -28,7 +29,9 @@ AGENTS, OBS, STATE, ACTIONS, HORIZON = 3, 2, 4, 3, 4
 SPEC = EnvSpec(AGENTS, OBS, STATE, ACTIONS, discrete=True, horizon=HORIZON)
 LENGTHS = (2, HORIZON, 3)  # terminated, cut at the horizon, cut early
 GAMMA = 0.9
-SMALL = dict(hidden=4, mixer_width=3, hypernet=4, gamma=GAMMA, optimiser=SMOOTH, target_period=3)
+SMALL: dict[str, Any] = dict(
+    hidden=4, mixer_width=3, hypernet=4, gamma=GAMMA, optimiser=SMOOTH, target_period=3
+)
 QMIX = Qmix(**SMALL, td_lambda=0.6)
 VARIANTS = {
     "qmix": QMIX,

@@ -4,6 +4,7 @@ promises."""
 import dataclasses
 import functools
 import itertools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,12 +22,12 @@ from tests.nn import reference_duplex
 AGENTS, OBS, STATE, ACTIONS, HORIZON = 3, 2, 4, 3, 4
 SPEC = EnvSpec(AGENTS, OBS, STATE, ACTIONS, discrete=True, horizon=HORIZON)
 LENGTHS, GAMMA = (2, HORIZON, 3), 0.9  # terminated, cut at the horizon, cut early
-SIZES = dict(
+SIZES: dict[str, Any] = dict(
     hidden=4, hypernet=3, mixer_width=3, kernels=2, attention_heads=2, gamma=GAMMA, optimiser=SMOOTH
 )
 QPLEX = Qplex(**SIZES, td_lambda=0.6, target_period=3)
 ATTENTION = dataclasses.replace(QPLEX, mixing="attention", logit_penalty=0.3)
-VARIANTS = {
+VARIANTS: dict[str, Any] = {
     "qplex": QPLEX,
     "deep, one step, not double": dataclasses.replace(
         QPLEX, importance_hidden=(3,), td_lambda=0.0, double=False

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,7 +21,7 @@ SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=5)
 # Terminated early, cut at the horizon, cut early, terminated at its end
 LENGTHS, TERMINATED = (2, 5, 3, 5), (0, 3)
 GAMMA, TRACE = 0.9, 0.7
-SMALL = dict(
+SMALL: dict[str, Any] = dict(
     hidden=4,
     mixer_width=3,
     hypernet=3,
@@ -28,7 +29,7 @@ SMALL = dict(
     td_lambda=TRACE,
     epsilon=Epsilon(0.8, 0.2, 100),
 )
-BOTH = dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
+BOTH: dict[str, Any] = dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
 VARIANTS = {
     "vdac-mix": Vdac(**SMALL, **BOTH),
     "vdac-sum": dataclasses.replace(VDAC_SUM, **SMALL, **BOTH),

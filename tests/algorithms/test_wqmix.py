@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,7 +28,7 @@ LENGTHS, GAMMA, LAMBDA, LOW = (
     0.6,
     0.3,
 )  # the first two terminated, the others cut
-SMALL = dict(
+SMALL: dict[str, Any] = dict(
     hidden=4, mixer_width=3, hypernet=4, unrestricted_width=5, gamma=GAMMA, td_lambda=LAMBDA
 )
 CW = Wqmix(**SMALL, low_weight=LOW, optimiser=SMOOTH, target_period=3)

@@ -1,6 +1,7 @@
 """Every algorithm that learns from episodes, at a size that compiles in seconds."""
 
 import dataclasses
+from typing import Any
 
 from comarl.algorithms.dop import Dop
 from comarl.algorithms.facmac import Facmac
@@ -23,11 +24,11 @@ from comarl.replay.episodes import EpisodeRing
 from comarl.replay.pace import EpisodePace
 from tests.data import SMOOTH
 
-SIZES = dict(hidden=4, mixer_width=3, hypernet=3)
-PACE = dict(replay=EpisodeRing(100, 5), pace=EpisodePace(2, 1.5))
-BOTH = dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
+SIZES: dict[str, Any] = dict(hidden=4, mixer_width=3, hypernet=3)
+PACE: dict[str, Any] = dict(replay=EpisodeRing(100, 5), pace=EpisodePace(2, 1.5))
+BOTH: dict[str, Any] = dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
 
-ON_POLICY = dict(replay=EpisodeRing(2, 2), pace=EpisodePace(2, 0.5))
+ON_POLICY: dict[str, Any] = dict(replay=EpisodeRing(2, 2), pace=EpisodePace(2, 0.5))
 FOP = Fop(hidden=4, mixer_width=3, **PACE, **BOTH)
 
 TINY = {

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +76,7 @@ def drifted(timestep, call):
 
 
 UNKNOWN = Timestep(jnp.zeros((2, 2)), jnp.zeros(3), None)
-BROKEN = {
+BROKEN: dict[str, Any] = {
     "obs of reset has shape [2, 3]; it must have [2, 2], [num_agents, obs_size] of spec": dict(
         first=changed("obs", lambda x: jnp.zeros((2, 3)))
     ),

@@ -4,6 +4,7 @@ cannot be a task."""
 import sys
 import warnings
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -288,7 +289,7 @@ def test_dictionaries_and_whole_numbers_are_flattened(toy):
 
 PICTURE = spaces.Box(0, 255, (8, 8, 3), np.uint8)
 TOY = "module='toy_v0'"
-REFUSED = {
+REFUSED: dict[str, Any] = {
     "the observation space of agent 'agent_0' has pictures, Box": dict(obs=(PICTURE, VECTOR)),
     "the observation space of agent 'agent_1' has pictures, Dict": dict(
         obs=(VECTOR, spaces.Dict({"eye": PICTURE}))

@@ -2,6 +2,7 @@
 step."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +126,7 @@ class Drawn:
 )
 def test_mpe2_plays_the_same(env):
     (starts, _), steps = random_episodes(env, 2)
-    sizes = dict(
+    sizes: dict[str, Any] = dict(
         num_collectors=env.collectors, num_deposits=env.deposits, num_treasures=env.num_treasures
     )
     other = collect_treasure_v1.parallel_env(

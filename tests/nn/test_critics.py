@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -144,7 +145,7 @@ def test_without_sizes_every_column_is_real(spec, heads, reference):
 # Factored critics
 
 
-SIZE = dict(width=4, hypernet=3)
+SIZE: dict[str, Any] = dict(width=4, hypernet=3)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """The parts of duplex dueling against NumPy, and how gradients go through them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +57,7 @@ def test_each_kernel_starts_apart_as_a_linear_layer_of_pytorch_does():
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_attention_equals_its_equations(name, inputs, scramble, reference):
     (unit_size, weighted_heads, nonlinear), (utilities, _, steps) = ATTENTIONS[name], inputs
-    kind = dict(weighted_heads=weighted_heads, nonlinear=nonlinear)
+    kind: dict[str, Any] = dict(weighted_heads=weighted_heads, nonlinear=nonlinear)
     make = jax.jit(lambda key: Attention(SPEC, 2, 5, 6, unit_size, **kind, key=key))
     net = scramble(make(jax.random.key(0)), 1, 0.5)
     found = jax.jit(lambda net: net(utilities, steps))(net)

@@ -384,7 +384,9 @@ def test_five_algorithms_differ_in_colour_and_in_marker_and_presets_keep_to_thei
     assert drawing.colour_of("race-facmac") == drawing.colour_of("race-matd3")
 
 
-def test_reading_needs_no_matplotlib_nor_networks_and_drawing_leaves_pyplot_and_the_backend_alone(runs):
+def test_reading_needs_no_matplotlib_nor_networks_and_drawing_leaves_pyplot_and_the_backend_alone(
+    runs,
+):
     code = f"""
 import sys, pathlib
 from comarl.report import comparison, single_run_curve

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_improvement_is_by_what_the_runs_are_compared_by(tmp_path):
     worse = lines_of(0, {10: [2.0]}, marl_team_won=[0.5]) + lines_of(
         1, {10: [2.1]}, marl_team_won=[0.4]
     )
-    about = {"task": "smax/3m"}
+    about: dict[str, Any] = {"task": "smax/3m"}
     curves = comparison(
         [
             write_run(tmp_path / "a", better, "qmix", **about),

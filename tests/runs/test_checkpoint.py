@@ -2,7 +2,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,7 +18,11 @@ from comarl.runs.checkpoint import (
     OtherConfiguration,
 )
 
-CONFIG = {"kind": "Run", "algorithm": {"kind": "Race", "beta": 0.1, "hidden": [64, 64]}, "seeds": 3}
+CONFIG: dict[str, Any] = {
+    "kind": "Run",
+    "algorithm": {"kind": "Race", "beta": 0.1, "hidden": [64, 64]},
+    "seeds": 3,
+}
 
 
 class Part(NamedTuple):

@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,12 @@ class Outer:
     evolve: bool = True
 
 
-LINE = {"seed": 0, "env_steps": 100, "marl_team": [1.5, 2.0], "training": {"critic_loss": 0.25}}
+LINE: dict[str, Any] = {
+    "seed": 0,
+    "env_steps": 100,
+    "marl_team": [1.5, 2.0],
+    "training": {"critic_loss": 0.25},
+}
 
 
 def test_a_nested_dataclass_becomes_plain_json_with_its_class_as_kind():

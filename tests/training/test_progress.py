@@ -1,6 +1,7 @@
 """What a person sees while a run trains."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_the_line_fits_a_terminal_of_80_columns_and_shows_the_win_rate_where_the
 def test_an_evaluation_is_a_line_with_both_teams_where_there_are_two():
     screen = io.StringIO()
     display = Display(Console(file=screen, width=120))
-    line = {
+    line: dict[str, Any] = {
         "seed": 3,
         "env_steps": 5000,
         "updates": 4000,
@@ -123,7 +124,7 @@ def test_an_evaluation_is_a_line_with_both_teams_where_there_are_two():
 def test_an_evaluation_shows_the_win_rate_of_each_team_in_percent():
     screen = io.StringIO()
     display = Display(Console(file=screen, width=140))
-    line = {
+    line: dict[str, Any] = {
         "seed": 3,
         "env_steps": 5000,
         "updates": 4000,

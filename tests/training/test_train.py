@@ -2,6 +2,7 @@
 compilation."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ from tests.sessions import raw
 
 from .tasks import HostWander, Wander
 
-SMALL = {"hidden": (8, 8), "replay": Ring(400, 8), "pace": StepPace(60)}
+SMALL: dict[str, Any] = {"hidden": (8, 8), "replay": Ring(400, 8), "pace": StepPace(60)}
 ALGORITHMS = {
     "matd3": Matd3(**SMALL),
     "race-matd3": RaceMatd3(
@@ -130,7 +131,11 @@ def test_each_seed_learns_exactly_once_from_each_step_after_the_warmup(finished)
         warmup = int(state.clock.env_steps[seed]) - int(state.clock.updates[seed])
         # The warm-up ends with the first episode that reaches its length; no episode is longer than
         # the horizon.
-        assert run.algorithm.pace.warmup_steps <= warmup < run.algorithm.pace.warmup_steps + run.spec.horizon
+        assert (
+            run.algorithm.pace.warmup_steps
+            <= warmup
+            < run.algorithm.pace.warmup_steps + run.spec.horizon
+        )
     assert len(set(np.asarray(state.clock.updates).tolist())) > 1, (
         "seeds of equal length would prove nothing"
     )
