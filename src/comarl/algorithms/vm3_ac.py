@@ -1,5 +1,5 @@
-"""VM3-AC: variational maximisation of the mutual information between agents' actions (Kim et al.,
-AAMAS 2023).
+"""VM3-AC: variational maximisation of the mutual information between agents' actions
+(Kim et al., AAMAS 2023).
 
 A soft actor-critic for each agent. A random vector z, new at every step and the same for all
 agents, enters the policies, so that actions of one moment can be correlated; beside the return they
