@@ -68,7 +68,7 @@ class Options:
 class Means:
     """Running sums and counts of each seed's training metrics since its last evaluation."""
 
-    sums: list[dict[str, list[float]]]  # per seed: name -> [sum, count]
+    sums: list[dict[str, list[float | int]]]  # per seed: name -> [sum, count]
 
     @classmethod
     def of(cls, seeds: int) -> "Means":
