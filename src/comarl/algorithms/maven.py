@@ -263,7 +263,8 @@ class Maven:
             td_loss = masked_mean(jnp.square(q - y), batch.mask)
             log_guess = masked_mean(log_guess, batch.mask)
             total = td_loss - self.mi_weight * log_guess
-            metrics = {"td_loss": td_loss, "mutual_information": log_guess}
+            information = log_guess + math.log(self.latents)
+            metrics = {"td_loss": td_loss, "mutual_information": information}
             return total, metrics | td_metrics(q, y, batch.mask)
 
         network, (total, metrics) = state.network.descend(loss, has_aux=True)

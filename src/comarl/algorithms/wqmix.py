@@ -44,7 +44,7 @@ from comarl.validation import check_fields, check_range
 
 
 class Unrestricted(eqx.Module):
-    """Q*(s, u): a network of the state and of utilities that no agent acts by (Sec. 4)."""
+    """Q*(s, u): a network of the state and of utilities that no agent acts by."""
 
     utilities: RecurrentNet  # C_i(c_i, .), shared by agents
     mixer: MLP  # f
