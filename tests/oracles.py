@@ -102,7 +102,8 @@ class Reference:
         What all agents have `received`, `[batch, time+1, numbers]`, comes after what each sees.
         """
         received = np.zeros((*batch.timesteps.obs.shape[:2], 0)) if received is None else received
-        obs, gru, agents = np.float64(batch.timesteps.obs), encoder.gru, spec.num_agents
+        obs = np.asarray(batch.timesteps.obs, np.float64)
+        gru, agents = encoder.gru, spec.num_agents
         sigmoid, gates = (
             lambda x: 1 / (1 + np.exp(-x)),
             lambda m, x: [x @ m.weight[k] + m.bias[k] for k in range(3)],

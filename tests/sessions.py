@@ -24,8 +24,8 @@ def compilations():
     """How often XLA compiles each part of the loop within this context."""
     counts = Counter()
 
-    def listen(event, duration_secs, fun_name="", **_):
-        name = fun_name.removeprefix("jit(").removesuffix(")")
+    def listen(event: str, duration_secs: float, **about: str | int) -> None:
+        name = str(about.get("fun_name", "")).removeprefix("jit(").removesuffix(")")
         if event.endswith("backend_compile_duration") and name in LOOP:
             counts[name] += 1
 

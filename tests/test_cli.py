@@ -139,9 +139,10 @@ def test_a_configuration_in_a_folder_is_the_run_it_was_written_from(name):
 
 
 def test_a_larger_budget_is_the_same_run_and_any_other_setting_is_not():
-    run = Run(find_algorithm("matd3").algorithm, find_task("probe/action"))
+    algorithm = find_algorithm("matd3").algorithm
+    run = Run(algorithm, find_task("probe/action"))
     same = dataclasses.replace(run, steps=5)
-    other = dataclasses.replace(run, algorithm=dataclasses.replace(run.algorithm, gamma=0.9))
+    other = dataclasses.replace(run, algorithm=dataclasses.replace(algorithm, gamma=0.9))
     ours = identity(run, "matd3", "probe/action")
     assert (
         identity(same, "matd3", "probe/action") == ours != identity(other, "matd3", "probe/action")

@@ -1,6 +1,7 @@
 """The contract: tasks of the library keep it, and a task broken in one way is told which."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,12 +38,12 @@ class Walk:
     """A whole task; every field may replace one part of it by something broken."""
 
     spec: EnvSpec = SPEC
-    first: object = same  # of the first timestep
-    later: object = same  # of those after
-    reward: object = lambda x, time: x
-    flags: object = lambda terminated, truncated, time: (terminated, truncated)
-    count: object = same
-    after: object = same  # of the environment's state
+    first: Callable = same  # of the first timestep
+    later: Callable = same  # of those after
+    reward: Callable = lambda x, time: x
+    flags: Callable = lambda terminated, truncated, time: (terminated, truncated)
+    count: Callable = same
+    after: Callable = same  # of the environment's state
 
     def observe(self, state):
         available = jnp.stack([state[:2] >= 0.0, state[:2] > 0.5])

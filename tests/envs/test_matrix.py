@@ -85,11 +85,12 @@ def test_each_table_of_two_states_is_monotonic_but_in_opposite_orders():
 
 
 def test_payoffs_can_be_ones_own_and_only_one_or_two_tables():
-    table = ((1.0, 2.0, 3.0),) * 3
+    row = (1.0, 2.0, 3.0)
+    table = (row, row, row)
     game = MatrixGame("mine", (table,))
     assert hash(game) == hash(MatrixGame("mine", (table,)))
     np.testing.assert_array_equal(game.tables, [table])
     with pytest.raises(
         ValueError, match="payoff of MatrixGame holds 3 tables; it must be one or two"
     ):
-        MatrixGame("mine", (table,) * 3)
+        MatrixGame("mine", (table, table, table))

@@ -213,7 +213,7 @@ def test_unequal_agents_are_padded_and_the_padding_does_nothing(toy):
     team = ParallelTeam(module, {})
     team.reset(0)
     seen, *_ = team.step(np.array([[0.5, np.nan, np.nan, np.nan], [1.5, -1.0, 0.0, 1.0]]))
-    assert team.env.got["agent_0"] == np.float32([7.5])
+    assert team.env.got["agent_0"] == np.array([7.5], np.float32)
     np.testing.assert_array_equal(team.env.got["agent_1"], [[2.0, -2.0], [0.0, 2.0]])
     np.testing.assert_array_equal(seen.obs[1], [*team.env.seen["agent_1"], 0.0])
 
@@ -262,15 +262,15 @@ def test_legal_actions_are_read_from_observations_and_infos(toy):
     )
     assert team.obs_sizes == (2, 2)
     team.env.look = lambda agents: {
-        agent: {"observation": np.ones(2), "action_mask": np.int8([0, 1, 1])}
+        agent: {"observation": np.ones(2), "action_mask": np.array([0, 1, 1], np.int8)}
         if agent == "agent_0"
         else np.ones(2)
         for agent in agents
     }
-    team.env.infos = {"agent_1": {"action_mask": np.int8([1, 0])}}
+    team.env.infos = {"agent_1": {"action_mask": np.array([1, 0], np.int8)}}
     seen = team.reset(0)
     assert seen.available.tolist() == [[False, True, True], [True, False, False]] and seen.obs.all()
-    team.env.infos = {"agent_1": {"action_mask": np.int8([0, 0])}}
+    team.env.infos = {"agent_1": {"action_mask": np.array([0, 0], np.int8)}}
     with pytest.raises(
         ValueError,
         match="action_mask of agent 'agent_1' allows no action; one at least must always",

@@ -29,10 +29,8 @@ def places(env, cells):
 def grid(env, agents, prey, time=0):
     """Everybody at a (row, column), or None off the grid."""
     number = lambda at: GONE if at is None else (at[0] + SIGHT) * env.width + at[1] + SIGHT
-    return Grid(
-        *(jnp.array([number(at) for at in who], jnp.int32) for who in (agents, prey)),
-        jnp.int32(time),
-    )
+    cells = lambda who: jnp.array([number(at) for at in who], jnp.int32)
+    return Grid(cells(agents), cells(prey), jnp.int32(time))
 
 
 outcome = jax.jit(TRIO.outcome)

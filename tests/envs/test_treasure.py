@@ -1,6 +1,7 @@
 """Treasure collection, held against reference rules in plain Python and against mpe2, step by
 step."""
 
+import dataclasses
 from dataclasses import replace
 from typing import Any
 
@@ -307,4 +308,4 @@ def test_starts_and_kinds_are_uniform():
 @pytest.mark.parametrize("field", ["collectors", "deposits", "treasures", "horizon"])
 def test_impossible_settings_are_refused(field):
     with pytest.raises(ValueError, match=f"{field}=0 of Treasure must be 1 or more"):
-        Treasure(**{field: 0})
+        dataclasses.replace(Treasure(), **{field: 0})

@@ -342,9 +342,9 @@ def test_copying_agents_overwrites_one_way_so_that_both_offspring_are_equal():
 
 
 def test_each_name_of_a_crossover_is_its_operator():
-    teams, key = [make_linear(team) for team in (1, 2)], jax.random.key(11)
+    one, other, key = make_linear(1), make_linear(2), jax.random.key(11)
     for kind, operator in (("agent", evolution.swap_agents), ("copy", evolution.copy_agents)):
-        found, expected = evolution.cross(kind, *teams, key), operator(*teams, key)
+        found, expected = evolution.cross(kind, one, other, key), operator(one, other, key)
         for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
             np.testing.assert_array_equal(a, b)
 

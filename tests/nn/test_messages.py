@@ -141,13 +141,15 @@ def test_messages_learn_what_lets_others_predict_an_agents_action():
         lambda m, x, k: jax.nn.log_softmax(m.posterior(concat_messages(x, m(x, k, 1.0).received)))
     )
     likely = np.exp(
-        np.take_along_axis(evaluate(learnt, x, jax.random.key(6)), label[..., None], -1)
+        np.take_along_axis(evaluate(learnt, x, jax.random.key(6)), np.asarray(label)[..., None], -1)
     )[:, 1]
     assert likely.mean() > 0.85
     gone = eqx.tree_at(lambda m: m.head, learnt, jax.tree.map(jnp.zeros_like, learnt.head))
     assert (
-        np.exp(np.take_along_axis(evaluate(gone, x, jax.random.key(6)), label[..., None], -1))[
-            :, 1
-        ].mean()
+        np.exp(
+            np.take_along_axis(
+                evaluate(gone, x, jax.random.key(6)), np.asarray(label)[..., None], -1
+            )
+        )[:, 1].mean()
         < 0.7
     )

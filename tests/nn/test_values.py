@@ -3,6 +3,7 @@ promises."""
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +101,7 @@ def test_each_form_equals_its_equations(form, acts, share, spec, reference, ends
     doubles, obs = reference.doubles(values), np.float64(seen.obs)
     done, instead = ([np.float64(a) for a in x] if acts else None for x in (action, own))
     written = getattr(Written(spec, reference, share), form)
-    cases = [((action,) if acts else (), lambda i: done)]
+    cases: list[tuple[tuple, Callable]] = [((action,) if acts else (), lambda i: done)]
     if acts:
         cases.append(
             ((action, own), lambda i: [instead[j] if j == i else done[j] for j in range(3)])

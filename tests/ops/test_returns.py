@@ -60,10 +60,10 @@ def episodes():
 
 @pytest.mark.parametrize("td_lambda", [0.0, 0.4, 0.9, 1.0])
 def test_lambda_returns_are_the_weighted_sum_of_all_n_step_returns(episodes, td_lambda):
-    *arrays, mask, rows = episodes
-    found = np.asarray(
-        returns(*(jnp.asarray(x, jnp.float32) for x in arrays), jnp.asarray(mask), td_lambda)
-    )
+    reward, discount, next_value, mask, rows = episodes
+    arrays = (reward, discount, next_value)
+    first, second, third = (jnp.asarray(x, jnp.float32) for x in arrays)
+    found = np.asarray(returns(first, second, third, jnp.asarray(mask), td_lambda))
     for i, (ending, length) in enumerate(rows):
         expected = forward_view(*(x[i, :length] for x in arrays), td_lambda)
         np.testing.assert_allclose(

@@ -156,7 +156,7 @@ def draws():
 
 
 def test_no_episode_is_drawn_twice_in_a_batch(draws):
-    assert (np.diff(np.sort(draws, axis=1), axis=1) > 0).all()
+    assert (np.diff(np.sort(draws, axis=1), axis=1).astype(int) > 0).all()
 
 
 def test_every_episode_and_every_place_in_a_batch_is_as_likely(draws):
@@ -346,7 +346,7 @@ def test_a_batch_larger_than_the_replay_is_refused():
 @pytest.mark.parametrize("name", ["capacity", "batch_size"])
 def test_a_replay_of_nothing_is_refused(name):
     with pytest.raises(ValueError, match=f"{name}=0 of EpisodeRing must be 1 or more"):
-        EpisodeRing(**{"capacity": 1, "batch_size": 1, name: 0})
+        dataclasses.replace(EpisodeRing(capacity=1, batch_size=1), **{name: 0})
 
 
 def test_a_latent_that_policies_do_not_have_is_refused():

@@ -114,4 +114,4 @@ def test_what_was_written_is_read_back_to_the_last_bit_of_a_float32(tmp_path):
         warnings.simplefilter("error")
         found = learnt(*comparison([run]))
     assert found is not None
-    assert np.float32(found.lines[0].values).tolist() == list(values)
+    assert np.asarray(found.lines[0].values, np.float32).tolist() == list(values)

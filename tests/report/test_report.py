@@ -136,12 +136,13 @@ def test_seeds_of_different_lengths_are_cut_and_interpolated(tmp_path):
 def test_the_final_score_is_the_mean_of_the_last_tenth_of_the_evaluations_rounded_up(tmp_path):
     for count, expected in [(1, 1.0), (10, 10.0), (11, 10.5), (20, 19.5)]:
         lines = lines_of(0, {step: [float(step)] for step in range(1, count + 1)})
-        assert final_scores(*comparison([write_run(tmp_path / str(count), lines)])) == [expected]
+        (run,) = comparison([write_run(tmp_path / str(count), lines)])
+        assert final_scores(run) == [expected]
 
 
 def test_a_return_that_is_null_in_the_record_is_nan(tmp_path):
-    run = write_run(tmp_path / "x", lines_of(0, {1: [1.0, None]}))
-    assert np.isnan(final_scores(*comparison([run]))).all()
+    (run,) = comparison([write_run(tmp_path / "x", lines_of(0, {1: [1.0, None]}))])
+    assert np.isnan(final_scores(run)).all()
 
 
 def test_runs_that_differ_only_in_seeds_are_one_and_others_are_told_apart(tmp_path):

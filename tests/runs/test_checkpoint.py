@@ -157,7 +157,7 @@ def test_a_flipped_bit_is_found_wherever_it_matters(tmp_path):
     found = 0
     for position in random.choice(len(content), 500, replace=False):
         path.write_bytes(content)
-        flip(path, position, random.integers(8))
+        flip(path, position, int(random.integers(8)))
         try:
             loaded, loaded_header = checkpoint.load(path, shapes())
         except DamagedCheckpoint as error:
@@ -245,6 +245,13 @@ def test_there_is_no_newest_checkpoint_before_the_first(tmp_path):
     assert Checkpoints(tmp_path / "none").newest(shapes(), CONFIG) is None
 
 
+def newest(checkpoints):
+    """State and header of the newest checkpoint, of which there is one."""
+    found = checkpoints.newest(shapes(), CONFIG)
+    assert found is not None
+    return found
+
+
 def test_the_newest_two_are_kept_and_stale_temporaries_are_not(tmp_path):
     checkpoints = saved(tmp_path, 8, 9, 10)
     (tmp_path / "checkpoint-00000011.npz.partial").write_text("half")
@@ -252,7 +259,7 @@ def test_the_newest_two_are_kept_and_stale_temporaries_are_not(tmp_path):
     saved(tmp_path, 12)
     names = {"checkpoint-00000010.npz", "checkpoint-00000012.npz", "notes.txt"}
     assert {path.name for path in tmp_path.iterdir()} == names
-    state, header = checkpoints.newest(shapes(), CONFIG)
+    state, header = newest(checkpoints)
     assert header["round"] == 12 and bits(state) == bits(make_state(12))
 
 
@@ -269,7 +276,7 @@ def test_the_older_one_is_used_with_a_warning_if_the_newest_is_damaged(tmp_path)
     with pytest.warns(
         DamagedCheckpointWarning, match=r"00000002\.npz: .*Bad CRC.* older checkpoint-00000001\.npz"
     ):
-        state, header = checkpoints.newest(shapes(), CONFIG)
+        state, header = newest(checkpoints)
     assert header["round"] == 1 and bits(state) == bits(make_state(1))
     told = []
     checkpoints.newest(shapes(), CONFIG, tell=told.append)

@@ -76,7 +76,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def final_state(folder: Path) -> dict[str, bytes]:
-    with np.load(newest_checkpoint(folder)) as file:
+    newest = newest_checkpoint(folder)
+    assert newest is not None
+    with np.load(newest) as file:
         return {
             name: file[name].tobytes()
             for name in file.files

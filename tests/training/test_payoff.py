@@ -58,16 +58,16 @@ def test_an_algorithm_without_values_of_joint_actions_has_its_choices_alone(tmp_
 
 def test_the_choice_of_a_population_is_that_of_the_team_that_stands_for_it(tmp_path):
     base = Facmac(hidden=4, mixer_width=3, replay=EpisodeRing(20, 4))
-    run = Run(Merl(base), GAMES["qtran"], seeds=8)
+    algorithm, game = Merl(base), GAMES["qtran"]
+    run = Run(algorithm, game, seeds=8)
     state = start(run)
     write(tmp_path, run, state)
-    _, seen = run.task.reset(jax.random.key(0))
+    _, seen = game.reset(jax.random.key(0))
 
     def greedy(agent, clock):
-        team = run.algorithm.num_teams - 1
-        memory = run.algorithm.initial_memory(agent, seen, jax.random.key(0))
-        act = run.algorithm.act
-        return act(agent, team, memory, seen, clock, jax.random.key(0), explore=False)[1]
+        team = algorithm.num_teams - 1
+        memory = algorithm.initial_memory(agent, seen, jax.random.key(0))
+        return algorithm.act(agent, team, memory, seen, clock, jax.random.key(0), explore=False)[1]
 
     clock = jax.tree.map(lambda _: jnp.int32(0), state.clock)
     actions = jax.vmap(greedy, (0, None))(state.agent, clock).tolist()

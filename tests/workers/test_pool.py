@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -37,7 +38,7 @@ PLAYING = np.array([True, True, False, True, True])
 SEEDS = np.array([3, 5, 11, 9, 4])  # episodes of 5, 7, 6, 4, 6 steps; the horizon is 6
 
 
-def pool_of(make=Drift, copies=5, **workers):
+def pool_of(make: Callable = Drift, copies=5, **workers):
     return Pool("drift", SPEC, make, copies, Workers(**workers))
 
 
