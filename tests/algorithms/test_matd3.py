@@ -94,6 +94,10 @@ def test_the_critic_descends_its_loss_to_the_clipped_double_q_target(
         metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4
     )
     np.testing.assert_allclose(metrics["target_value"], target.mean(), rtol=1e-4)
+    first = reference.critic(reference.doubles(state.critic.value), now, action)[0]
+    np.testing.assert_allclose(metrics["q_taken_mean"], first.mean(), rtol=1e-4)
+    np.testing.assert_allclose(metrics["td_error_abs"], np.abs(first - target).mean(), rtol=1e-4)
+    assert metrics["td_loss"] == metrics["critic_loss"]
     reference.assert_descends(state.critic.value, after.critic.value, loss)
 
 

@@ -180,7 +180,7 @@ def test_both_divergences_agree_where_all_that_is_imagined_is_one_action(
     assert moments.max() > 0.5
 
 
-def test_who_does_what_it_would_do_anyway_or_is_not_heard_has_no_influence(
+def test_who_does_what_it_would_do_anyway_or_is_not_watched_has_no_influence(
     state, batch, drawn, key
 ):
     inputs = seen_and_done(state, batch)

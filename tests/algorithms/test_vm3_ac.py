@@ -332,7 +332,7 @@ def test_information_that_is_not_maximised_moves_predictors_alone(
 
 
 def test_critics_descend_the_squared_error_to_their_own_agents_target(case, batch, reference):
-    """Eq. 16 to 19; or with twin target critics in the place of V."""
+    """Eq. 16 to 19; or with two target critics in the place of V."""
     algorithm, written, state, after, metrics, before, noise = case
     target_net = reference.doubles(tracked(state).target)
     if algorithm.value == "v":
@@ -693,21 +693,21 @@ def test_correlation_is_none_for_independent_actions_and_one_for_equal_ones():
     assert np.isfinite(squared_correlation(jnp.zeros((8, 2, 3, 2)), mask))
 
 
-def test_a_latent_that_nobody_hears_moves_nothing(make_state, batch, spec, key):
+def test_a_latent_that_no_policy_depends_on_moves_nothing(make_state, batch, spec, key):
     state, seen = make_state(TINY), TINY.observe(batch.now, spec)
     first = lambda s: s.policies.value.networks.networks.torso.layers[0].weight
     deaf = eqx.tree_at(first, state, replace_fn=lambda w: w.at[:, 5:].set(0.0))
     diagnose = jax.jit(jax.vmap(lambda s, k: TINY.diagnose(s, seen, k), in_axes=(None, 0)))
     keys = jax.random.split(key, 200)
-    silent, heard = diagnose(deaf, keys), diagnose(state, keys)
-    assert silent["latent_sensitivity"].max() == 0.0 < heard["latent_sensitivity"].min()
+    silent, dependent = diagnose(deaf, keys), diagnose(state, keys)
+    assert silent["latent_sensitivity"].max() == 0.0 < dependent["latent_sensitivity"].min()
     assert abs(silent["action_correlation"].mean()) < 0.01
     without = dataclasses.replace(TINY, latent_size=0)
     metrics = without.diagnose(make_state(without), seen, key)
     assert "latent_sensitivity" not in metrics and "prediction_error" in metrics
 
 
-def test_predictors_err_more_where_they_hear_of_another_draw(batch, key):
+def test_predictors_err_more_given_another_draw(batch, key):
     """The toy's networks, which know how much one action says of the other."""
     spec = EnvSpec(2, 1, 1, 1, discrete=False, horizon=1)
     algorithm = dataclasses.replace(TINY, hidden=(2,), latent_size=1, log_std_range=(-20.0, 2.0))

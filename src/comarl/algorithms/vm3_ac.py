@@ -424,8 +424,8 @@ class Vm3Ac:
     # Diagnostics.
 
     def diagnose(self, state: State, inputs: CriticInputs, key: Key) -> Metrics:
-        """Whether z does anything, and whether q hears of it: in a few transitions of the batch,
-        each with several draws of z and of actions."""
+        """Whether z does anything, and whether actions predict each other: in a few transitions of
+        the batch, each with several draws of z and of actions."""
         if not self.latent_size and state.predictors is None:
             return {}
         policies = state.policies.value
