@@ -34,7 +34,7 @@ Differences from the authors' code:
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -150,7 +150,7 @@ def tree_backup(
 class Dop:
     """Hyperparameters of DOP. The defaults are the authors'."""
 
-    actions: ClassVar = frozenset({"discrete"})
+    actions = frozenset({"discrete"})
 
     hidden: int = 64
     """units of the recurrent actor"""

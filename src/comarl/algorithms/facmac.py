@@ -70,7 +70,7 @@ class Facmac:
     StarCraft."""
 
     packs: ClassVar = True
-    actions: ClassVar = frozenset({"discrete"})
+    actions = frozenset({"discrete"})
 
     mixing: Mixing = "monotonic"
     """how utilities are joined: QMIX's mixer, the same without its sign constraint (Sec 4.1), or
@@ -238,7 +238,7 @@ class FacmacContinuous:
     """Hyperparameters of FACMAC for continuous actions. The defaults are the authors' for
     Multi-Agent MuJoCo."""
 
-    actions: ClassVar = frozenset({"continuous"})
+    actions = frozenset({"continuous"})
 
     mixing: Mixing = "monotonic"
     """how utilities are joined: QMIX's mixer, the same without its sign constraint (Sec 4.1), or

@@ -33,7 +33,6 @@ The defaults are those of the authors' code. Differences from it:
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -175,7 +174,7 @@ def least_utilities(
 class Fop:
     """Hyperparameters of FOP. The defaults are the authors'."""
 
-    actions: ClassVar = frozenset({"discrete"})
+    actions = frozenset({"discrete"})
 
     hidden: int = 64
     """units of the actor's recurrent layer and of the two hidden layers of the utilities"""

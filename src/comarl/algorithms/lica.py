@@ -23,7 +23,6 @@ Differences from the authors' code:
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -86,7 +85,7 @@ class State(eqx.Module):
 class Lica:
     """Hyperparameters of LICA. The defaults are the authors'."""
 
-    actions: ClassVar = frozenset({"discrete"})
+    actions = frozenset({"discrete"})
 
     hidden: int = 64
     """units of the recurrent layer"""

@@ -35,7 +35,7 @@ small, the sign of Eq 12 notwithstanding.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -201,7 +201,7 @@ class LsfSac:
     """Hyperparameters of LSF-SAC. The defaults are those of the released code but where the page
     says otherwise."""
 
-    actions: ClassVar = frozenset({"discrete"})
+    actions = frozenset({"discrete"})
 
     messages: Messaging = Messaging()
     """what utilities receive, and how messages learn"""

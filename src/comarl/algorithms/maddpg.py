@@ -28,7 +28,6 @@ Differences from the authors' code:
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -71,7 +70,7 @@ class State(eqx.Module):
 class Maddpg:
     """Hyperparameters of MADDPG. The defaults are those of the paper and its code."""
 
-    actions: ClassVar = frozenset({"continuous"})
+    actions = frozenset({"continuous"})
 
     hidden: tuple[int, ...] = (64, 64)
     """units of the hidden layers of actors and critics (ReLU)"""

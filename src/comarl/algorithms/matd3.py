@@ -23,7 +23,6 @@ Differences from the authors' code:
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -74,7 +73,7 @@ class Matd3:
     """Hyperparameters of MATD3. The defaults are those of RACE's comparison (its code base
     ERL-Re2)."""
 
-    actions: ClassVar = frozenset({"continuous"})
+    actions = frozenset({"continuous"})
 
     hidden: tuple[int, ...] = (400, 300)
     """units of the hidden layers of actors (tanh) and critics (leaky ReLU)"""

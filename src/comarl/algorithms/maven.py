@@ -36,7 +36,7 @@ Differences from the authors' code:
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -121,7 +121,7 @@ class State(eqx.Module):
 class Maven:
     """Hyperparameters of MAVEN. The defaults are the authors' for StarCraft."""
 
-    actions: ClassVar = frozenset({"discrete"})
+    actions = frozenset({"discrete"})
 
     latents: int = 2
     """modes that z may be"""

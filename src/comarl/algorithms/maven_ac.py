@@ -26,7 +26,6 @@ Differences from MAVEN:
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -85,7 +84,7 @@ class MavenAc:
     """optimiser of the discriminator"""
 
     # What the loop asks of any algorithm is as the base has it, but that replay keeps z.
-    actions: ClassVar = frozenset({"continuous"})
+    actions = frozenset({"continuous"})
 
     @property
     def replay(self) -> Ring:

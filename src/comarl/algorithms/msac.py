@@ -29,7 +29,6 @@ Differences from the authors' code:
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -104,7 +103,7 @@ class State(eqx.Module):
 class Msac:
     """Hyperparameters of mSAC. The defaults are the authors'."""
 
-    actions: ClassVar = frozenset({"discrete"})
+    actions = frozenset({"discrete"})
 
     critics: int = 2
     """critics, whose least value is the target; the actor maximises the first"""

@@ -64,7 +64,7 @@ class State(eqx.Module):
 class Ndq:
     """Hyperparameters of NDQ. The defaults are the authors' for StarCraft."""
 
-    actions: ClassVar = frozenset({"discrete"})
+    actions = frozenset({"discrete"})
     communicates: ClassVar = True
 
     mixing: Mixing = "monotonic"

@@ -59,7 +59,7 @@ class Qmix:
     """Hyperparameters of QMIX. The defaults are PyMARL's."""
 
     packs: ClassVar = True
-    actions: ClassVar = frozenset({"discrete"})
+    actions = frozenset({"discrete"})
 
     mixing: Literal["monotonic", "any", "sum", "none"] = "monotonic"
     """how utilities are joined: by QMIX's mixer, by the same without its sign constraint, by VDN's

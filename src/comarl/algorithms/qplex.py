@@ -101,7 +101,7 @@ class Qplex:
     mixer."""
 
     packs: ClassVar = True
-    actions: ClassVar = frozenset({"discrete"})
+    actions = frozenset({"discrete"})
 
     mixing: Literal["duplex", "attention"] = "duplex"
     """where w_i and b_i come from: two networks of the state, or attention between the state and

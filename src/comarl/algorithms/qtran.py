@@ -100,7 +100,7 @@ class Qtran:
     """Hyperparameters of QTRAN-base. The defaults are PyMARL's."""
 
     packs: ClassVar = True
-    actions: ClassVar = frozenset({"discrete"})
+    actions = frozenset({"discrete"})
 
     opt_weight: float = 1.0
     """weight of L_opt, the error at the agents' best actions"""

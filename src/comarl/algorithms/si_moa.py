@@ -32,7 +32,7 @@ LSTMs):
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -118,7 +118,7 @@ class SiMoa:
     """optimiser of the models"""
 
     # What the loop asks of any algorithm is as the base has it.
-    actions: ClassVar = frozenset({"continuous"})
+    actions = frozenset({"continuous"})
 
     @property
     def replay(self) -> Ring:

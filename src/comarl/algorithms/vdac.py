@@ -31,7 +31,6 @@ which calls it VMIX. Differences from the authors' code:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -70,7 +69,7 @@ class State(eqx.Module):
 class Vdac:
     """Hyperparameters of VDAC. The defaults are the authors'."""
 
-    actions: ClassVar = frozenset({"discrete"})
+    actions = frozenset({"discrete"})
 
     mixing: Mixing = "monotonic"
     """how the agents' values are joined: QMIX's mixer, the same without its sign constraint, or a

@@ -33,7 +33,7 @@ Without beta and z it is what the paper calls MA-AC (preset `ma-ac`), without M_
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -90,7 +90,7 @@ class Vm3Ac:
     """Hyperparameters of VM3-AC. Those that the paper's text does not give are settings of its
     first author, or SAC."""
 
-    actions: ClassVar = frozenset({"continuous"})
+    actions = frozenset({"continuous"})
 
     beta: float = 0.1
     """weight of entropy and mutual information (Fig. 5c, d); 0 leaves neither, and no predictor

@@ -33,7 +33,7 @@ leaves open:
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -148,7 +148,7 @@ class Vm3AcDiscrete:
     """optimiser of q"""
 
     # What the loop asks of any algorithm is as the base has it; z is not among what replay keeps.
-    actions: ClassVar = frozenset({"discrete"})
+    actions = frozenset({"discrete"})
 
     @property
     def replay(self) -> EpisodeRing:

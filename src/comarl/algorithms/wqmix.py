@@ -85,7 +85,7 @@ class Wqmix:
     """Hyperparameters of weighted QMIX. The defaults are the authors' for CW-QMIX."""
 
     packs: ClassVar = True
-    actions: ClassVar = frozenset({"discrete"})
+    actions = frozenset({"discrete"})
 
     weighting: Literal["central", "optimistic"] = "central"
     """what has the weight 1: the greedy joint action and what Q* says is better, or all that Q_tot
