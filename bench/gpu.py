@@ -3,10 +3,10 @@ tasks at 32, 1,024 and 16,384 copies.
 
 It is for a bare machine with one GPU and needs nothing but Python, JAX with equinox, optax and
 jaxtyping, and this checkout; where PyTorch is installed, its update of MATD3 and RACE is measured
-beside. An update is what training runs, `comarl.training.train.learn`: the draw from a filled
-replay and one gradient step of each seed, with seeds as array axes. All episodes have their full
-length, so that nothing is gained from what comes after an end. Programs are compiled side by side
-before anything is timed. A figure is the median of several turns.
+beside. An update is the draw from a filled replay and one gradient step of each seed, with seeds as
+array axes, as training makes it; batches are never cut, because all episodes have their full
+length. Programs are compiled side by side before anything is timed. A figure is the median of
+several turns.
 
     python bench/gpu.py --csv gpu.csv
 """
@@ -44,7 +44,6 @@ from comarl.machine.placement import Placement
 from comarl.play.rollout import play
 from comarl.replay.episodes import EpisodeRing
 from comarl.replay.transitions import Ring
-from comarl.training.train import learn
 from comarl.types import Clock, EnvSpec, Episode, Timestep
 
 VMAPPED = Placement(vmapped=True)
@@ -142,13 +141,24 @@ class Updates:
     def __init__(self, name: str, seeds: int, start: Any, filled: Any):
         self.name, self.seeds, self.begin = name, seeds, 0
         algorithm, spec, self.chunk = UPDATES[name]
-        none = jnp.zeros(seeds, jnp.int32)
-        clock = Clock(none, none, jnp.int32(0))
+
+        def update(agent: Any, replay: Any, key: Any, index: Any) -> tuple[Any, Any]:
+            sample_key, update_key = jax.random.split(jax.random.fold_in(key, index))
+            batch = algorithm.replay.sample(replay, spec, sample_key)
+            clock = Clock(index * spec.horizon, index, index)
+            return algorithm.update(agent, batch, clock, update_key)
+
+        def updates(agent: Any, replay: Any, key: Any, begin: Any) -> tuple[Any, Any]:
+            indices = begin + jnp.arange(self.chunk)
+            one = lambda agent, index: update(agent, replay, key, index)
+            agent, metrics = jax.lax.scan(one, agent, indices)
+            return agent, jax.tree.map(lambda m: m.sum(0), metrics)
+
         keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
         self.agent = repeat(start, seeds)
-        self.rest = (repeat(filled, seeds), clock, keys, jnp.full(seeds, 2**30))
-        arguments = (algorithm, spec, self.agent, *self.rest, np.int32(0), self.chunk, VMAPPED)
-        self.lowered = learn.lower(*arguments)
+        self.rest = (repeat(filled, seeds), keys)
+        all_seeds = jax.jit(jax.vmap(updates, (0, 0, 0, None)), donate_argnums=0)
+        self.lowered = all_seeds.lower(self.agent, *self.rest, np.int32(0))
 
     def compile(self) -> float:
         """Compiles the program; how long it took."""
