@@ -31,7 +31,7 @@ from comarl.machine.allocator import keep_freed_memory
 from comarl.machine.hardware import cpu_model, usable_cores
 from comarl.machine.placement import place
 from comarl.play.rollout import play
-from comarl.replay.episodes import RecentAndOld
+from comarl.replay.episodes import EpisodeRing
 from comarl.training.settings import num_teams
 from comarl.training.train import learn
 from comarl.types import Clock, Episode
@@ -77,7 +77,7 @@ def with_batch(algorithm: Any) -> Any:
     if hasattr(algorithm, "base"):  # whose replay it is
         return replace(algorithm, base=with_batch(algorithm.base))
     replay = replace(algorithm.replay, capacity=64, batch_size=BATCH)
-    if isinstance(replay, RecentAndOld):
+    if isinstance(replay, EpisodeRing) and replay.recent:
         replay = replace(replay, batch_size=BATCH // 2, recent_batch=BATCH // 2)
     return replace(algorithm, replay=replay)
 

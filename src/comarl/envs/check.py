@@ -2,7 +2,7 @@
 smax/3m`.
 
 It plays episodes of random actions twice over, and raises `ContractViolation` for the first thing
-that is wrong. Shapes and types are looked at before anything is compiled.
+that is wrong. Shapes and types are checked before anything is compiled.
 """
 
 import argparse

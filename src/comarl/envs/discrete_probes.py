@@ -39,6 +39,7 @@ class DiscreteProbe:
 
     @property
     def spec(self) -> EnvSpec:
+        """Sizes, the same for all these probes."""
         return EnvSpec(
             num_agents=2,
             obs_size=2,
@@ -54,36 +55,35 @@ class DiscreteProbe:
         the signal later."""
         time = env_state.time.astype(jnp.float32) if self.terminates else jnp.float32(0.0)
         state = jnp.stack([env_state.signal, time])
-        seen = (
-            jnp.where(env_state.time > 0, state.at[0].set(0.0), state)
-            if self.name == "memory"
-            else state
-        )
+        seen = state
+        if self.name == "memory":
+            seen = jnp.where(env_state.time > 0, state.at[0].set(0.0), state)
         return Timestep(obs=jnp.stack([seen, seen]), state=state, available=jnp.ones((2, 3), bool))
 
     def reset(self, key: Key) -> tuple[ProbeState, Timestep]:
-        signal = (
-            jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
-            if self.name in SEES_SIGNAL
-            else jnp.float32(0.0)
-        )
+        """The signal, 1 or -1 by chance where the probe shows one, at time 0."""
+        signal = jnp.float32(0.0)
+        if self.name in SEES_SIGNAL:
+            signal = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
         env_state = ProbeState(signal, jnp.int32(0))
         return env_state, self.observe(env_state)
 
     def step(self, env_state: ProbeState, action: Int[Array, " 2"], key: Key) -> Step:
+        """`(env_state, timestep, team reward, terminated, truncated)`; chance plays no part."""
         after = ProbeState(env_state.signal, env_state.time + 1)
         over = after.time >= self.steps
         flags = over & self.terminates, over & (not self.terminates)
         return after, self.observe(after), self.reward(env_state, action), *flags
 
     def metrics(self, env_state: ProbeState) -> dict[str, Float[Array, ""]]:
+        """Nothing counts besides the return."""
         return {}
 
     def reward(self, env_state: ProbeState, action: Int[Array, " 2"]) -> Float[Array, ""]:
+        """The team's reward for a step, by the probe's rule."""
         signal, last = env_state.signal, env_state.time == self.steps - 1
-        follows = (
-            action == 1 + signal.astype(jnp.int32)
-        ).mean()  # the share of agents who do what the signal says
+        # The share of agents who do what the signal says
+        follows = (action == 1 + signal.astype(jnp.int32)).mean()
         rewards = {
             "constant": jnp.float32(1.0),
             "signal": signal,

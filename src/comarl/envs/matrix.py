@@ -48,6 +48,7 @@ class MatrixGame:
 
     @property
     def spec(self) -> EnvSpec:
+        """Sizes; each agent sees one number of the state's two."""
         return EnvSpec(
             num_agents=2,
             obs_size=1,
@@ -69,18 +70,22 @@ class MatrixGame:
         return state.sum().astype(jnp.int32) % len(self.payoff)
 
     def reset(self, key: Key) -> tuple[Signals, Timestep]:
+        """Two random bits where there are two tables, else two ones."""
         bits = jax.random.bernoulli(key, shape=(2,)).astype(jnp.float32)
         state = bits if len(self.payoff) == 2 else jnp.ones(2)
         return state, self.observe(state)
 
     def step(self, env_state: Signals, action: Int[Array, " 2"], key: Key) -> Step:
+        """`(env_state, timestep, team reward, terminated, truncated)`: it always terminates."""
         reward = self.tables[self.table_of(env_state), action[0], action[1]]
         return env_state, self.observe(env_state), reward, jnp.bool_(True), jnp.bool_(False)
 
     def metrics(self, env_state: Signals) -> dict[str, Float[Array, ""]]:
+        """Nothing counts besides the return."""
         return {}
 
     def observe(self, state: Signals) -> Timestep:
+        """Each agent sees its own number; every action is available."""
         return Timestep(self.spec.observe(state), state, available=jnp.ones((2, 3), bool))
 
 

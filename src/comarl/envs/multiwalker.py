@@ -99,7 +99,7 @@ class Multiwalker:
         make = functools.partial(
             Walkers, self.walkers, self.pieces, self.horizon, self.madrl_rewards
         )
-        make()  # what is missing is told here rather than by a worker
+        make()  # what is missing is said here rather than by a worker
         return Pool(str(self), self.spec, make, num_copies, self.workers)
 
 

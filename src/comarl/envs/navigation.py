@@ -75,10 +75,12 @@ class Navigation:
 
     @property
     def summary(self) -> str:
+        """What the task is, in a line."""
         return f"{self.agents} agents are to cover {self.agents} landmarks and not to collide"
 
     @property
     def spec(self) -> EnvSpec:
+        """Sizes; the state is all observations."""
         obs_size = 4 + 2 * self.agents + 4 * (self.agents - 1)
         every = np.arange(self.agents * obs_size).reshape(self.agents, obs_size)
         return EnvSpec(
@@ -92,12 +94,13 @@ class Navigation:
         )
 
     def reset(self, key: Key) -> tuple[Plane, Timestep]:
+        """Agents at rest and landmarks, all anywhere in [-1, 1]^2."""
         agents, landmarks = jax.random.uniform(key, (2, self.agents, 2), minval=-1.0, maxval=1.0)
         env_state = Plane(agents, jnp.zeros_like(agents), landmarks, jnp.int32(0))
         return env_state, self.observe(env_state)
 
     def step(self, env_state: Plane, action: Float[Array, "agents 2"], key: Key) -> Step:
-        """Chance plays no part."""
+        """`(env_state, timestep, team reward, terminated, truncated)`; chance plays no part."""
         pushed = repulsion(env_state.agents, self.radius).sum(1)
         agents, velocity = move(
             env_state.agents,
@@ -106,15 +109,11 @@ class Navigation:
             with_old_velocity=self.rules != "openai",
         )
         after = Plane(agents, velocity, env_state.landmarks, env_state.time + 1)
-        return (
-            after,
-            self.observe(after),
-            self.reward(after),
-            jnp.bool_(False),
-            after.time >= self.spec.horizon,
-        )
+        truncated = after.time >= self.spec.horizon
+        return after, self.observe(after), self.reward(after), jnp.bool_(False), truncated
 
     def metrics(self, env_state: Plane) -> dict[str, Float[Array, ""]]:
+        """`covered`: landmarks with an agent within 0.1."""
         return {"covered": (self.nearest(env_state) < COVERED).sum().astype(jnp.float32)}
 
     def reward(self, env_state: Plane) -> Float[Array, ""]:
@@ -135,14 +134,9 @@ class Navigation:
         agents, velocity, landmarks, _ = env_state
         rows = lambda x: x.reshape(self.agents, -1)
         messages = jnp.zeros((self.agents, 2 * (self.agents - 1)))
-        obs = [
-            velocity,
-            agents,
-            rows(offsets(agents, landmarks)),
-            rows(offsets(agents, agents)[self.others]),
-            messages,
-        ]
-        obs = jnp.concatenate(obs, axis=1)
+        to_landmarks = rows(offsets(agents, landmarks))
+        to_others = rows(offsets(agents, agents)[self.others])
+        obs = jnp.concatenate([velocity, agents, to_landmarks, to_others, messages], axis=1)
         return Timestep(obs, state=obs.reshape(-1))
 
     @property
@@ -152,6 +146,7 @@ class Navigation:
 
     @property
     def radius(self) -> Float[np.ndarray, " agents"]:
+        """The agents' radii."""
         return np.full(self.agents, RADIUS, np.float32)
 
 

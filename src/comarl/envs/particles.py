@@ -24,6 +24,7 @@ def offsets(points: Places, others: Float[Array, "others 2"]) -> Float[Array, "p
 
 
 def lengths(vectors: Float[Array, "*axes 2"]) -> Float[Array, "*axes"]:
+    """How long each vector is."""
     return jnp.sqrt(jnp.square(vectors).sum(-1))
 
 
@@ -35,9 +36,8 @@ def repulsion(
     distance = lengths(away)
     overlap = radius[:, None] + radius - distance
     force = STIFFNESS * SOFTNESS * jnp.logaddexp(0.0, overlap / SOFTNESS)
-    return (force / jnp.maximum(distance, TINY))[
-        ..., None
-    ] * away  # nothing from itself, which is nowhere away
+    strength = force / jnp.maximum(distance, TINY)
+    return strength[..., None] * away  # nothing from itself, which is nowhere away
 
 
 def move(

@@ -17,6 +17,8 @@ from comarl.types import EnvSpec, Key, Timestep
 
 
 class ProbeState(NamedTuple):
+    """What is shown, and when."""
+
     signal: Float[Array, ""]  # what is observed
     time: Int[Array, ""]
 
@@ -42,6 +44,7 @@ class Probe:
 
     @property
     def spec(self) -> EnvSpec:
+        """Sizes, the same for all these probes but the horizon."""
         agents, obs, state, action = self.spec_sizes
         return EnvSpec(agents, obs, state, action, discrete=False, horizon=self.horizon)
 
@@ -53,15 +56,15 @@ class Probe:
         return Timestep(obs=jnp.stack([seen, seen]), state=seen)
 
     def reset(self, key: Key) -> tuple[ProbeState, Timestep]:
-        signal = (
-            jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
-            if self.name in SEES_SIGNAL
-            else jnp.float32(0.0)
-        )
+        """The signal, 1 or -1 by chance where the probe shows one, at time 0."""
+        signal = jnp.float32(0.0)
+        if self.name in SEES_SIGNAL:
+            signal = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
         env_state = ProbeState(signal, jnp.int32(0))
         return env_state, self.observe(env_state)
 
     def step(self, env_state: ProbeState, action: Float[Array, "2 1"], key: Key) -> Step:
+        """`(env_state, timestep, team reward, terminated, truncated)`; chance plays no part."""
         reward = self.reward(env_state, action[:, 0])
         after = ProbeState(env_state.signal, env_state.time + 1)
         over = after.time >= self.horizon
@@ -74,9 +77,11 @@ class Probe:
         )
 
     def metrics(self, env_state: ProbeState) -> dict[str, Float[Array, ""]]:
+        """Nothing counts besides the return."""
         return {}
 
     def reward(self, env_state: ProbeState, action: Float[Array, " 2"]) -> Float[Array, ""]:
+        """The team's reward for a step, by the probe's rule."""
         signal, last = env_state.signal, env_state.time == self.horizon - 1
         rewards = {
             "constant": jnp.float32(1.0),

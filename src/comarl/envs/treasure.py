@@ -122,10 +122,12 @@ class Treasure:
 
     @property
     def spec(self) -> EnvSpec:
+        """Sizes; the state is all observations, a deposit's being shorter than a collector's."""
         others, treasures = self.seen(self.agents - 1), self.seen(self.num_treasures)
         deposit = 4 + others * (4 + 2 * self.deposits) + treasures * (2 + self.deposits)
         sizes = (deposit + self.deposits,) * self.collectors + (deposit,) * self.deposits
         ends = np.cumsum(sizes)
+        parts = zip(sizes, ends.tolist(), strict=True)
         return EnvSpec(
             num_agents=self.agents,
             obs_size=max(sizes),
@@ -134,10 +136,7 @@ class Treasure:
             discrete=False,
             horizon=self.horizon,
             obs_sizes=sizes,
-            obs_from_state=tuple(
-                tuple(range(end - size, end))
-                for size, end in zip(sizes, ends.tolist(), strict=True)
-            ),
+            obs_from_state=tuple(tuple(range(end - size, end)) for size, end in parts),
         )
 
     def seen(self, count: int) -> int:
@@ -145,6 +144,7 @@ class Treasure:
         return min(count, VISIBLE) if self.maac_compat else count
 
     def reset(self, key: Key) -> tuple[World, Timestep]:
+        """Agents at rest with nothing and treasures, all at random places."""
         agents_key, treasures_key = jax.random.split(key)
         agents = jax.random.uniform(agents_key, (self.agents, 2), minval=-1.0, maxval=1.0)
         holding = jnp.full(self.collectors, NOTHING, jnp.int32)
@@ -157,6 +157,7 @@ class Treasure:
         return env_state, self.observe(env_state)
 
     def step(self, env_state: World, action: Float[Array, "agents 2"], key: Key) -> Step:
+        """`(env_state, timestep, team reward, terminated, truncated)`."""
         return self.outcome(env_state, action, self.draws(key))
 
     def outcome(self, env_state: World, action: Float[Array, "agents 2"], draws: Draws) -> Step:
@@ -168,9 +169,11 @@ class Treasure:
         return after, self.observe(shown), reward, jnp.bool_(False), after.time >= self.horizon
 
     def metrics(self, env_state: World) -> dict[str, Float[Array, ""]]:
+        """`deliveries`: treasures that were delivered."""
         return {"deliveries": env_state.deliveries.astype(jnp.float32)}
 
     def draws(self, key: Key) -> Draws:
+        """What chance decides in the step of this key."""
         place_key, kind_key = jax.random.split(key)
         place = jax.random.uniform(place_key, (self.num_treasures, 2), minval=-BOUND, maxval=BOUND)
         return Draws(place, jax.random.randint(kind_key, (self.num_treasures,), 0, self.deposits))
@@ -208,11 +211,10 @@ class Treasure:
         holding, taken = jax.lax.scan(turn, env_state.holding, (touches.T, env_state.kind))
         back = ~env_state.there
         delivered = self.at_deposit(env_state, holding)
+        places = jnp.where(back[:, None], draws.place, env_state.treasures)
         after = env_state._replace(
             holding=jnp.where(delivered, NOTHING, holding),
-            treasures=jnp.where(
-                taken[:, None], GONE, jnp.where(back[:, None], draws.place, env_state.treasures)
-            ),
+            treasures=jnp.where(taken[:, None], GONE, places),
             kind=jnp.where(back, draws.kind, env_state.kind),
             there=~taken,
             deliveries=env_state.deliveries + delivered.sum().astype(jnp.int32),
@@ -223,29 +225,27 @@ class Treasure:
         """How many free collectors are on treasures, and loaded ones at their deposits."""
         free = env_state.holding == NOTHING
         on_treasures = (self.to_treasures(env_state) < COLLECTOR + TREASURE) & free[:, None]
-        return (on_treasures.sum() + self.at_deposit(env_state, env_state.holding).sum()).astype(
-            jnp.int32
-        )
+        at_deposits = self.at_deposit(env_state, env_state.holding)
+        return (on_treasures.sum() + at_deposits.sum()).astype(jnp.int32)
 
     def own_rewards(self, env_state: World) -> Float[Array, " agents"]:
         """What is each agent's alone: overlaps and distances."""
         collectors, deposits = jnp.split(env_state.agents, [self.collectors])
-        overlaps = (lengths(offsets(collectors, collectors)) < 2 * COLLECTOR).sum(
-            1
-        ) - 1  # not with itself
+        touching = lengths(offsets(collectors, collectors)) < 2 * COLLECTOR
+        overlaps = touching.sum(1) - 1  # not with itself
         counts = self.counts(env_state)
         nearest = jnp.where(counts, self.to_treasures(env_state), jnp.inf).min(1)
         nearest = jnp.where(counts.any(), nearest, 0.0)
-        goal = jnp.where(
-            env_state.holding == NOTHING, nearest, self.to_deposit(env_state, env_state.holding)
-        )
+        holding = env_state.holding
+        goal = jnp.where(holding == NOTHING, nearest, self.to_deposit(env_state, holding))
         of_collectors = -OVERLAP_COST * overlaps.astype(jnp.float32) - DISTANCE_COST * goal
 
         apart = offsets(deposits, collectors)
         distance = lengths(apart)
-        carriers = env_state.holding == jnp.arange(self.deposits)[:, None]
+        carriers = holding == jnp.arange(self.deposits)[:, None]
         middle = lengths(self.nearest_first(apart, apart).mean(1))
-        goal = jnp.where(carriers.any(1), jnp.where(carriers, distance, jnp.inf).min(1), middle)
+        nearest_carrier = jnp.where(carriers, distance, jnp.inf).min(1)
+        goal = jnp.where(carriers.any(1), nearest_carrier, middle)
         return jnp.concatenate([of_collectors, -DISTANCE_COST * goal])
 
     def to_treasures(self, env_state: World) -> Float[Array, "collectors treasures"]:
@@ -264,6 +264,7 @@ class Treasure:
     def at_deposit(
         self, env_state: World, holding: Int[Array, " collectors"]
     ) -> Bool[Array, " collectors"]:
+        """Which collectors hold a treasure and touch its deposit."""
         return (holding != NOTHING) & (self.to_deposit(env_state, holding) < COLLECTOR + DEPOSIT)
 
     def observe(self, env_state: World) -> Timestep:
@@ -273,31 +274,27 @@ class Treasure:
         held = (env_state.holding[:, None] == kinds).astype(jnp.float32)
         takes = jnp.eye(self.agents, self.deposits, -self.collectors)
         holds = jnp.concatenate([held, jnp.zeros((self.deposits, self.deposits))])
-        told = jnp.concatenate([velocity, takes, holds], axis=1)
+        # What everyone sees of an agent, beside where it is
+        features = jnp.concatenate([velocity, takes, holds], axis=1)
 
         apart = offsets(agents, agents)
-        rows = jnp.concatenate(
-            [apart, jnp.broadcast_to(told, (*apart.shape[:2], told.shape[1]))], axis=2
-        )
+        rows = beside(apart, features)
         others = ~np.eye(self.agents, dtype=bool)
         without_own = lambda x: x[others].reshape(self.agents, self.agents - 1, -1)
         others = self.nearest_first(without_own(apart), without_own(rows))
 
         apart = offsets(agents, env_state.treasures)
         kind = (env_state.kind[:, None] == kinds).astype(jnp.float32)
-        rows = jnp.concatenate(
-            [apart, jnp.broadcast_to(kind, (*apart.shape[:2], self.deposits))], axis=2
-        )
+        rows = beside(apart, kind)
         treasures = self.nearest_first(apart, jnp.where(self.counts(env_state)[:, None], rows, 0.0))
 
+        # A collector sees what it holds itself between what is its own and the others.
+        flat = lambda x: x.reshape(self.agents, -1)
         before = jnp.concatenate([agents, velocity], axis=1)
-        behind = jnp.concatenate([x.reshape(self.agents, -1) for x in (others, treasures)], axis=1)
-        of_collectors = jnp.concatenate(
-            [before[: self.collectors], held, behind[: self.collectors]], axis=1
-        )
-        of_deposits = jnp.concatenate(
-            [before[self.collectors :], behind[self.collectors :]], axis=1
-        )
+        behind = jnp.concatenate([flat(others), flat(treasures)], axis=1)
+        collectors, deposits = slice(self.collectors), slice(self.collectors, None)
+        of_collectors = jnp.concatenate([before[collectors], held, behind[collectors]], axis=1)
+        of_deposits = jnp.concatenate([before[deposits], behind[deposits]], axis=1)
         state = jnp.concatenate([of_collectors.reshape(-1), of_deposits.reshape(-1)])
         return Timestep(self.spec.observe(state), state)
 
@@ -313,7 +310,16 @@ class Treasure:
         return jnp.take_along_axis(rows, order[..., None], axis=1)
 
     def by_role(self, collector: float, deposit: float) -> Float[np.ndarray, " agents"]:
+        """A number for each agent, by its role."""
         return np.array([collector] * self.collectors + [deposit] * self.deposits, np.float32)
+
+
+def beside(
+    apart: Float[Array, "points things 2"], features: Float[Array, "things features"]
+) -> Float[Array, "points things row"]:
+    """For each point the offset to each thing, and that thing's features behind it."""
+    shape = (*apart.shape[:2], features.shape[1])
+    return jnp.concatenate([apart, jnp.broadcast_to(features, shape)], axis=2)
 
 
 PRESETS = {
