@@ -261,7 +261,7 @@ def test_legal_actions_are_read_from_observations_and_infos(toy):
         toy(obs=(masked, VECTOR), actions=(spaces.Discrete(3), spaces.Discrete(2))), {}
     )
     assert team.obs_sizes == (2, 2)
-    team.env.look = lambda agents: {
+    team.env.observe = lambda agents: {
         agent: {"observation": np.ones(2), "action_mask": np.array([0, 1, 1], np.int8)}
         if agent == "agent_0"
         else np.ones(2)
