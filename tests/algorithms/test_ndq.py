@@ -75,7 +75,7 @@ def updated(batch, state):
 
 
 def inputs_of(batch):
-    obs, action = np.float64(batch.timesteps.obs), np.asarray(batch.action)
+    obs, action = np.asarray(batch.timesteps.obs, np.float64), np.asarray(batch.action)
     x = np.zeros((len(obs), HORIZON + 1, AGENTS, OBS + ACTIONS + AGENTS))
     for b, t, i in np.ndindex(x.shape[:-1]):
         last = np.eye(ACTIONS)[action[b, t - 1, i]] if t else np.zeros(ACTIONS)
@@ -123,7 +123,8 @@ def test_an_update_descends_the_loss_of_the_equations(batch, state, updated, ref
     x, s = inputs_of(batch), np.float64(batch.timesteps.state)
     keys = jax.random.split(KEY, (2, len(LENGTHS)))
     one = lambda key, t: jax.random.normal(jax.random.fold_in(key, t), (AGENTS, AGENTS, SIZE))
-    noise = np.float64([[[one(key, t) for t in range(HORIZON + 1)] for key in row] for row in keys])
+    noise = [[[one(key, t) for t in range(HORIZON + 1)] for key in row] for row in keys]
+    noise = np.asarray(noise, np.float64)
     later, best = (utilities_of(net, x, n) for net, n in ((target, noise[1]), (live, noise[0])))
     choose = lambda q: np.where(np.asarray(batch.timesteps.available), q, -np.inf).argmax(-1)
     assert (choose(later) != choose(best)).any(), "who chooses would not show"

@@ -42,7 +42,7 @@ def test_importance_equals_its_equation_and_is_positive(hidden, inputs, scramble
     make = jax.jit(lambda key: Importance(SPEC, 4, hidden, key=key))
     net = scramble(make(jax.random.key(0)), 1, 0.5)
     found = jax.jit(lambda net: net(steps.state, action))(net)
-    (state,) = doubles(steps.state)
+    state = np.float64(steps.state)
     expected = reference_duplex.importance(reference.doubles(net), state, action)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert (found > 0).all() and found.std() > 0.1

@@ -1,4 +1,7 @@
+"""Mixers against their equations, weight by weight, and what their signs promise."""
+
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ AGENTS, STATE, WIDTH, HYPERNET = 3, 4, 5, 6
 BATCH = 100
 
 
-def make(mixing, hypernet=HYPERNET):
+def make(mixing, hypernet=HYPERNET) -> Any:
     return make_mixer(mixing, AGENTS, STATE, width=WIDTH, hypernet=hypernet, key=jax.random.key(0))
 
 
