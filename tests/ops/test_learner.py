@@ -2,7 +2,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from comarl.ops.learner import Adam, Learner, RmsProp, polyak
+from comarl.ops.learner import (
+    Adam,
+    Learner,
+    RmsProp,
+    Tracked,
+    descend_jointly,
+    grad_norms,
+    polyak,
+)
 
 
 def adam_in_numpy(gradients, learning_rate, epsilon):
@@ -56,3 +64,41 @@ def test_a_long_gradient_is_scaled_down_to_the_largest_norm():
 def test_polyak_moves_the_target_a_fraction_of_the_way():
     moved = polyak({"w": jnp.array([0.0, 10.0])}, {"w": jnp.array([1.0, 20.0])}, 0.25)
     np.testing.assert_allclose(moved["w"], [0.25, 12.5])
+
+
+def test_the_norm_of_a_gradient_is_the_one_before_clipping():
+    tree = {"a": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)}
+    learner = Learner.create(tree, Adam(1.0, max_grad_norm=1.0))
+    assert float(learner.grad_norm) == 0.0
+    np.testing.assert_allclose(learner.apply(tree).grad_norm, 5.0, rtol=1e-6)
+
+
+def test_every_learner_of_a_state_has_its_norm_under_the_name_of_its_part():
+    still = Learner.create(jnp.float32(1.0), Adam())
+    moved = Tracked.create(jnp.float32(1.0), Adam()).apply(jnp.float32(-2.0))
+    assert {name: float(x) for name, x in grad_norms({"learner": moved}).items()} == {
+        "grad_norm": 2.0
+    }
+    parts = {"base": {"actor": still}, "critic": moved, "target": jnp.zeros(3)}
+    found = {name: float(x) for name, x in grad_norms(parts).items()}
+    assert found == {"actor_grad_norm": 0.0, "critic_grad_norm": 2.0}
+
+
+def test_a_tracked_module_keeps_its_target_until_it_is_moved():
+    critic = Tracked.create(jnp.float32(1.0), Adam(0.5, max_grad_norm=0.0))
+    critic, loss = critic.descend(lambda x: 3.0 * x)
+    # Adam's first step has the length of its learning rate.
+    np.testing.assert_allclose([loss, critic.value, critic.target], [3.0, 0.5, 1.0], rtol=1e-5)
+    np.testing.assert_allclose(critic.polyak(0.1).target, 0.95, rtol=1e-5)
+    copied = [float(critic.copy_every(3, jnp.int32(updates)).target) for updates in range(4)]
+    np.testing.assert_allclose(copied, [1.0, 1.0, 0.5, 1.0], rtol=1e-5)
+
+
+def test_learners_of_one_loss_take_the_steps_that_each_would_take():
+    one = Learner.create(jnp.float32(1.0), Adam(0.1))
+    two = Tracked.create(jnp.float32(2.0), Adam(0.2))
+    learners, (loss, beside) = descend_jointly((one, two), lambda v: (v[0] * v[1], v[0] + v[1]))
+    assert (float(loss), float(beside)) == (2.0, 3.0)
+    assert isinstance(learners[1], Tracked)
+    np.testing.assert_allclose(learners[0].value, one.apply(jnp.float32(2.0)).value)
+    np.testing.assert_allclose(learners[1].value, two.apply(jnp.float32(1.0)).value)

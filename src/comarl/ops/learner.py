@@ -6,6 +6,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -89,11 +90,14 @@ class Learner(eqx.Module, Generic[Module]):
 
     value: Module
     opt_state: optax.OptState
+    grad_norm: Float[Array, ""]  # of the latest gradient, before it was clipped
     optimiser: Optimiser = eqx.field(static=True)
 
     @classmethod
     def create(cls, value: Module, optimiser: Optimiser) -> "Learner[Module]":
-        return cls(value, optimiser.transform.init(value), optimiser)  # type: ignore[arg-type]
+        """A module that has not learnt yet."""
+        opt_state = optimiser.transform.init(value)  # type: ignore[arg-type]
+        return cls(value, opt_state, jnp.float32(0.0), optimiser)
 
     @overload
     def descend(
@@ -115,8 +119,10 @@ class Learner(eqx.Module, Generic[Module]):
 
     def apply(self, gradient: Module) -> "Learner[Module]":
         """One step along a gradient computed elsewhere."""
-        updates, opt_state = self.optimiser.transform.update(gradient, self.opt_state, self.value)  # type: ignore
-        return Learner(optax.apply_updates(self.value, updates), opt_state, self.optimiser)  # type: ignore[arg-type]
+        transform: Any = self.optimiser.transform  # optax knows no modules
+        updates, opt_state = transform.update(gradient, self.opt_state, self.value)
+        value: Any = optax.apply_updates(self.value, updates)  # type: ignore[arg-type]
+        return Learner(value, opt_state, optax.global_norm(gradient), self.optimiser)
 
 
 class Tracked(eqx.Module, Generic[Module]):
@@ -169,6 +175,33 @@ class Tracked(eqx.Module, Generic[Module]):
     def copy_every(self, period: int, updates: Int[Array, ""]) -> "Tracked[Module]":
         """The target becomes the learner after every `period`-th update of a run."""
         return Tracked(self.learner, copy_every(period, updates, self.target, self.value))
+
+
+def grad_norms(state: PyTree) -> dict[str, Float[Array, ""]]:
+    """The norm of the latest gradient of every learner in a state, as metrics.
+
+    `grad_norm` where there is one learner, else named after the part of the state.
+
+    >>> import jax.numpy as jnp
+    >>> learner, _ = Learner.create(jnp.float32(3.0), Adam()).descend(lambda x: x**2)
+    >>> {name: float(norm) for name, norm in grad_norms({"critic": learner}).items()}
+    {'grad_norm': 6.0}
+    >>> both = {"critic": learner, "actor": learner}
+    >>> sorted(grad_norms(both))
+    ['actor_grad_norm', 'critic_grad_norm']
+    """
+    is_learner = lambda node: isinstance(node, Learner)
+    nodes = jax.tree_util.tree_flatten_with_path(state, is_leaf=is_learner)[0]
+    learners = [(path, node) for path, node in nodes if is_learner(node)]
+    if len(learners) == 1:
+        return {"grad_norm": learners[0][1].grad_norm}
+    return {f"{_name(path)}_grad_norm": learner.grad_norm for path, learner in learners}
+
+
+def _name(path: tuple) -> str:
+    """The name of a part of a state, without the steps that only lead to it."""
+    parts = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
+    return "_".join(part for part in parts if part not in ("base", "learner"))
 
 
 def descend_jointly(

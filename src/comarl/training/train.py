@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from comarl.machine.placement import ONE_DEVICE, Placement
+from comarl.ops.learner import grad_norms
 from comarl.replay.packing import pack, packs
 from comarl.replay.sizes import cuts, which_cut
 from comarl.training.settings import Run, num_teams
@@ -240,7 +241,8 @@ def learn_seed(
             lambda cut=cut: algorithm.update(agent, cut(due.batch), now, due.key)
             for cut in cuts(algorithm, spec)
         ]
-        return jax.lax.switch(due.size, sizes)
+        agent, metrics = jax.lax.switch(due.size, sizes)
+        return agent, metrics | grad_norms(agent)
 
     def skip(agent: PyTree, due: Update) -> tuple[PyTree, Metrics]:
         metrics = jax.eval_shape(update, agent, due)[1]
