@@ -122,7 +122,7 @@ class Learner(eqx.Module, Generic[Module]):
         transform: Any = self.optimiser.transform  # optax knows no modules
         updates, opt_state = transform.update(gradient, self.opt_state, self.value)
         value: Any = optax.apply_updates(self.value, updates)  # type: ignore[arg-type]
-        return Learner(value, opt_state, optax.global_norm(gradient), self.optimiser)
+        return Learner(value, opt_state, optax.tree.norm(gradient), self.optimiser)
 
 
 class Tracked(eqx.Module, Generic[Module]):
