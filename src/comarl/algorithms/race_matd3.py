@@ -37,13 +37,13 @@ it names. Choices, and differences from the authors' StarCraft code:
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from comarl.algorithms.race import EncoderLearnsFrom, Parts, RaceState
 from comarl.evolution.population import HeadBreeding, Population
 from comarl.nn.critics import Critic, TeamCritic
 from comarl.nn.mine import Mine
@@ -57,28 +57,15 @@ from comarl.nn.policies import (
     smooth_target,
 )
 from comarl.ops.information import jensen_shannon_gap, value_weights
-from comarl.ops.learner import Adam, Learner, polyak
+from comarl.ops.learner import Adam, Learner, Tracked, descend_jointly
+from comarl.ops.returns import one_step_targets
 from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
 from comarl.validation import check_fields, check_layers, check_range
 
-
-class State(eqx.Module):
-    """What changes while RACE learns. Stacks lead with `teams` (of the population), then
-    `agents`."""
-
-    encoders: Learner[Torso]  # Z_phi_i
-    head: Learner[Linear]  # W_marl
-    population: Population  # of teams of linear policies, W_1 .. W_n
-    critic: Learner[Critic]  # Q_psi(s, u)
-    team_critic: Learner[TeamCritic]  # Q_theta(s, u, W)
-    value: Learner[MLP]  # V_zeta(s)
-    mine: Learner[Mine]  # T_omega_i(s, z_i)
-    target_encoders: Torso
-    target_head: Linear
-    target_critic: Critic
-    target_team_critic: TeamCritic
+class State(RaceState[Torso, Critic, TeamCritic]):
+    """What changes while RACE learns; `encoder` and `mine` lead with `agents`."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +82,7 @@ class RaceMatd3:
     (Fig. 5a)"""
     evolution: bool = True
     """off leaves MATD3 whose encoder may still learn mutual information: no other teams exist"""
-    encoder_learns_from: Literal["both", "marl", "teams", "neither"] = "both"
+    encoder_learns_from: EncoderLearnsFrom = "both"
     """whose values shape the encoder: "neither" is VMM only, "marl" without EA, "teams" without
     MARL (Figs. 5b-5d)"""
     value_weights: bool = True
@@ -147,49 +134,48 @@ class RaceMatd3:
         return self.breeding.population + 1 if self.evolution else 1
 
     @property
-    def learns_from_teams(self) -> bool:
-        return self.evolution and self.encoder_learns_from in ("both", "teams")
-
-    @property
-    def needs_team_critic(self) -> bool:
-        return self.learns_from_teams or (self.evolution and self.beta > 0 and self.value_weights)
+    def parts(self) -> Parts:
+        """What an update has."""
+        return Parts.of(
+            evolution=self.evolution,
+            learns_from=self.encoder_learns_from,
+            beta=self.beta,
+            value_weights=self.value_weights,
+        )
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         keys = jax.random.split(key, 7)
         features = self.hidden[-1]
-        encoders = make_encoders(spec, self.hidden, self.layer_norm, keys[0])
-        head = make_heads(spec, features, keys[1], scale=0.1)
-        make_team = lambda k: make_heads(spec, features, k)
-        critic = Critic(spec, self.hidden, critics=2, layer_norm=self.layer_norm, key=keys[3])
-        team_critic = TeamCritic(
-            spec, features, self.hidden, self.embedding, layer_norm=self.layer_norm, key=keys[4]
-        )
         value = MLP((spec.state_size, *self.hidden, 1), activation=leaky_relu, key=keys[5])
+        make_team = lambda k: make_heads(spec, features, k)
         make_mine = lambda k: Mine(spec.state_size, features, self.mine_width, key=k)
+        mine = jax.vmap(make_mine)(jax.random.split(keys[6], spec.num_agents))
         return State(
-            encoders=Learner.create(encoders, self.encoder_optimiser),
-            head=Learner.create(head, self.head_optimiser),
-            population=Population.create(make_team, self.breeding.population, keys[2]),
-            critic=Learner.create(critic, self.critic_optimiser),
-            team_critic=Learner.create(team_critic, self.critic_optimiser),
+            encoder=Tracked.create(self.make_encoder(spec, keys[0]), self.encoder_optimiser),
+            head=Tracked.create(make_heads(spec, features, keys[1], 0.1), self.head_optimiser),
+            population=Population.create(make_team, self.num_teams - 1, keys[2]),
+            critic=Tracked.create(self.make_critic(spec, keys[3]), self.critic_optimiser),
+            team_critic=Tracked.create(self.make_team_critic(spec, keys[4]), self.critic_optimiser),
             value=Learner.create(value, self.critic_optimiser),
-            mine=Learner.create(
-                jax.vmap(make_mine)(jax.random.split(keys[6], spec.num_agents)), self.mine_optimiser
-            ),
-            target_encoders=encoders,
-            target_head=head,
-            target_critic=critic,
-            target_team_critic=team_critic,
+            mine=Learner.create(mine, self.mine_optimiser),
+            spec=spec,
         )
+
+    def make_encoder(self, spec: EnvSpec, key: Key) -> Torso:
+        """Z_phi_i of every agent, stacked."""
+        return make_encoders(spec, self.hidden, self.layer_norm, key)
+
+    def make_critic(self, spec: EnvSpec, key: Key) -> Critic:
+        """Q_psi: two of them."""
+        return Critic(spec, self.hidden, critics=2, layer_norm=self.layer_norm, key=key)
+
+    def make_team_critic(self, spec: EnvSpec, key: Key) -> TeamCritic:
+        """Q_theta: two of them."""
+        sizes = (self.hidden[-1], self.hidden, self.embedding)
+        return TeamCritic(spec, *sizes, layer_norm=self.layer_norm, key=key)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> tuple[()]:
         return ()
-
-    def team(self, state: State, index: Index) -> Linear:
-        """W_j; the last team is the MARL team."""
-        if not self.evolution:
-            return state.head.value
-        return state.population.team(index, state.head.value)
 
     def act(
         self,
@@ -203,11 +189,11 @@ class RaceMatd3:
         explore: bool,
     ) -> tuple[tuple[()], Float[Array, "agents action"]]:
         """Evolved teams act as they are; the MARL team explores with noise."""
-        spec = state.team_critic.value.spec
-        action = choose(self.team(state, team), encode(state.encoders.value, timestep.obs), spec)
+        z = encode(state.encoder.value, timestep.obs)
+        action = choose(state.team(team), z, state.spec)
         if not explore:
             return memory, action
-        noisy = explore_with_noise(action, self.exploration_noise, spec, key)
+        noisy = explore_with_noise(action, self.exploration_noise, state.spec, key)
         return memory, jnp.where(team == self.num_teams - 1, noisy, action)
 
     def update(
@@ -216,104 +202,104 @@ class RaceMatd3:
         """Critics and value in every update; encoders, W_marl, T and all targets in every
         `policy_delay`-th."""
         noise_key, team_key, other_key = jax.random.split(key, 3)
-        critic, best_target, metrics = self.fit_critic(state, batch, noise_key)
-        team_critic, value = state.team_critic, state.value
-        if self.needs_team_critic:
-            team_critic, team_target, team_metrics = self.fit_team_critic(state, batch, team_key)
-            best_target, metrics = jnp.maximum(best_target, team_target), metrics | team_metrics
-        if self.beta > 0 and self.value_weights:
-            value, value_loss = self.fit_value(state, batch, best_target)
-            metrics = metrics | {"value_loss": value_loss}
+        # Q_psi, and Q_theta of a random team: Eq. 1.
+        state, best_target, metrics = self.fit_critic(state, batch, noise_key)
+        if self.parts.team_critic:
+            state, team_target, more = self.fit_team_critic(state, batch, team_key)
+            best_target = jnp.maximum(best_target, team_target)
+            metrics |= more
+        # V, by the better of the two targets: Eq. 4.
+        if self.parts.value:
+            state, more = self.fit_value(state, batch, best_target)
+            metrics |= more
+        # Encoders, T and W_marl: Eqs. 6 and 7.
         state, more = jax.lax.cond(
             clock.update_in_round % self.policy_delay == 0,
             lambda s: self.fit_encoders(s, batch, other_key),
             lambda s: (s, {"mutual_information": jnp.float32(0.0)}),
-            replace(state, critic=critic, team_critic=team_critic, value=value),
+            state,
         )
         return state, metrics | more
 
     def fit_critic(
         self, state: State, batch: Transition, key: Key
-    ) -> tuple[Learner[Critic], Float[Array, " batch"], Metrics]:
-        """Clipped double Q-learning of the MARL team with smoothed target actions; also returns
-        y_psi (Eq 1)."""
-        spec = state.team_critic.value.spec
-        next_action = choose(state.target_head, encode(state.target_encoders, batch.next.obs), spec)
+    ) -> tuple[State, Float[Array, " batch"], Metrics]:
+        """Clipped double Q-learning of the MARL team with smoothed target actions.
+
+        Also returns y_psi (Eq 1).
+        """
+        z = encode(state.encoder.target, batch.next.obs)
         next_action = smooth_target(
-            next_action, self.target_noise, self.target_noise_clip, spec, key
+            choose(state.head.target, z, state.spec),
+            self.target_noise,
+            self.target_noise_clip,
+            state.spec,
+            key,
         )
-        next_q = state.target_critic(batch.next.state, next_action).min(axis=0)
-        target = batch.reward + self.gamma * jnp.where(batch.terminated, 0.0, next_q)
+        next_q = state.critic.target(batch.next.state, next_action).min(axis=0)
+        target = one_step_targets(batch.reward, batch.terminated, next_q, self.gamma)
 
-        def loss(critic: Critic) -> Float[Array, ""]:
-            return jnp.square(critic(batch.now.state, batch.action) - target).mean(axis=1).sum()
+        def loss(critic: Critic) -> tuple[Float[Array, ""], Float[Array, "critics batch"]]:
+            q = critic(batch.now.state, batch.action)
+            return jnp.square(q - target).mean(axis=1).sum(), q
 
-        critic, critic_loss = state.critic.descend(loss)
-        return critic, target, {"critic_loss": critic_loss, "target_value": target.mean()}
+        critic, (critic_loss, q) = state.critic.descend(loss, has_aux=True)
+        metrics = {
+            "critic_loss": critic_loss,
+            "target_value": target.mean(),
+        }
+        return replace(state, critic=critic), target, metrics
 
     def fit_team_critic(
         self, state: State, batch: Transition, key: Key
-    ) -> tuple[Learner[TeamCritic], Float[Array, " batch"], Metrics]:
-        """The same for a random team, without smoothing, whose policies are an input; also returns
-        y_theta (Eq 1)."""
-        heads = self.team(state, jax.random.randint(key, (), 0, self.num_teams))
+    ) -> tuple[State, Float[Array, " batch"], Metrics]:
+        """The same for a random team, without smoothing, whose policies are an input.
+
+        Also returns y_theta (Eq 1).
+        """
+        heads = state.team(jax.random.randint(key, (), 0, self.num_teams))
         # Encoders and W_j are the live ones here: only the critics have targets for the population.
-        next_action = choose(
-            heads, encode(state.encoders.value, batch.next.obs), state.team_critic.value.spec
-        )
-        next_q = state.target_team_critic(batch.next.state, next_action, heads).min(axis=0)
-        target = batch.reward + self.gamma * jnp.where(batch.terminated, 0.0, next_q)
+        next_action = choose(heads, encode(state.encoder.value, batch.next.obs), state.spec)
+        next_q = state.team_critic.target(batch.next.state, next_action, heads).min(axis=0)
+        target = one_step_targets(batch.reward, batch.terminated, next_q, self.gamma)
 
         def loss(critic: TeamCritic) -> Float[Array, ""]:
-            return (
-                jnp.square(critic(batch.now.state, batch.action, heads) - target).mean(axis=1).sum()
-            )
+            q = critic(batch.now.state, batch.action, heads)
+            return jnp.square(q - target).mean(axis=1).sum()
 
-        critic, critic_loss = state.team_critic.descend(loss)
-        return critic, target, {"team_critic_loss": critic_loss, "team_target_value": target.mean()}
+        team_critic, critic_loss = state.team_critic.descend(loss)
+        metrics = {"team_critic_loss": critic_loss, "team_target_value": target.mean()}
+        return replace(state, team_critic=team_critic), target, metrics
 
     def fit_value(
         self, state: State, batch: Transition, best_target: Float[Array, " batch"]
-    ) -> tuple[Learner[MLP], Float[Array, ""]]:
+    ) -> tuple[State, Metrics]:
         """V follows the better of the two targets (Eq 4)."""
-        return state.value.descend(
-            lambda value: jnp.square(value(batch.now.state)[:, 0] - best_target).mean()
-        )
+
+        def loss(value: MLP) -> Float[Array, ""]:
+            return jnp.square(value(batch.now.state)[:, 0] - best_target).mean()
+
+        value, value_loss = state.value.descend(loss)
+        return replace(state, value=value), {"value_loss": value_loss}
 
     def fit_encoders(self, state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         """Encoders by Eq 6, W_marl by Eq 7, T by the bound that it estimates, from one set of
-        parameters."""
-        heads = self.team(state, jax.random.randint(key, (), 0, self.num_teams))
-        loss = lambda trained: self.encoder_loss(
-            trained[0], trained[1], trained[2], state, heads, batch
-        )
-        trained = (state.encoders.value, state.head.value, state.mine.value)
-        (encoders, head, mine), metrics = jax.grad(loss, has_aux=True)(trained)
-        state = replace(
-            state,
-            encoders=state.encoders.apply(encoders),
-            head=state.head.apply(head),
-            mine=state.mine.apply(mine) if self.beta > 0 else state.mine,
-        )
-        targets = (
-            state.target_encoders,
-            state.target_head,
-            state.target_critic,
-            state.target_team_critic,
-        )
-        online = (
-            state.encoders.value,
-            state.head.value,
-            state.critic.value,
-            state.team_critic.value,
-        )
-        moved = polyak(targets, online, self.tau)
-        names = ("target_encoders", "target_head", "target_critic", "target_team_critic")
-        return replace(state, **dict(zip(names, moved, strict=True))), metrics
+        parameters; then every target moves."""
+        heads = state.team(jax.random.randint(key, (), 0, self.num_teams))
+
+        def loss(trained: tuple[Torso, Linear, Mine]) -> tuple[Float[Array, ""], Metrics]:
+            return self.encoder_loss(*trained, state, heads, batch)
+
+        learners = (state.encoder, state.head, state.mine)
+        (encoder, head, mine), (_, metrics) = descend_jointly(learners, loss)
+        if not self.parts.information:
+            mine = state.mine
+        state = replace(state, encoder=encoder, head=head, mine=mine)
+        return state.move_targets(lambda tracked: tracked.polyak(self.tau)), metrics
 
     def encoder_loss(
         self,
-        encoders: Torso,
+        encoder: Torso,
         head: Linear,
         mine: Mine,
         state: State,
@@ -322,51 +308,56 @@ class RaceMatd3:
     ) -> tuple[Float[Array, ""], Metrics]:
         """L_phi of Eq 6. Its gradient by `head` is that of Eq 7, as W_j is data to every other
         term."""
-        spec = state.team_critic.value.spec
-        z = encode(encoders, batch.now.obs)
-        still = jax.lax.stop_gradient(z)
-        action = choose(head, z if self.encoder_learns_from in ("both", "marl") else still, spec)
-        loss = -state.critic.value.first(batch.now.state, action).mean()
-        if self.learns_from_teams:
-            team_action = choose(heads, z, spec)
-            loss -= state.team_critic.value.first(batch.now.state, team_action, heads).mean()
+        states = batch.now.state
+        z = encode(encoder, batch.now.obs)
+        # -Q_psi: Eq. 7, and Eq. 2 where it is to shape the encoders.
+        own_z = z if self.parts.marl else jax.lax.stop_gradient(z)
+        action = choose(head, own_z, state.spec)
+        marl_loss = -state.critic.value.first(states, action).mean()
+        loss = marl_loss
+        # -Q_theta: Eq. 2.
+        if self.parts.teams:
+            team_action = choose(heads, z, state.spec)
+            team_loss = -state.team_critic.value.first(states, team_action, heads).mean()
+            loss += team_loss
+        # beta L_VMM: Eq. 6.
         information = jnp.float32(0.0)
-        if self.beta > 0:
-            gap = jax.vmap(lambda t, z_i: jensen_shannon_gap(t(batch.now.state, z_i)))(
-                mine, z
-            )  # [agents, batch]
-            weights = self.weigh(state, batch)
-            loss += self.beta * (weights * gap).mean(axis=1).sum()
-            information = -gap.mean()
+        if self.parts.information:
+            information, vmm_loss = self.information(z, mine, state, batch)
+            loss += self.beta * vmm_loss
         # Scaled so that its mean over all updates is the mean over those that compute it.
         return loss, {"mutual_information": self.policy_delay * information}
 
-    def weigh(self, state: State, batch: Transition) -> Float[Array, " batch"]:
-        """w(s) of Eq 5, which is data: the weights do not train V."""
-        if not self.value_weights:
-            return jnp.ones_like(batch.reward)
-        return value_weights(jax.lax.stop_gradient(state.value.value(batch.now.state)[:, 0]))
+    def information(
+        self, z: Float[Array, "agents batch features"], mine: Mine, state: State, batch: Transition
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The mean estimate of I(z_i; s) (Eq 3), and L_VMM (Eq 5)."""
+        states = batch.now.state
+        gap = jax.vmap(lambda t, z_i: jensen_shannon_gap(t(states, z_i)))(mine, z)
+        weights = jnp.ones_like(batch.reward)
+        if self.value_weights:  # data to the encoders' loss, so that they do not train V
+            weights = value_weights(jax.lax.stop_gradient(state.value.value(states)[:, 0]))
+        return -gap.mean(), (weights * gap).mean(axis=1).sum()
 
     def evolve(
         self, state: State, fitness: Float[Array, " teams"], clock: Clock, key: Key
     ) -> tuple[State, Metrics]:
         """The next generation of teams (Sec 3.3), bred by this round's returns."""
         del clock
-        if not self.evolution:
-            return state, {}
         population, outcome = state.population.evolve(fitness, self.breeding, key)
         return replace(state, population=population), outcome
 
     def inject(self, state: State) -> State:
         """W_marl takes the place of the team that was worst, by the returns that bred this
         generation."""
-        if not (self.evolution and self.breeding.injection):
+        if not self.breeding.injection:
             return state
         return replace(state, population=state.population.inject(state.head.value))
 
     def trained_team(self, state: State) -> Int[Array, ""]:
+        """The MARL team."""
         return jnp.int32(self.num_teams - 1)
 
     def best_team(self, state: State) -> Int[Array, ""]:
         """The elite of the latest round; the MARL team where nothing evolves."""
-        return state.population.elite if self.evolution else jnp.int32(0)
+        return state.population.elite

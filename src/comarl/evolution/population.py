@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from comarl.evolution import operators
-from comarl.evolution.operators import Crossover, Mutation
+from comarl.evolution.operators import Crossover, Mutation, MutationCount
 from comarl.nn.mlp import Linear
-from comarl.types import Index, Key, Metrics
+from comarl.types import Index, Key, Metrics, tree_where
 from comarl.validation import check_fields, check_range
 
 
@@ -24,22 +24,36 @@ class Breeding(Protocol):
     """
 
     @property
-    def population(self) -> int: ...
-    @property
-    def tournament_size(self) -> int: ...
+    def population(self) -> int:
+        """Teams that evolve."""
+        ...
 
-    def cross(self, one: PyTree, other: PyTree, key: Key) -> tuple[PyTree, PyTree]:
+    @property
+    def tournament_size(self) -> int:
+        """Teams that compete in each tournament."""
+        ...
+
+    def cross(self, first: PyTree, second: PyTree, key: Key) -> tuple[PyTree, PyTree]:
         """The two offspring of two teams."""
         ...
 
     def mutate(self, team: PyTree, key: Key) -> PyTree:
-        """A team after mutation."""
+        """A team after mutation. It is called for every team but the elite."""
         ...
 
 
 @dataclass(frozen=True)
 class HeadBreeding:
-    """How teams of linear policies evolve (RACE, Sec. 3.3)."""
+    """How teams of linear policies evolve (RACE, Sec. 3.3).
+
+    A variant replaces `cross` or `mutate`:
+
+    >>> class Shrinking(HeadBreeding):
+    ...     def mutate(self, team, key):
+    ...         return jax.tree.map(lambda w: 0.9 * w, team)
+    >>> Shrinking(population=3).mutate(jnp.ones(2), jax.random.key(0)).tolist()
+    [0.8999999761581421, 0.8999999761581421]
+    """
 
     population: int = 5
     """teams that evolve"""
@@ -47,7 +61,7 @@ class HeadBreeding:
     """alpha: the share of each policy's weights that a mutation changes, tuned per task (Fig. 7)"""
     mutation_probability: float = 0.9
     """chance that a mutation happens: per agent, of each team but the elite"""
-    mutation_count: Literal["bernoulli", "floor"] = "bernoulli"
+    mutation_count: MutationCount = "bernoulli"
     """alpha as a probability per weight, or as floor(alpha * features) weights per action (the
     released code)"""
     crossover: Crossover = "agent"
@@ -66,13 +80,13 @@ class HeadBreeding:
         check_range(self, 1, None, "tournament_size")
         check_range(self, 0, 1, "mutated_fraction", "mutation_probability")
 
-    def cross(self, one: Linear, other: Linear, key: Key) -> tuple[Linear, Linear]:
+    def cross(self, first: Linear, second: Linear, key: Key) -> tuple[Linear, Linear]:
         """The two offspring of two teams."""
-        return operators.cross(self.crossover, one, other, key)
+        return operators.cross_heads(self.crossover, first, second, key)
 
     def mutate(self, team: Linear, key: Key) -> Linear:
         """A team after mutation, each agent on its own."""
-        return operators.mutate(
+        return operators.mutate_heads(
             self.mutation,
             team,
             self.mutated_fraction,
@@ -96,28 +110,39 @@ class NetworkBreeding:
     """teams that compete for each parent's place"""
 
     def __post_init__(self):
+        check_fields(self)
         check_range(self, 2, None, "population")
         check_range(self, 1, None, "tournament_size")
         check_range(self, 0, 1, "mutated_fraction", "mutation_probability")
 
-    def cross(self, one: PyTree, other: PyTree, key: Key) -> tuple[PyTree, PyTree]:
+    def cross(self, first: PyTree, second: PyTree, key: Key) -> tuple[PyTree, PyTree]:
         """The two offspring of two teams."""
-        return operators.cross_networks(one, other, key)
+        return operators.cross_networks(first, second, key)
 
     def mutate(self, team: PyTree, key: Key) -> PyTree:
         """A team after mutation."""
-        return operators.mutate_networks(
-            team, self.mutated_fraction, self.mutation_probability, key
-        )
+        fraction, probability = self.mutated_fraction, self.mutation_probability
+        return operators.mutate_networks(team, fraction, probability, key)
 
 
 class Population(eqx.Module):
-    """The teams that evolve, and what became of them in the latest round."""
+    """The teams that evolve, and what became of them in the latest round.
+
+    It may be empty, where an algorithm's evolution is off: then nothing here changes anything.
+
+    >>> make_team = lambda key: jax.random.normal(key, (4,))
+    >>> population = Population.create(make_team, 3, jax.random.key(0))
+    >>> population.size, population.teams.shape
+    (3, (3, 4))
+    >>> injected = population.inject(jnp.zeros(4))  # all are equal yet; slot 0 is the elite's
+    >>> int(injected.injected), injected.evolving_team(1).tolist()
+    (1, [0.0, 0.0, 0.0, 0.0])
+    """
 
     teams: PyTree  # leaves lead with `teams`
     fitness: Float[Array, " teams"]  # returns of the latest round
     elite: Int[Array, ""]  # the slot that won it
-    injected: Int[Array, ""]  # the slot that the MARL team took at its end; -1 before
+    injected: Int[Array, ""]  # the slot that the MARL team took at its end; -1 before the first
 
     @classmethod
     def create(cls, make_team: Callable[[Key], PyTree], size: int, key: Key) -> "Population":
@@ -130,10 +155,15 @@ class Population(eqx.Module):
         """How many teams evolve."""
         return self.fitness.shape[0]
 
+    def evolving_team(self, index: Index) -> PyTree:
+        """Team `index` of those that evolve."""
+        return operators.take_team(self.teams, index)
+
     def team(self, index: Index, own: PyTree) -> PyTree:
-        """Team `index`; the one after the last that evolves is `own`, which MARL trains."""
-        is_own = index == self.size
-        return jax.tree.map(lambda all_, o: jnp.where(is_own, o, all_[index]), self.teams, own)
+        """Team `index` of all; the one after the last that evolves is `own`, which MARL trains."""
+        if not self.size:
+            return own
+        return tree_where(jnp.asarray(index == self.size), own, self.evolving_team(index))
 
     def evolve(
         self, fitness: Float[Array, " all"], breeding: Breeding, key: Key
@@ -143,6 +173,8 @@ class Population(eqx.Module):
         `fitness` may have the MARL team's at its end, which has no part in breeding. The metrics
         say what became of the team that was injected last (RACE, Fig. 4).
         """
+        if not self.size:
+            return self, {}
         fitness = fitness[: self.size]
         generation = operators.next_generation(
             self.teams, fitness, breeding.tournament_size, breeding.cross, breeding.mutate, key
@@ -155,6 +187,8 @@ class Population(eqx.Module):
 
         The returns that bred this generation decide.
         """
+        if not self.size:
+            return self
         slot = operators.replacement_index(self.fitness, self.elite)
         teams = jax.tree.map(lambda all_, o: all_.at[slot].set(o), self.teams, own)
         return Population(teams, self.fitness, self.elite, slot)
