@@ -36,14 +36,15 @@ brings back what changes results:
 9. Teams for Q_theta are drawn from the population and W_marl, as there; W_j gets no gradient.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from comarl.algorithms.race import EncoderLearnsFrom, Parts, RaceState
 from comarl.evolution.population import HeadBreeding, Population
 from comarl.nn.critics import FactoredCritic, TeamFactoredCritic
 from comarl.nn.mine import Mine
@@ -54,34 +55,19 @@ from comarl.nn.recurrent import Memory, RecurrentEncoder, agent_inputs, input_si
 from comarl.ops.distributions import straight_through_steps
 from comarl.ops.exploration import Epsilon, epsilon_softmax, greedy
 from comarl.ops.information import team_gaps, value_weights
-from comarl.ops.learner import Adam, Learner, copy_every
+from comarl.ops.learner import Adam, Learner, Tracked
 from comarl.ops.returns import episode_targets, masked_mean
 from comarl.replay.episodes import EpisodeRing
 from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
 from comarl.validation import check_fields, check_range
 
-Histories = Float[
-    Array, "batch steps agents hidden"
-]  # z of every step, and of the one after the end
+# z of every step, and of the one after the end
+Histories = Float[Array, "batch steps agents hidden"]
 
 
-class State(eqx.Module):
-    """What changes while RACE learns. Teams' policies lead with `agents`; the population's with
-    `teams` before."""
-
-    encoder: Learner[RecurrentEncoder]  # Z_phi
-    head: Learner[Linear]  # W_marl
-    population: Population  # of teams of linear policies, W_1 .. W_n
-    critic: Learner[FactoredCritic]  # Q_psi(s, u)
-    team_critic: Learner[TeamFactoredCritic]  # Q_theta(s, u, W)
-    value: Learner[MLP]  # V_zeta(s)
-    mine: Learner[Mine]  # T_omega(s, z)
-    target_encoder: RecurrentEncoder
-    target_head: Linear
-    target_critic: FactoredCritic
-    target_team_critic: TeamFactoredCritic
-    spec: EnvSpec = eqx.field(static=True)
+class State(RaceState[RecurrentEncoder, FactoredCritic, TeamFactoredCritic]):
+    """What changes while RACE learns; `encoder` and `mine` are shared by all agents."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +86,7 @@ class RaceFacmac:
     evolution: bool = True
     """off leaves FACMAC with a policy per agent, whose encoder may still learn mutual
     information"""
-    encoder_learns_from: Literal["both", "marl", "teams", "neither"] = "both"
+    encoder_learns_from: EncoderLearnsFrom = "both"
     """whose values shape the encoder: "neither" is VMM only, "marl" without EA, "teams" without
     MARL (Figs. 5b-5d)"""
     value_weights: bool = True
@@ -155,53 +141,51 @@ class RaceFacmac:
         return self.breeding.population + 1 if self.evolution else 1
 
     @property
-    def learns_from_teams(self) -> bool:
-        return self.evolution and self.encoder_learns_from in ("both", "teams")
-
-    @property
-    def needs_team_critic(self) -> bool:
-        return self.learns_from_teams or (self.evolution and self.beta > 0 and self.value_weights)
+    def parts(self) -> Parts:
+        """What an update has."""
+        return Parts.of(
+            evolution=self.evolution,
+            learns_from=self.encoder_learns_from,
+            beta=self.beta,
+            value_weights=self.value_weights,
+        )
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         keys = jax.random.split(key, 7)
-        encoder = RecurrentEncoder(input_size(spec), self.hidden, key=keys[0])
         make_team = lambda k: make_heads(spec, self.hidden, k)
-        head = make_team(keys[1])
-        size: dict[str, Any] = dict(width=self.mixer_width, hypernet=self.hypernet)
-        layers = (self.hidden, self.hidden)
-        critic = FactoredCritic(spec, layers, self.mixing, **size, key=keys[3])
-        team_critic = TeamFactoredCritic(
-            spec, self.hidden, layers, self.embedding, self.mixing, **size, key=keys[4]
-        )
-        value = MLP(
-            (spec.state_size, self.value_hidden, self.value_hidden, 1),
-            activation=jax.nn.relu,
-            key=keys[5],
-        )
+        value_sizes = (spec.state_size, self.value_hidden, self.value_hidden, 1)
+        value = MLP(value_sizes, activation=jax.nn.relu, key=keys[5])
         mine = Mine(spec.state_size, self.hidden, self.mine_width, key=keys[6])
         return State(
-            encoder=Learner.create(encoder, self.actor_optimiser),
-            head=Learner.create(head, self.actor_optimiser),
-            population=Population.create(make_team, self.breeding.population, keys[2]),
-            critic=Learner.create(critic, self.critic_optimiser),
-            team_critic=Learner.create(team_critic, self.critic_optimiser),
+            encoder=Tracked.create(self.make_encoder(spec, keys[0]), self.actor_optimiser),
+            head=Tracked.create(make_team(keys[1]), self.actor_optimiser),
+            population=Population.create(make_team, self.num_teams - 1, keys[2]),
+            critic=Tracked.create(self.make_critic(spec, keys[3]), self.critic_optimiser),
+            team_critic=Tracked.create(self.make_team_critic(spec, keys[4]), self.critic_optimiser),
             value=Learner.create(value, self.critic_optimiser),
             mine=Learner.create(mine, self.mine_optimiser),
-            target_encoder=encoder,
-            target_head=head,
-            target_critic=critic,
-            target_team_critic=team_critic,
             spec=spec,
+        )
+
+    def make_encoder(self, spec: EnvSpec, key: Key) -> RecurrentEncoder:
+        """Z_phi of all agents."""
+        return RecurrentEncoder(input_size(spec), self.hidden, key=key)
+
+    def make_critic(self, spec: EnvSpec, key: Key) -> FactoredCritic:
+        """Q_psi."""
+        size: dict[str, Any] = dict(width=self.mixer_width, hypernet=self.hypernet)
+        return FactoredCritic(spec, (self.hidden, self.hidden), self.mixing, **size, key=key)
+
+    def make_team_critic(self, spec: EnvSpec, key: Key) -> TeamFactoredCritic:
+        """Q_theta."""
+        size: dict[str, Any] = dict(width=self.mixer_width, hypernet=self.hypernet)
+        layers = (self.hidden, self.hidden)
+        return TeamFactoredCritic(
+            spec, self.hidden, layers, self.embedding, self.mixing, **size, key=key
         )
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
         return Memory.empty(timestep.obs.shape[0], self.hidden)
-
-    def team(self, state: State, index: Index) -> Linear:
-        """W_j; the last team is the MARL team."""
-        if not self.evolution:
-            return state.head.value
-        return state.population.team(index, state.head.value)
 
     def logits(
         self, heads: Linear, z: Float[Array, "*batch agents hidden"]
@@ -225,7 +209,7 @@ class RaceFacmac:
         """Evolved teams draw from their policies; the MARL team mixes in random actions."""
         inputs = agent_inputs(state.spec, timestep.obs, memory.last_action)
         hidden = state.encoder.value(memory.hidden, inputs)
-        logits = self.logits(self.team(state, team), hidden)
+        logits = self.logits(state.team(team), hidden)
         if explore:
             epsilon = self.epsilon.at(clock)
             epsilon = jnp.where(team == self.num_teams - 1, epsilon, 0.0)
@@ -239,49 +223,27 @@ class RaceFacmac:
         when due."""
         team_key, *actor_keys = jax.random.split(key, 4)
         # Unrolled once: targets, both actor terms and the information all start from the same
-        # histories.
-        unroll = lambda encoder: jax.vmap(
-            lambda episode: unroll_episode(encoder, state.spec, episode)
-        )(batch)
+        # histories; `to_encoder` carries the gradient by them back to the encoder.
+        unroll = lambda encoder: self.unroll(encoder, state.spec, batch)
         z, to_encoder = jax.vjp(unroll, state.encoder.value)
-        critic, best_target, metrics = self.fit_critic(state, batch)
-        team_critic, value = state.team_critic, state.value
-        if self.needs_team_critic:
-            team_critic, team_target, team_metrics = self.fit_team_critic(state, batch, z, team_key)
-            best_target, metrics = jnp.maximum(best_target, team_target), metrics | team_metrics
-        if self.beta > 0 and self.value_weights:
-            value, value_loss = self.fit_value(state, batch, best_target)
-            metrics = metrics | {"value_loss": value_loss}
-        state = replace(state, critic=critic, team_critic=team_critic, value=value)
-        loss = lambda trained: self.encoder_loss(
-            trained[0], trained[1], trained[2], state, batch, actor_keys
-        )
-        trained = (z, state.head.value, state.mine.value)
-        (by_z, head, mine), more = jax.grad(loss, has_aux=True)(trained)
-        state = replace(
-            state,
-            encoder=state.encoder.apply(to_encoder(by_z)[0]),
-            head=state.head.apply(head),
-            mine=state.mine.apply(mine) if self.beta > 0 else state.mine,
-        )
-        return self.copy_targets(state, clock), metrics | more
+        # Q_psi, and Q_theta of a random team: Eq. 1.
+        state, best_target, metrics = self.fit_critic(state, batch)
+        if self.parts.team_critic:
+            state, team_target, more = self.fit_team_critic(state, batch, z, team_key)
+            best_target = jnp.maximum(best_target, team_target)
+            metrics |= more
+        # V, by the better of the two targets: Eq. 4.
+        if self.parts.value:
+            state, more = self.fit_value(state, batch, best_target)
+            metrics |= more
+        # Encoder, T and W_marl: Eqs. 6 and 7.
+        state, more = self.fit_encoder(state, batch, z, to_encoder, actor_keys)
+        state = state.move_targets(lambda net: net.copy_every(self.target_period, clock.updates))
+        return state, metrics | more
 
-    def copy_targets(self, state: State, clock: Clock) -> State:
-        targets = (
-            state.target_encoder,
-            state.target_head,
-            state.target_critic,
-            state.target_team_critic,
-        )
-        online = (
-            state.encoder.value,
-            state.head.value,
-            state.critic.value,
-            state.team_critic.value,
-        )
-        copied = copy_every(self.target_period, clock.updates, targets, online)
-        names = ("target_encoder", "target_head", "target_critic", "target_team_critic")
-        return replace(state, **dict(zip(names, copied, strict=True)))
+    def unroll(self, encoder: RecurrentEncoder, spec: EnvSpec, batch: Episode) -> Histories:
+        """z of a batch."""
+        return jax.vmap(lambda episode: unroll_episode(encoder, spec, episode))(batch)
 
     def one_hot(self, logits: Float[Array, "batch time agents actions"], batch: Episode) -> Array:
         """The greedy joint actions of a batch."""
@@ -289,14 +251,12 @@ class RaceFacmac:
 
     def fit_critic(
         self, state: State, batch: Episode
-    ) -> tuple[Learner[FactoredCritic], Float[Array, "batch time"], Metrics]:
+    ) -> tuple[State, Float[Array, "batch time"], Metrics]:
         """TD(lambda) with the target MARL team's greedy actions; also returns y_psi (Eq 1)."""
         steps = batch.timesteps
-        z = jax.vmap(lambda episode: unroll_episode(state.target_encoder, state.spec, episode))(
-            batch
-        )
-        next_action = self.one_hot(self.logits(state.target_head, z), batch)[:, 1:]
-        next_q = state.target_critic(steps.obs[:, 1:], next_action, steps.state[:, 1:])
+        z = self.unroll(state.encoder.target, state.spec, batch)
+        next_action = self.one_hot(self.logits(state.head.target, z), batch)[:, 1:]
+        next_q = state.critic.target(steps.obs[:, 1:], next_action, steps.state[:, 1:])
         target = episode_targets(batch, next_q, self.gamma, self.td_lambda)
         action = jax.nn.one_hot(batch.action, state.spec.action_size)
 
@@ -305,30 +265,26 @@ class RaceFacmac:
             return masked_mean(jnp.square(q - target), batch.mask)
 
         critic, critic_loss = state.critic.descend(loss)
-        return (
-            critic,
-            target,
-            {"critic_loss": critic_loss, "target_value": masked_mean(target, batch.mask)},
-        )
+        metrics = {"critic_loss": critic_loss, "target_value": masked_mean(target, batch.mask)}
+        return replace(state, critic=critic), target, metrics
 
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
         """Q_psi of what the team did at each step of one episode."""
         del key
-        steps, action = episode.timesteps, jax.nn.one_hot(episode.action, state.spec.action_size)
+        steps = episode.timesteps
+        action = jax.nn.one_hot(episode.action, state.spec.action_size)
         return state.critic.value(steps.obs[:-1], action, steps.state[:-1])
 
     def fit_team_critic(
         self, state: State, batch: Episode, z: Histories, key: Key
-    ) -> tuple[Learner[TeamFactoredCritic], Float[Array, "batch time"], Metrics]:
+    ) -> tuple[State, Float[Array, "batch time"], Metrics]:
         """The same for a random team, whose policies are an input; also returns y_theta (Eq 1)."""
-        steps, heads = (
-            batch.timesteps,
-            self.team(state, jax.random.randint(key, (), 0, self.num_teams)),
-        )
+        steps = batch.timesteps
+        heads = state.team(jax.random.randint(key, (), 0, self.num_teams))
         # The encoder and W_j are the live ones here: only the critics have targets for the
         # population.
         next_action = self.one_hot(self.logits(heads, z), batch)[:, 1:]
-        next_q = state.target_team_critic(steps.obs[:, 1:], next_action, steps.state[:, 1:], heads)
+        next_q = state.team_critic.target(steps.obs[:, 1:], next_action, steps.state[:, 1:], heads)
         target = episode_targets(batch, next_q, self.gamma, self.td_lambda)
         action = jax.nn.one_hot(batch.action, state.spec.action_size)
 
@@ -336,78 +292,113 @@ class RaceFacmac:
             q = critic(steps.obs[:, :-1], action, steps.state[:, :-1], heads)
             return masked_mean(jnp.square(q - target), batch.mask)
 
-        critic, critic_loss = state.team_critic.descend(loss)
+        team_critic, critic_loss = state.team_critic.descend(loss)
         metrics = {
             "team_critic_loss": critic_loss,
             "team_target_value": masked_mean(target, batch.mask),
         }
-        return critic, target, metrics
+        return replace(state, team_critic=team_critic), target, metrics
 
     def fit_value(
         self, state: State, batch: Episode, best_target: Float[Array, "batch time"]
-    ) -> tuple[Learner[MLP], Float[Array, ""]]:
+    ) -> tuple[State, Metrics]:
         """V follows the better of the two targets (Eq 4)."""
         states = batch.timesteps.state[:, :-1]
-        return state.value.descend(
-            lambda value: masked_mean(jnp.square(value(states)[..., 0] - best_target), batch.mask)
+
+        def loss(value: MLP) -> Float[Array, ""]:
+            return masked_mean(jnp.square(value(states)[..., 0] - best_target), batch.mask)
+
+        value, value_loss = state.value.descend(loss)
+        return replace(state, value=value), {"value_loss": value_loss}
+
+    def fit_encoder(
+        self,
+        state: State,
+        batch: Episode,
+        z: Histories,
+        to_encoder: Callable[[Histories], tuple[RecurrentEncoder]],
+        keys: list[Key],
+    ) -> tuple[State, Metrics]:
+        """The encoder by Eq 6, W_marl by Eq 7, T by the bound that it estimates, from one set of
+        parameters. `to_encoder` is the pullback of the unroll that gave `z`."""
+
+        def loss(
+            trained: tuple[Histories, Linear, Mine],
+        ) -> tuple[Float[Array, ""], Metrics]:
+            return self.encoder_loss(*trained, state, batch, keys)
+
+        trained = (z, state.head.value, state.mine.value)
+        (by_z, by_head, by_mine), metrics = jax.grad(loss, has_aux=True)(trained)
+        (by_encoder,) = to_encoder(by_z)
+        state = replace(
+            state,
+            encoder=state.encoder.apply(by_encoder),
+            head=state.head.apply(by_head),
+            mine=state.mine.apply(by_mine) if self.parts.information else state.mine,
         )
+        return state, metrics
 
     def encoder_loss(
         self, z: Histories, head: Linear, mine: Mine, state: State, batch: Episode, keys: list[Key]
     ) -> tuple[Float[Array, ""], Metrics]:
         """L_phi of Eq 6. Its gradient by `head` is that of Eq 7, as W_j is data to every other
         term."""
-        steps, z = batch.timesteps, z[:, :-1]
+        steps, mask = batch.timesteps, batch.mask
         assert steps.available is not None  # discrete tasks say what is legal
+        z = z[:, :-1]
         obs, states, available = steps.obs[:, :-1], steps.state[:, :-1], steps.available[:, :-1]
-        own = z if self.encoder_learns_from in ("both", "marl") else jax.lax.stop_gradient(z)
-        action = straight_through_steps(self.logits(head, own), available, keys[0])
-        loss = -masked_mean(state.critic.value(obs, action, states), batch.mask)
-        if self.learns_from_teams:
-            heads = self.team(state, jax.random.randint(keys[1], (), 0, self.num_teams))
-            team_action = straight_through_steps(self.logits(heads, z), available, keys[2])
-            loss -= masked_mean(
-                state.team_critic.value(obs, team_action, states, heads), batch.mask
-            )
-        if self.beta == 0:
-            return loss, {}
-        information, vmm = self.information(z, mine, state, batch)
-        return loss + self.beta * vmm, {"mutual_information": information}
+        marl_key, team_key, draw_key = keys
+        # -Q_psi: Eq. 7, and Eq. 2 where it is to shape the encoder.
+        own_z = z if self.parts.marl else jax.lax.stop_gradient(z)
+        action = straight_through_steps(self.logits(head, own_z), available, marl_key)
+        loss = -masked_mean(state.critic.value(obs, action, states), mask)
+        metrics: Metrics = {}
+        # -Q_theta: Eq. 2.
+        if self.parts.teams:
+            heads = state.team(jax.random.randint(team_key, (), 0, self.num_teams))
+            team_action = straight_through_steps(self.logits(heads, z), available, draw_key)
+            team_q = state.team_critic.value(obs, team_action, states, heads)
+            loss -= masked_mean(team_q, mask)
+        # beta L_VMM: Eqs. 5 and 6.
+        if self.parts.information:
+            information, vmm_loss = self.information(z, mine, state, batch)
+            loss += self.beta * vmm_loss
+            metrics["mutual_information"] = information
+        return loss, metrics
 
     def information(
         self, z: Histories, mine: Mine, state: State, batch: Episode
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The mean estimate of I(z; s), and L_VMM (Eq 5)."""
+        """The mean estimate of I(z; s) (Eq 3), and L_VMM (Eq 5)."""
         states, mask = batch.timesteps.state[:, :-1], batch.mask
-        per_step = lambda s, z_t, m: team_gaps(mine.team_scores(s, z_t), m)
-        gap = jax.vmap(per_step, in_axes=1, out_axes=1)(states, z, mask).mean(
-            axis=-1
-        )  # [batch, time]
+
+        def gaps_of_step(s: Array, z_t: Array, m: Array) -> Float[Array, "batch agents"]:
+            return team_gaps(mine.team_scores(s, z_t), m)
+
+        gap = jax.vmap(gaps_of_step, in_axes=1, out_axes=1)(states, z, mask)
+        gap = gap.mean(axis=-1)  # over agents: [batch, time]
         weights = jnp.ones_like(gap)
-        if self.value_weights:
+        if self.value_weights:  # data to the encoder's loss, so that they do not train V
             weights = value_weights(jax.lax.stop_gradient(state.value.value(states)[..., 0]), mask)
         weighted = jnp.where(mask, weights * gap, 0.0)
-        vmm = (
-            weighted.sum() / mask.shape[0]
-            if self.vmm_reduce == "sum"
-            else masked_mean(weighted, mask)
-        )
-        return -masked_mean(gap, mask), vmm
+        if self.vmm_reduce == "sum":
+            vmm_loss = weighted.sum() / mask.shape[0]
+        else:
+            vmm_loss = masked_mean(weighted, mask)
+        return -masked_mean(gap, mask), vmm_loss
 
     def evolve(
         self, state: State, fitness: Float[Array, " teams"], clock: Clock, key: Key
     ) -> tuple[State, Metrics]:
         """The next generation of teams (Sec 3.3), bred by this round's returns."""
         del clock
-        if not self.evolution:
-            return state, {}
         population, outcome = state.population.evolve(fitness, self.breeding, key)
         return replace(state, population=population), outcome
 
     def inject(self, state: State) -> State:
         """W_marl takes the place of the team that was worst, by the returns that bred this
         generation."""
-        if not (self.evolution and self.breeding.injection):
+        if not self.breeding.injection:
             return state
         own = state.head.value
         if self.heads_shared_by_agents:
@@ -415,8 +406,9 @@ class RaceFacmac:
         return replace(state, population=state.population.inject(own))
 
     def trained_team(self, state: State) -> Int[Array, ""]:
+        """The MARL team."""
         return jnp.int32(self.num_teams - 1)
 
     def best_team(self, state: State) -> Int[Array, ""]:
         """The elite of the latest round; the MARL team where nothing evolves."""
-        return state.population.elite if self.evolution else jnp.int32(0)
+        return state.population.elite

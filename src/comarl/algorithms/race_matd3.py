@@ -64,6 +64,7 @@ from comarl.replay.transitions import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
 from comarl.validation import check_fields, check_layers, check_range
 
+
 class State(RaceState[Torso, Critic, TeamCritic]):
     """What changes while RACE learns; `encoder` and `mine` lead with `agents`."""
 
