@@ -124,7 +124,7 @@ def test_both_ways_of_pytorch_update_as_comarl_does(mixing):
                 np.testing.assert_allclose(
                     float(value), float(metrics[name]), rtol=1e-4, atol=1e-6, err_msg=name
                 )
-    assert algorithm.population in drawn and len(drawn) > 2, "other keys would test more"
+    assert algorithm.breeding.population in drawn and len(drawn) > 2, "other keys would test more"
     for theirs in both:
         for name in ("encoder", "critic", "team_critic", "value", "mine"):
             assert_same(
@@ -134,7 +134,7 @@ def test_both_ways_of_pytorch_update_as_comarl_does(mixing):
             assert_same(getattr(start, name), getattr(state, name), getattr(theirs, name))
         for before, after, pair in (
             (start.head.value, state.head.value, theirs.head),
-            (start.target_head, state.target_head, theirs.target_head),
+            (start.head.target, state.head.target, theirs.target_head),
         ):
             changes = [[np.asarray(head.weight), np.asarray(head.bias)] for head in (before, after)]
             assert_changed_alike(*changes, list(pair))

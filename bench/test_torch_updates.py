@@ -149,12 +149,12 @@ def test_race_updates_are_the_same(layer_norm):
             metrics,
             theirs.update(to_torch(batch, "cpu"), tensor(make_noise(algorithm, noise_key)), *teams),
         )
-    assert algorithm.population in drawn and len(drawn) > 2, "other keys would test more"
-    assert_same(start.encoders.value, state.encoders.value, theirs.policy.encoders)
+    assert algorithm.breeding.population in drawn and len(drawn) > 2, "other keys would test more"
+    assert_same(start.encoder.value, state.encoder.value, theirs.policy.encoders)
     assert_same(start.head.value, state.head.value, theirs.policy.heads)
     for name in ("critic", "team_critic", "value", "mine"):
         assert_same(getattr(start, name).value, getattr(state, name).value, getattr(theirs, name))
-    assert_same(start.target_encoders, state.target_encoders, theirs.target_policy.encoders)
-    assert_same(start.target_head, state.target_head, theirs.target_policy.heads)
-    assert_same(start.target_critic, state.target_critic, theirs.target_critic)
-    assert_same(start.target_team_critic, state.target_team_critic, theirs.target_team_critic)
+    assert_same(start.encoder.target, state.encoder.target, theirs.target_policy.encoders)
+    assert_same(start.head.target, state.head.target, theirs.target_policy.heads)
+    assert_same(start.critic.target, state.critic.target, theirs.target_critic)
+    assert_same(start.team_critic.target, state.team_critic.target, theirs.target_team_critic)

@@ -198,7 +198,7 @@ class TorchMatd3:
         self.algorithm, self.updates = algorithm, 0
         actors, critic = state.actors.value, state.critic.value
         self.policy = Policy(actors.encoders, actors.heads).to(device)
-        self.critic = Critic(critic.members).to(device)
+        self.critic = Critic(critic.critics).to(device)
         self.target_policy, self.target_critic = frozen_copy(self.policy), frozen_copy(self.critic)
         self.first = frozen_first(self.critic.members)
         self.actor_optimiser = Optimiser(self.policy.parameters(), algorithm.actor_optimiser, kind)

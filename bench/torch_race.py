@@ -38,8 +38,8 @@ class TeamCritic(nn.Module):
 
     def __init__(self, source: Any):
         super().__init__()
-        self.embedders, self.members = MLP(source.embedders), MLP(source.members)
-        self.count = source.members.output.bias.shape[0]
+        self.embedders, self.members = MLP(source.embedders), MLP(source.critics)
+        self.count = source.critics.output.bias.shape[0]
 
     def forward(self, state: Tensor, action: Tensor, heads: Heads) -> Tensor:
         columns, x = to_columns(heads), join(state, action)
@@ -86,13 +86,13 @@ class TorchRace:
     ):
         """`state` is what `algorithm.init` made."""
         self.algorithm, self.updates = algorithm, 0
-        self.policy = Policy(state.encoders.value, state.head.value).to(device)
-        self.critic = Critic(state.critic.value.members).to(device)
+        self.policy = Policy(state.encoder.value, state.head.value).to(device)
+        self.critic = Critic(state.critic.value.critics).to(device)
         self.team_critic = TeamCritic(state.team_critic.value).to(device)
         self.value, self.mine = MLP(state.value.value).to(device), Mine(state.mine.value).to(device)
         self.population = (
-            tensor(state.population.weight).to(device),
-            tensor(state.population.bias).unsqueeze(-2).to(device),
+            tensor(state.population.teams.weight).to(device),
+            tensor(state.population.teams.bias).unsqueeze(-2).to(device),
         )
         self.add_targets()
         self.add_optimisers(kind)
@@ -152,7 +152,7 @@ class TorchRace:
 
     def team(self, index: int) -> Heads:
         """The last is the MARL team; all are data to whom they are given."""
-        if index == self.algorithm.population:
+        if index == self.algorithm.breeding.population:
             return self.policy.heads.weight.detach(), self.policy.heads.bias.detach()
         return self.population[0][index], self.population[1][index]
 

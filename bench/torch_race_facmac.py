@@ -270,7 +270,7 @@ class TorchRaceFacmac:
             Mine(state.mine.value),
             Heads(*map(nn.Parameter, to_heads(state.head.value))),
         )
-        self.population = to_heads(state.population)
+        self.population = to_heads(state.population.teams)
         modules = (self.encoder, self.critic, self.team_critic)
         self.target_encoder, self.target_critic, self.target_team_critic = map(frozen_copy, modules)
         self.target_head = Heads(*(p.detach().clone() for p in self.head))
@@ -328,7 +328,7 @@ class TorchRaceFacmac:
 
     def team(self, index: int) -> Heads:
         """The last is the MARL team; all are data to whom they are given."""
-        if index == self.algorithm.population:
+        if index == self.algorithm.breeding.population:
             return Heads(*(p.detach() for p in self.head))
         return Heads(*(p[index] for p in self.population))
 

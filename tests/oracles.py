@@ -70,9 +70,9 @@ class Reference:
     def critic(critic, state, action):
         """[critics, batch]"""
         x = np.concatenate([state, action.reshape(len(action), -1)], axis=1)
-        num_critics = critic.members.output.bias.shape[0]
+        num_critics = critic.critics.output.bias.shape[0]
         return np.stack(
-            [Reference.mlp(Reference.part(critic.members, k), x)[:, 0] for k in range(num_critics)]
+            [Reference.mlp(Reference.part(critic.critics, k), x)[:, 0] for k in range(num_critics)]
         )
 
     @staticmethod
@@ -92,7 +92,7 @@ class Reference:
             chi = Reference.team_embedding(Reference.part(critic.embedders, k), heads, spec)
             chis = np.tile(chi, (len(state), 1))
             x = np.concatenate([state, action.reshape(len(action), -1), chis], axis=1)
-            values.append(Reference.mlp(Reference.part(critic.members, k), x)[:, 0])
+            values.append(Reference.mlp(Reference.part(critic.critics, k), x)[:, 0])
         return np.stack(values)
 
     @staticmethod

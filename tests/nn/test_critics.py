@@ -54,10 +54,10 @@ def test_a_critic_equals_its_equations(critic, batch, reference):
 
 def test_the_members_of_a_critic_start_apart_with_outputs_scaled_down(spec):
     critic = Critic(spec, (16, 8), critics=2, layer_norm=True, key=jax.random.key(0))
-    one, two = critic.members.torso.layers[0].weight
+    one, two = critic.critics.torso.layers[0].weight
     assert not np.any(one == two)
-    assert np.abs(critic.members.output.weight).max() <= 0.1 / 8**0.5
-    assert np.abs(critic.members.output.weight).max() > 0.05 / 8**0.5
+    assert np.abs(critic.critics.output.weight).max() <= 0.1 / 8**0.5
+    assert np.abs(critic.critics.output.weight).max() > 0.05 / 8**0.5
 
 
 def test_the_first_critic_is_row_0(critic, batch):

@@ -2,7 +2,8 @@
 Tumer, NeurIPS 2018).
 
     fitness_j = return of one episode of team j
-    W_1 .. W_n  bred by fitness: elite, tournaments, crossover and mutation of whole networks          (Algorithms 1, 3)
+    W_1 .. W_n  bred by fitness: elite, tournaments, crossover and mutation       (Algorithms 1, 3)
+                of whole networks
 
 No gradient, no replay, no other memory than the teams themselves. They are the networks that the
 base algorithm, MATD3 or FACMAC, would start with, so that only the way to search differs. RACE does
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
 from jaxtyping import Array, Float, Int, PyTree
 
 from comarl.algorithms.facmac import Facmac
@@ -59,6 +59,7 @@ class Ea:
 
     @property
     def num_teams(self) -> int:
+        """The teams that evolve."""
         return self.breeding.population
 
     def init(self, spec: EnvSpec, key: Key) -> State:
@@ -78,8 +79,9 @@ class Ea:
         *,
         explore: bool,
     ) -> tuple[PyTree, Array]:
+        """Every team as it is."""
         del clock
-        policy = jax.tree.map(lambda all_: all_[team], state.population.teams)
+        policy = state.population.evolving_team(team)
         return self.base.perform(policy, memory, timestep, key, explore=explore)
 
     def update(self, state: State, batch: Any, clock: Clock, key: Key) -> tuple[State, Metrics]:

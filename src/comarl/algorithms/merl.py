@@ -6,10 +6,12 @@ Every team is a network of its own: nothing is shared but experience. That is RA
 shared encoders, and so without the critic of many teams and without value-aware mutual information.
 
     fitness_j = return of one episode of team j
-    W_1 .. W_n  bred by fitness: elite, tournaments, crossover and mutation of whole networks             (Algorithm 1)
-    W_marl      learns from all teams' experience by the base algorithm, and takes the worst team's place
+    W_1 .. W_n  bred by fitness: elite, tournaments, crossover and mutation           (Algorithm 1)
+                of whole networks
+    W_marl      learns from all teams' experience by the base algorithm,
+                and takes the worst team's place
 
-In its own paper the teams evolve for the team's reward while gradients climb each agent's own.
+In its own paper the teams evolve for the team's reward while gradients maximise each agent's own.
 Here, as in RACE's comparison, tasks have no reward but the team's, and both serve that. The base is
 MATD3 or FACMAC, with its settings.
 
@@ -75,6 +77,7 @@ class Merl:
 
     @property
     def num_teams(self) -> int:
+        """The teams that evolve, and the one that is trained."""
         return self.breeding.population + 1
 
     def init(self, spec: EnvSpec, key: Key) -> State:
@@ -99,12 +102,14 @@ class Merl:
         explore: bool,
     ) -> tuple[PyTree, Array]:
         """The trained team as its algorithm has it; the others as they are."""
-        policy = jax.tree.map(lambda all_: all_[team], state.population.teams)
-        evolved = self.base.perform(policy, memory, timestep, key, explore=explore)
+        policy = state.population.evolving_team(team)
+        evolving = self.base.perform(policy, memory, timestep, key, explore=explore)
         trained = self.base.act(state.base, team, memory, timestep, clock, key, explore=explore)
-        return tree_where(jnp.asarray(team == self.breeding.population), trained, evolved)
+        is_trained = jnp.asarray(team == self.breeding.population)
+        return tree_where(is_trained, trained, evolving)
 
     def update(self, state: State, batch: Any, clock: Clock, key: Key) -> tuple[State, Metrics]:
+        """As the base has it."""
         base, metrics = self.base.update(state.base, batch, clock, key)
         return replace(state, base=base), metrics
 
@@ -122,6 +127,7 @@ class Merl:
         return replace(state, population=state.population.inject(self.base.policy(state.base)))
 
     def trained_team(self, state: State) -> Int[Array, ""]:
+        """The team that the base trains: the last."""
         return jnp.int32(self.breeding.population)
 
     def best_team(self, state: State) -> Int[Array, ""]:
@@ -131,4 +137,9 @@ class Merl:
 
 def make_population(base: Matd3 | Facmac, spec: EnvSpec, size: int, key: Key) -> Population:
     """So many teams as the base would start with."""
-    return Population.create(lambda k: base.policy(base.init(spec, k)), size, key)  # type: ignore[arg-type]
+
+    def make_team(key: Key) -> PyTree:
+        state: Any = base.init(spec, key)  # the base's own
+        return base.policy(state)
+
+    return Population.create(make_team, size, key)

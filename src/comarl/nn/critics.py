@@ -1,5 +1,8 @@
 """Critics: of the state and the whole team's action, or factored into what each agent sees and
-does."""
+does.
+
+The leaves of several Q-functions that are stacked lead with `critics`.
+"""
 
 from collections.abc import Sequence
 
@@ -18,14 +21,32 @@ def join(
     action: Float[Array, "batch agents action"],
     *more: Float[Array, "batch more"],
 ) -> Float[Array, "batch inputs"]:
+    """The inputs of a critic: the state, the joint action as one vector, and more.
+
+    >>> join(jnp.ones((4, 3)), jnp.ones((4, 2, 5))).shape
+    (4, 13)
+    """
     return jnp.concatenate([state, action.reshape(action.shape[0], -1), *more], axis=-1)
+
+
+def policy_columns(heads: Linear) -> Float[Array, "agents action weights_and_bias"]:
+    """A team of linear policies as a critic sees it: for each action of each agent, its weights
+    and its own bias."""
+    weights = jnp.swapaxes(heads.weight, 1, 2)
+    return jnp.concatenate([weights, heads.bias[..., None]], axis=-1)
 
 
 class Critic(eqx.Module):
     """Independent Q-functions of state and joint action, stacked: TD3 takes two and uses their
-    minimum in targets."""
+    minimum in targets.
 
-    members: MLP  # leaves lead with `critics`
+    >>> spec = EnvSpec(2, 3, 6, 2, discrete=False, horizon=25)  # agents, obs, state, action
+    >>> critic = Critic(spec, (16,), critics=2, layer_norm=True, key=jax.random.key(0))
+    >>> critic(jnp.ones((5, 6)), jnp.ones((5, 2, 2))).shape
+    (2, 5)
+    """
+
+    critics: MLP
 
     def __init__(
         self, spec: EnvSpec, hidden: Sequence[int], *, critics: int, layer_norm: bool, key: Key
@@ -38,20 +59,20 @@ class Critic(eqx.Module):
             output_scale=0.1,
             key=k,
         )
-        self.members = jax.vmap(make)(jax.random.split(key, critics))
+        self.critics = jax.vmap(make)(jax.random.split(key, critics))
 
     def __call__(
         self, state: Float[Array, "batch state"], action: Float[Array, "batch agents action"]
     ) -> Float[Array, "critics batch"]:
         x = join(state, action)
-        return jax.vmap(lambda member: member(x)[:, 0])(self.members)
+        return jax.vmap(lambda critic: critic(x)[:, 0])(self.critics)
 
     def first(
         self, state: Float[Array, "batch state"], action: Float[Array, "batch agents action"]
     ) -> Float[Array, " batch"]:
-        """The first Q-function alone: the one that policies climb."""
-        member = jax.tree.map(lambda leaf: leaf[0], self.members)
-        return member(join(state, action))[:, 0]
+        """The first Q-function alone: the one that policies maximise."""
+        critic = jax.tree.map(lambda leaf: leaf[0], self.critics)
+        return critic(join(state, action))[:, 0]
 
 
 class TeamCritic(eqx.Module):
@@ -63,8 +84,8 @@ class TeamCritic(eqx.Module):
     input beside state and action.
     """
 
-    embedders: MLP  # leaves lead with `critics`: each Q-function has its own
-    members: MLP
+    embedders: MLP  # each Q-function has its own
+    critics: MLP
     spec: EnvSpec = eqx.field(static=True)
 
     def __init__(
@@ -77,7 +98,7 @@ class TeamCritic(eqx.Module):
         layer_norm: bool,
         key: Key,
     ):
-        embed_key, member_key = jax.random.split(key)
+        embed_key, critic_key = jax.random.split(key)
         sizes = (features + 1, embedding, embedding, embedding)
         make_embedder = lambda k: MLP(sizes, activation=leaky_relu, key=k)
         inputs = spec.state_size + spec.num_agents * spec.action_size + embedding
@@ -89,30 +110,27 @@ class TeamCritic(eqx.Module):
             key=k,
         )
         self.embedders = jax.vmap(make_embedder)(jax.random.split(embed_key, 2))
-        self.members = jax.vmap(make)(jax.random.split(member_key, 2))
+        self.critics = jax.vmap(make)(jax.random.split(critic_key, 2))
         self.spec = spec
 
     def embed(self, embedder: MLP, heads: Linear) -> Float[Array, " embedding"]:
         """chi(W): the mean embedding of the team's real (not padded) columns; permuting actions
         does not change it."""
-        columns = jnp.concatenate(
-            [jnp.swapaxes(heads.weight, 1, 2), heads.bias[..., None]], axis=-1
-        )
         real = jnp.asarray(self.spec.action_mask)[..., None]
-        return jnp.sum(embedder(columns) * real, axis=(0, 1)) / real.sum()
+        return jnp.sum(embedder(policy_columns(heads)) * real, axis=(0, 1)) / real.sum()
 
     def value(
         self,
         embedder: MLP,
-        member: MLP,
+        critic: MLP,
         state: Float[Array, "batch state"],
         action: Float[Array, "batch agents action"],
         heads: Linear,
     ) -> Float[Array, " batch"]:
+        """Q_theta of one Q-function and its embedder."""
         chi = self.embed(embedder, heads)
-        return member(join(state, action, jnp.broadcast_to(chi, (state.shape[0], *chi.shape))))[
-            :, 0
-        ]
+        chis = jnp.broadcast_to(chi, (state.shape[0], *chi.shape))
+        return critic(join(state, action, chis))[:, 0]
 
     def __call__(
         self,
@@ -120,8 +138,8 @@ class TeamCritic(eqx.Module):
         action: Float[Array, "batch agents action"],
         heads: Linear,
     ) -> Float[Array, "critics batch"]:
-        one = lambda embedder, member: self.value(embedder, member, state, action, heads)
-        return jax.vmap(one)(self.embedders, self.members)
+        one_critic = lambda embedder, critic: self.value(embedder, critic, state, action, heads)
+        return jax.vmap(one_critic)(self.embedders, self.critics)
 
     def first(
         self,
@@ -129,9 +147,9 @@ class TeamCritic(eqx.Module):
         action: Float[Array, "batch agents action"],
         heads: Linear,
     ) -> Float[Array, " batch"]:
-        """The first Q-function alone: the one that the encoder climbs."""
-        embedder, member = jax.tree.map(lambda leaf: leaf[0], (self.embedders, self.members))
-        return self.value(embedder, member, state, action, heads)
+        """The first Q-function alone: the one that the encoder maximises."""
+        embedder, critic = jax.tree.map(lambda leaf: leaf[0], (self.embedders, self.critics))
+        return self.value(embedder, critic, state, action, heads)
 
 
 class FactoredCritic(eqx.Module):
@@ -221,9 +239,8 @@ class TeamFactoredCritic(eqx.Module):
         state: Float[Array, "*batch state"],
         heads: Linear,
     ) -> Float[Array, "*batch"]:
-        columns = jnp.concatenate(
-            [jnp.swapaxes(heads.weight, 1, 2), heads.bias[..., None]], axis=-1
-        )
+        """Actions as of `FactoredCritic`; `heads` is the team that is valued."""
+        columns = policy_columns(heads)
         chi = self.utility_embedder(columns).mean(axis=1)  # [agents, embedding]
         chis = jnp.broadcast_to(chi, (*obs.shape[:-1], chi.shape[-1]))
         utilities = self.utility(jnp.concatenate([chis, obs, action], axis=-1))[..., 0]

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from comarl.nn.mlp import Torso, leaky_relu
@@ -9,8 +10,12 @@ from comarl.types import Key
 
 
 class Mine(eqx.Module):
-    """T_omega(s, z): how well a state and a representation fit, as a dot product (RACE, App.
-    A.1)."""
+    """T_omega(s, z): how well a state and a representation fit, as a dot product (RACE, App. A.1).
+
+    >>> mine = Mine(state_size=4, features=3, width=8, key=jax.random.key(0))
+    >>> mine(jnp.ones((5, 4)), jnp.ones((5, 3))).shape
+    (5, 5)
+    """
 
     state_branch: Torso
     z_branch: Torso
@@ -31,4 +36,4 @@ class Mine(eqx.Module):
     ) -> Float[Array, "batch batch agents"]:
         """The score of every state of the batch with every agent's representation in every item of
         the batch."""
-        return jax.numpy.einsum("sd,bnd->sbn", self.state_branch(state), self.z_branch(z))
+        return jnp.einsum("sd,bnd->sbn", self.state_branch(state), self.z_branch(z))
