@@ -130,8 +130,9 @@ def test_both_ways_of_pytorch_update_as_comarl_does(mixing):
             assert_same(
                 getattr(start, name).value, getattr(state, name).value, getattr(theirs, name)
             )
-        for name in ("target_encoder", "target_critic", "target_team_critic"):
-            assert_same(getattr(start, name), getattr(state, name), getattr(theirs, name))
+        for name in ("encoder", "critic", "team_critic"):
+            targets = (getattr(one, name).target for one in (start, state))
+            assert_same(*targets, getattr(theirs, f"target_{name}"))
         for before, after, pair in (
             (start.head.value, state.head.value, theirs.head),
             (start.head.target, state.head.target, theirs.target_head),
