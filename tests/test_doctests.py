@@ -1,4 +1,4 @@
-"""The examples in docstrings are true, and users' functions of ops, nn and replay have
+"""The examples in docstrings are true, and users' functions of ops, nn, replay and evolution have
 some."""
 
 import doctest
@@ -24,6 +24,6 @@ def test_the_examples_of_a_module_are_true(name):
     assert results.attempted > 0 and results.failed == 0
 
 
-@pytest.mark.parametrize("room", ["ops", "nn", "replay"])
+@pytest.mark.parametrize("room", ["ops", "nn", "replay", "evolution"])
 def test_what_others_build_on_has_examples(room):
     assert any(name.startswith(f"comarl.{room}.") for name in MODULES)

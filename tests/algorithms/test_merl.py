@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 from comarl.algorithms import ea as ea_module
-from comarl.algorithms.ea import EA_FACMAC, Ea
+from comarl.algorithms.ea import Ea
 from comarl.algorithms.facmac import Facmac
 from comarl.algorithms.matd3 import Matd3
-from comarl.algorithms.merl import MERL_FACMAC, Merl
+from comarl.algorithms.merl import Merl
+from comarl.algorithms.presets import EA_FACMAC, MERL_FACMAC
 from comarl.envs.matrix import GAMES
 from comarl.evolution.population import NetworkBreeding
 from comarl.ops.learner import Adam
 from comarl.replay.episodes import EpisodeRing
-from comarl.replay.pace import StepPace
+from comarl.replay.pace import EpisodePace, StepPace
 from comarl.replay.transitions import Ring
 from comarl.runs.records import read
 from comarl.training.settings import Run
@@ -54,7 +55,9 @@ class Case:
         )
         state = jax.jit(lambda k: self.merl.init(self.spec, k))(jax.random.key(0))
         self.state = eqx.tree_at(
-            lambda s: (s.base, s.population), state, scramble((state.base, state.population), 0)
+            lambda s: (s.base, s.population.teams),
+            state,
+            scramble((state.base, state.population.teams), 0),
         )
         first = (
             self.batch.now
@@ -103,7 +106,7 @@ def test_an_update_is_the_bases_bit_for_bit_and_leaves_the_population_alone(case
 def test_each_evolving_team_acts_by_its_own_network_and_the_last_as_the_base_does(case):
     for explore in (False, True):
         for team in range(TEAMS):
-            policy = jax.tree.map(lambda x, j=team: x[j], case.state.population)
+            policy = case.state.population.evolving_team(team)
             for key in jax.random.split(jax.random.key(1), 4):
                 found = case.act(case.state, jnp.int32(team), key, explore)
                 np.testing.assert_array_equal(found, case.perform(policy, key, explore))
@@ -120,19 +123,16 @@ def test_teams_share_nothing(case, scramble):
         [[case.act(state, jnp.int32(j), k, True) for k in keys] for j in range(TEAMS + 1)]
     ).reshape(TEAMS + 1, -1)
     before = actions(case.state)
-    other = scramble(case.state.population, 5, 2.0)
+    teams = case.state.population.teams
+    other = scramble(teams, 5, 2.0)
     for changed in range(TEAMS):
         swap = lambda old, new, j=changed: old.at[j].set(new[j])
-        state = dataclasses.replace(
-            case.state,
-            breeding=dataclasses.replace(
-                case.state.breeding, population=jax.tree.map(swap, case.state.population, other)
-            ),
-        )
+        swapped = jax.tree.map(swap, teams, other)
+        state = eqx.tree_at(lambda s: s.population.teams, case.state, swapped)
         differs = (actions(state) != before).any(1)
         np.testing.assert_array_equal(differs, np.arange(TEAMS + 1) == changed)
     base = eqx.tree_at(
-        lambda s: s.critic.value, case.state.base, scramble(case.state.base.critic.value, 6)
+        lambda s: s.critic.learner.value, case.state.base, scramble(case.state.base.critic.value, 6)
     )
     np.testing.assert_array_equal(actions(dataclasses.replace(case.state, base=base)), before)
 
@@ -147,7 +147,7 @@ def test_evolving_teams_add_no_noise_of_the_bases_exploration(case):
             )
             np.testing.assert_array_equal(one, other)
     else:
-        head = lambda s: (s.population.head.weight, s.population.head.bias)
+        head = lambda s: (s.population.teams.head.weight, s.population.teams.head.bias)
         bias = jnp.broadcast_to(jnp.array([40.0, 0.0, 0.0]), (TEAMS, 3))
         sure = eqx.tree_at(head, case.state, (jnp.zeros((TEAMS, 4, 3)), bias))
         timestep = eqx.tree_at(lambda t: t.available, case.timestep, jnp.ones((2, 3), bool))
@@ -158,7 +158,10 @@ def test_evolving_teams_add_no_noise_of_the_bases_exploration(case):
 
 
 def ranked(state, fitness, elite: int):
-    return dataclasses.replace(state, fitness=jnp.array(fitness), elite=jnp.int32(elite))
+    population = dataclasses.replace(
+        state.population, fitness=jnp.array(fitness), elite=jnp.int32(elite)
+    )
+    return dataclasses.replace(state, population=population)
 
 
 @pytest.mark.parametrize(
@@ -166,10 +169,11 @@ def ranked(state, fitness, elite: int):
 )
 def test_the_trained_network_takes_the_worst_slot_and_never_the_elites(case, fitness, elite, slot):
     after = case.merl.inject(ranked(case.state, fitness, elite))
-    assert int(after.injected) == slot != elite
+    assert int(after.population.injected) == slot != elite
     own = case.base.policy(case.state.base)
     for new, old, mine in zip(
-        *map(jax.tree.leaves, (after.population, case.state.population, own)), strict=True
+        *map(jax.tree.leaves, (after.population.teams, case.state.population.teams, own)),
+        strict=True,
     ):
         np.testing.assert_array_equal(new[slot], mine)
         others = jnp.array([team for team in range(TEAMS) if team != slot])
@@ -184,28 +188,30 @@ def test_evolution_keeps_the_elite_bit_for_bit_and_changes_other_networks_alone(
     after, metrics = jax.jit(jax.vmap(evolve))(jax.random.split(jax.random.key(5), 20))
     changed = []
     for new, old in zip(
-        *map(jax.tree.leaves, (after.population, case.state.population)), strict=True
+        *map(jax.tree.leaves, (after.population.teams, case.state.population.teams)), strict=True
     ):
         np.testing.assert_array_equal(
             new[:, ELITE], np.broadcast_to(old[ELITE], new[:, ELITE].shape)
         )
         changed.append((np.asarray(new) != np.asarray(old)).any((0, *range(2, new.ndim))))
     np.testing.assert_array_equal(np.any(changed, axis=0), np.arange(TEAMS) != ELITE)
-    assert (np.asarray(after.elite) == ELITE).all() and all(
-        np.isnan(fate).all() for fate in metrics.values()
+    assert (np.asarray(after.population.elite) == ELITE).all() and all(
+        np.isnan(outcome).all() for outcome in metrics.values()
     )
     first = jax.tree.map(lambda x: x[0], after)
-    np.testing.assert_array_equal(first.fitness, FITNESS[:TEAMS])  # not the trained team's
-    assert bits((first.base, first.injected)) == bits((case.state.base, case.state.injected))
+    np.testing.assert_array_equal(
+        first.population.fitness, FITNESS[:TEAMS]
+    )  # not the trained team's
+    assert bits(first.base) == bits(case.state.base) and int(first.population.injected) == -1
     assert (int(case.merl.best_team(first)), int(case.merl.trained_team(first))) == (ELITE, TEAMS)
 
 
 def test_teams_start_as_the_base_would_and_apart(case):
     state = jax.jit(lambda k: case.merl.init(case.spec, k))(jax.random.key(0))
     own = case.base.policy(state.base)
-    assert jax.tree.structure(state.population) == jax.tree.structure(own)
+    assert jax.tree.structure(state.population.teams) == jax.tree.structure(own)
     for (path, teams), mine in zip(
-        jax.tree.leaves_with_path(state.population), jax.tree.leaves(own), strict=True
+        jax.tree.leaves_with_path(state.population.teams), jax.tree.leaves(own), strict=True
     ):
         assert teams.shape == (TEAMS, *mine.shape)
         if getattr(path[-1], "name", "") == "weight":
@@ -213,40 +219,31 @@ def test_teams_start_as_the_base_would_and_apart(case):
 
 
 def test_pace_and_replay_are_the_bases():
-    merl, ea = Merl(MATD3), Ea(MATD3)
-    assert (merl.learns_from, merl.replay, merl.warmup_steps, merl.updates_per_step) == (
-        "transitions",
-        MATD3.replay,
-        20,
-        1.0,
+    merl = Merl(MATD3)
+    assert (merl.actions, merl.replay, merl.pace) == (MATD3.actions, MATD3.replay, MATD3.pace)
+    assert merl.num_teams == 6
+    pace = EpisodePace(parallel_envs=4, updates_per_episode=0.5)
+    discrete = Merl(dataclasses.replace(FACMAC, pace=pace))
+    assert (discrete.actions, discrete.replay, discrete.pace) == (
+        FACMAC.actions,
+        FACMAC.replay,
+        pace,
     )
-    assert (merl.actions, merl.parallel_envs, merl.num_teams) == (MATD3.actions, 1, 6)
-    discrete = Merl(
-        dataclasses.replace(
-            FACMAC, pace=dataclasses.replace(FACMAC.pace, parallel_envs=4, updates_per_episode=0.5)
-        )
-    )
-    assert (discrete.learns_from, discrete.parallel_envs, discrete.updates_per_episode) == (
-        "episodes",
-        4,
-        0.5,
-    )
-    assert (discrete.warmup_steps, discrete.actions) == (0, FACMAC.actions)
-    assert (ea.warmup_steps, ea.updates_per_step, ea.updates_per_episode, ea.replay.capacity) == (
-        0,
-        0.0,
-        0.0,
-        0,
-    )
-    assert (ea.num_teams, ea.learns_from, Ea(FACMAC).learns_from) == (5, "transitions", "episodes")
     assert isinstance(MERL_FACMAC.base, Facmac) and isinstance(EA_FACMAC.base, Facmac)
+
+
+def test_ea_plays_as_many_episodes_as_its_base_and_keeps_and_learns_nothing():
+    ea = Ea(dataclasses.replace(FACMAC, pace=EpisodePace(parallel_envs=4)))
+    assert ea.pace == EpisodePace(parallel_envs=4, updates_per_episode=0.0)
+    assert (ea.num_teams, ea.replay.capacity, ea.pace.warmup_steps) == (5, 0, 0)
+    assert Ea(MATD3).pace.parallel_envs == 1 and Ea(MATD3).actions == MATD3.actions
 
 
 # EA
 
 
 def test_nothing_learns_by_gradient_in_ea_and_nobody_is_injected(case, bits, key):
-    state = ea_module.State(case.state.population, jnp.int32(1))
+    state = ea_module.State(case.state.population)
     after, metrics = case.ea.update(state, case.batch, CLOCK, key)
     assert metrics == {} and bits(after) == bits(state) == bits(case.ea.inject(state))
 
@@ -257,18 +254,18 @@ def test_the_elite_of_ea_never_gets_worse_and_stands_for_the_algorithm(case):
     state = jax.jit(lambda k: case.ea.init(case.spec, k))(jax.random.key(1))
     evolve = jax.jit(lambda s, f, k: case.ea.evolve(s, f, CLOCK, k)[0])
     fitness = lambda s: (
-        -sum(jnp.square(x).reshape(TEAMS, -1).sum(1) for x in jax.tree.leaves(s.population))
+        -sum(jnp.square(x).reshape(TEAMS, -1).sum(1) for x in jax.tree.leaves(s.population.teams))
     )
     best = []
     for key in jax.random.split(jax.random.key(6), 12):
         scores = fitness(state)
         elite, after = int(jnp.argmax(scores)), evolve(state, scores, key)
         for new, old in zip(
-            *map(jax.tree.leaves, (after.population, state.population)), strict=True
+            *map(jax.tree.leaves, (after.population.teams, state.population.teams)), strict=True
         ):
             assert np.asarray(new[elite]).tobytes() == np.asarray(old[elite]).tobytes()
         assert (
-            int(after.elite)
+            int(after.population.elite)
             == elite
             == int(case.ea.best_team(after))
             == int(case.ea.trained_team(after))
@@ -279,14 +276,14 @@ def test_the_elite_of_ea_never_gets_worse_and_stands_for_the_algorithm(case):
 
 
 def test_a_team_of_ea_acts_by_its_network_alone(case):
-    state = ea_module.State(case.state.population, jnp.int32(0))
+    state = ea_module.State(case.state.population)
     memory = case.ea.initial_memory(state, case.timestep, jax.random.key(0))
     one = lambda j, k, explore: case.ea.act(
         state, j, memory, case.timestep, CLOCK, k, explore=explore
     )[1]
     act = jax.jit(one, static_argnums=2)
     for team in range(TEAMS):
-        policy = jax.tree.map(lambda x, j=team: x[j], case.state.population)
+        policy = case.state.population.evolving_team(team)
         for explore in (False, True):
             key = jax.random.key(team)
             np.testing.assert_array_equal(
@@ -328,8 +325,8 @@ def test_while_it_is_alone_only_the_trained_team_plays_and_learns_and_then_all_d
     assert int(alone.replay.size[0]) == run.number  # one episode a round
     assert int(alone.clock.updates[0]) == run.number - 2  # from when the replay held a batch of 3
     assert (
-        bits(alone.agent.population) == bits(fresh.population)
-        and int(alone.agent.injected[0]) == -1
+        bits(alone.agent.population.teams) == bits(fresh.population.teams)
+        and int(alone.agent.population.injected[0]) == -1
     )
     assert bits(alone.agent.base.actor.value) != bits(fresh.base.actor.value)
     later = session(dataclasses.replace(ROUNDS, steps=80), tmp_path)
@@ -338,12 +335,13 @@ def test_while_it_is_alone_only_the_trained_team_plays_and_learns_and_then_all_d
     assert int(after.replay.size[0]) == run.number + rounds * (TEAMS + 1)
     assert int(after.clock.updates[0]) == run.number - 2 + rounds * (TEAMS + 1)
     assert (
-        bits(after.agent.population) != bits(fresh.population) and int(after.agent.injected[0]) >= 0
+        bits(after.agent.population.teams) != bits(fresh.population.teams)
+        and int(after.agent.population.injected[0]) >= 0
     )
     policy = FACMAC.policy(jax.tree.map(lambda x: x[0], after.agent.base))
-    slot = int(after.agent.injected[0])
+    slot = int(after.agent.population.injected[0])
     for teams, own in zip(
-        jax.tree.leaves(after.agent.population), jax.tree.leaves(policy), strict=True
+        jax.tree.leaves(after.agent.population.teams), jax.tree.leaves(policy), strict=True
     ):
         np.testing.assert_array_equal(teams[0, slot], own)  # what joined is what had learnt
 

@@ -13,9 +13,9 @@ import pytest
 from comarl.algorithms import facmac as facmac_module
 from comarl.algorithms.facmac import Facmac
 from comarl.algorithms.race_facmac import RaceFacmac, State
-from comarl.evolution.population import HeadBreeding
+from comarl.evolution.population import HeadBreeding, Population
 from comarl.nn.recurrent import Memory, RecurrentNet, unroll_episode
-from comarl.ops.learner import Adam, Learner
+from comarl.ops.learner import Adam, Learner, Tracked, descend_jointly
 from comarl.replay.episodes import EpisodeRing
 from comarl.training.settings import Run
 from comarl.types import Clock, EnvSpec
@@ -42,22 +42,17 @@ RACE = RaceFacmac(
 NETWORKS = lambda s: (
     s.encoder.value,
     s.head.value,
-    s.population,
+    s.population.teams,
     s.critic.value,
     s.team_critic.value,
     s.value.value,
     s.mine.value,
-    s.target_encoder,
-    s.target_head,
-    s.target_critic,
-    s.target_team_critic,
+    s.encoder.target,
+    s.head.target,
+    s.critic.target,
+    s.team_critic.target,
 )
-FOLLOWS = {
-    "target_encoder": "encoder",
-    "target_head": "head",
-    "target_critic": "critic",
-    "target_team_critic": "team_critic",
-}
+TRACKED = ("encoder", "head", "critic", "team_critic")  # what has a target
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -85,10 +80,8 @@ def fit_encoder(algorithm, state, batch, keys):
         return algorithm.encoder_loss(z, head, mine, state, batch, list(keys))
 
     learners = (state.encoder, state.head, state.mine)
-    gradient, metrics = jax.grad(loss, has_aux=True)(tuple(one.value for one in learners))
-    names = ("encoder", "head", "mine")
-    steps = {n: one.apply(g) for n, one, g in zip(names, learners, gradient, strict=True)}
-    return dataclasses.replace(state, **steps), metrics
+    (encoder, head, mine), (_, metrics) = descend_jointly(learners, loss)
+    return dataclasses.replace(state, encoder=encoder, head=head, mine=mine), metrics
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))
@@ -140,13 +133,13 @@ def state(initial, scramble) -> State:
     state = eqx.tree_at(
         NETWORKS, initial, tuple(scramble(n, i, 0.6) for i, n in enumerate(NETWORKS(initial)))
     )
-    targets = lambda s: (s.target_critic, s.target_team_critic)
+    targets = lambda s: (s.critic.target, s.team_critic.target)
     state = eqx.tree_at(
         targets, state, tuple(scramble(n, i, 0.2) for i, n in enumerate(targets(initial), 9))
     )
     # So that each of the two targets is the larger somewhere.
     return eqx.tree_at(
-        lambda s: s.target_team_critic.mixer.second_bias.output.bias,
+        lambda s: s.team_critic.target.mixer.second_bias.output.bias,
         state,
         replace_fn=lambda b: b - 1.5,
     )
@@ -187,7 +180,7 @@ class Equations:
         return (
             self.state.head.value
             if j == TEAMS - 1
-            else self.reference.part(self.state.population, j)
+            else self.reference.part(self.state.population.teams, j)
         )
 
     def logits(self, encoder, heads):
@@ -199,9 +192,9 @@ class Equations:
     def marl_target(self):
         """y_psi: target encoder, target W_marl, target critic."""
         s = self.state
-        action = self.reference.best(self.logits(s.target_encoder, s.target_head), self.available)
+        action = self.reference.best(self.logits(s.encoder.target, s.head.target), self.available)
         q = self.reference.factored_critic(
-            s.target_critic, self.obs[:, 1:], action[:, 1:], self.states[:, 1:]
+            s.critic.target, self.obs[:, 1:], action[:, 1:], self.states[:, 1:]
         )
         return self.reference.lambda_targets(self.batch, q, GAMMA, TRACE)
 
@@ -210,7 +203,7 @@ class Equations:
         s, heads = self.state, self.team(j)
         action = self.reference.best(self.logits(s.encoder.value, heads), self.available)
         steps = (self.obs[:, 1:], action[:, 1:], self.states[:, 1:])
-        q = self.reference.team_factored_critic(s.target_team_critic, *steps, heads)
+        q = self.reference.team_factored_critic(s.team_critic.target, *steps, heads)
         return self.reference.lambda_targets(self.batch, q, GAMMA, TRACE)
 
     def critic_loss(self, critic, target):
@@ -453,8 +446,7 @@ def test_the_information_is_weighted_by_value_and_summed_over_an_episodes_steps(
 
 
 def test_no_gradient_reaches_the_population(updated, state, bits):
-    for name in ("population", "fitness", "elite", "injected"):
-        assert bits(getattr(updated[0], name)) == bits(getattr(state, name))
+    assert bits(updated[0].population) == bits(state.population)
 
 
 def test_every_other_parameter_learns_and_the_targets_stay(updated, state, bits):
@@ -465,16 +457,16 @@ def test_every_other_parameter_learns_and_the_targets_stay(updated, state, bits)
         )
         for (path, new), (_, old) in pairs:
             assert (np.asarray(new) != np.asarray(old)).any(), (name, jax.tree_util.keystr(path))
-    for name in FOLLOWS:
-        assert bits(getattr(updated[0], name)) == bits(getattr(state, name))
+    for name in TRACKED:
+        assert bits(getattr(updated[0], name).target) == bits(getattr(state, name).target)
 
 
 def test_all_targets_are_copied_after_every_third_update_and_only_then(state, batch, bits):
     for number in range(4):
         before, (state, _) = state, update(RACE, state, batch, at(number), KEY)
-        for target, online in FOLLOWS.items():
-            source = getattr(state, online).value if number == 2 else getattr(before, target)
-            assert bits(getattr(state, target)) == bits(source)
+        for name in TRACKED:
+            now, was = getattr(state, name), getattr(before, name)
+            assert bits(now.target) == bits(now.value if number == 2 else was.target)
 
 
 def test_steps_that_did_not_take_place_change_nothing(updated, state):
@@ -487,9 +479,8 @@ def test_without_beta_neither_the_estimator_nor_the_value_learns(state, batch, b
     silent = dataclasses.replace(RACE, beta=0.0)
     after, metrics = update(silent, state, batch, at(), KEY)
     assert bits(after.mine) == bits(state.mine) and bits(after.value) == bits(state.value)
-    assert bits(after.team_critic) != bits(state.team_critic) and bits(after.encoder) != bits(
-        state.encoder
-    )
+    for name in ("team_critic", "encoder"):
+        assert bits(getattr(after, name)) != bits(getattr(state, name))
     assert not {"mutual_information", "value_loss"} & metrics.keys()
 
 
@@ -507,7 +498,7 @@ def test_without_value_weights_nobody_needs_the_value_nor_without_its_term_the_t
 
 
 def test_the_team_critic_is_fitted_where_somebody_needs_it():
-    needs = lambda **fields: dataclasses.replace(RACE, **fields).needs_team_critic
+    needs = lambda **fields: dataclasses.replace(RACE, **fields).parts.team_critic
     assert needs() and needs(beta=0.0) and needs(encoder_learns_from="neither")
     assert not needs(evolution=False) and not needs(beta=0.0, encoder_learns_from="marl")
     assert not needs(value_weights=False, encoder_learns_from="marl")
@@ -521,17 +512,17 @@ def test_the_number_of_an_action_means_nothing(state, batch):
     rows = lambda w, at_: w.at[..., at_ + jnp.arange(3), :].set(w[..., at_ + old, :])
     columns = lambda w: w[..., old]
     renumber = {
-        lambda s: (
-            [getattr(s, n) for n in ("population", "target_head")] + [s.head.value]
-        ): lambda h: jax.tree.map(columns, h),
-        lambda s: [s.encoder.value.layer.weight, s.target_encoder.layer.weight]: lambda w: rows(
+        lambda s: ([s.population.teams, s.head.target, s.head.value]): lambda h: jax.tree.map(
+            columns, h
+        ),
+        lambda s: [s.encoder.value.layer.weight, s.encoder.target.layer.weight]: lambda w: rows(
             w, 3
         ),
         lambda s: [
-            c.utility.torso.layers[0].weight for c in (s.critic.value, s.target_critic)
+            c.utility.torso.layers[0].weight for c in (s.critic.value, s.critic.target)
         ]: lambda w: rows(w, 3),
         lambda s: [
-            c.utility.torso.layers[0].weight for c in (s.team_critic.value, s.target_team_critic)
+            c.utility.torso.layers[0].weight for c in (s.team_critic.value, s.team_critic.target)
         ]: lambda w: rows(w, 7),
     }
     moved = state
@@ -574,7 +565,7 @@ def test_where_agents_share_a_policy_it_is_that_of_agent_0_in_targets_too(
         jax.tree.map(lambda x: x[1, 0], batch.timesteps),
         Memory.empty(2, RACE.hidden),
     )
-    heads = lambda s: (s.population.weight, s.head.value.weight)
+    heads = lambda s: (s.population.teams.weight, s.head.value.weight)
     other = eqx.tree_at(heads, state, tuple(w.at[..., 1, :, :].add(3.0) for w in heads(state)))
     first = eqx.tree_at(
         heads, state, tuple(w.at[..., 0, :, :].multiply(-3.0) for w in heads(state))
@@ -591,8 +582,17 @@ def test_where_agents_share_a_policy_it_is_that_of_agent_0_in_targets_too(
 
 def test_injection_gives_every_agent_the_policy_that_they_share(state):
     after = SHARED.inject(ranked(state, (3.0, 50.0, -4.0), 1))
-    for new, own in zip(*map(jax.tree.leaves, (after.population, state.head.value)), strict=True):
+    for new, own in zip(
+        *map(jax.tree.leaves, (after.population.teams, state.head.value)), strict=True
+    ):
         np.testing.assert_array_equal(new[2], np.stack([own[0], own[0]]))
+
+
+def without_teams(state: State) -> State:
+    """The state of an algorithm whose evolution is off."""
+    make_team = lambda k: state.head.value
+    empty = Population.create(make_team, 0, jax.random.key(0))
+    return dataclasses.replace(state, population=empty)
 
 
 def test_race_with_one_policy_for_all_agents_and_without_evolution_and_information_is_facmac(
@@ -606,12 +606,11 @@ def test_race_with_one_policy_for_all_agents_and_without_evolution_and_informati
         lambda n: (n.encoder, n.head), net, (encoder, jax.tree.map(lambda w: w[0], head))
     )
     online = actor(state.encoder.value, state.head.value)
-    one = state
+    slow = actor(state.encoder.target, state.head.target)
+    one = without_teams(state)
     two = facmac_module.State(
-        actor=Learner.create(online, facmac.actor_optimiser),
+        actor=Tracked(Learner.create(online, facmac.actor_optimiser), slow),
         critic=state.critic,
-        target_actor=actor(state.target_encoder, state.target_head),
-        target_critic=state.target_critic,
     )
     update_facmac = jax.jit(facmac.update)
     for number in range(4):
@@ -619,6 +618,8 @@ def test_race_with_one_policy_for_all_agents_and_without_evolution_and_informati
         episodes = make_batch(seed=number)
         one, metrics = update(base, one, episodes, at(number), key)
         two, expected = update_facmac(two, episodes, at(number), keys_of(key)[1][0])
+        expected["marl_actor_loss"] = expected.pop("actor_loss")
+        assert metrics.keys() == expected.keys()
         for name in metrics:
             np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-4)
     pairs = (
@@ -627,7 +628,7 @@ def test_race_with_one_policy_for_all_agents_and_without_evolution_and_informati
             (two.actor.value.encoder, two.actor.value.head),
         ),
         (one.critic, two.critic),
-        ((one.target_encoder, one.target_critic), (two.target_actor.encoder, two.target_critic)),
+        ((one.encoder.target, one.critic.target), (two.actor.target.encoder, two.critic.target)),
     )
     for pair in pairs:
         for a, b in zip(*map(jax.tree.leaves, pair), strict=True):
@@ -680,9 +681,9 @@ def test_exploring_evolving_teams_draw_from_their_policies_and_the_marl_team_add
 ):
     """All with logits log 8, 0, 0: 0.8, 0.1, 0.1; epsilon is 0.5."""
     heads = lambda s: (
-        s.population.weight,
+        s.population.teams.weight,
         s.head.value.weight,
-        s.population.bias,
+        s.population.teams.bias,
         s.head.value.bias,
     )
     bias = jnp.log(jnp.array([8.0, 1.0, 1.0]))
@@ -709,7 +710,10 @@ FITNESS, ELITE, WORST = (3.0, 50.0, -4.0, 1000.0), 1, 2  # the last is the MARL 
 
 
 def ranked(state, fitness, elite: int) -> State:
-    return dataclasses.replace(state, fitness=jnp.array(fitness), elite=jnp.int32(elite))
+    population = dataclasses.replace(
+        state.population, fitness=jnp.array(fitness), elite=jnp.int32(elite)
+    )
+    return dataclasses.replace(state, population=population)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -725,21 +729,21 @@ def test_the_elite_keeps_its_slot_bit_for_bit_and_evolution_changes_the_populati
     state, bits
 ):
     after, _ = evolved(RACE, state)
-    for new, old in zip(*map(jax.tree.leaves, (after.population, state.population)), strict=True):
+    for new, old in zip(
+        *map(jax.tree.leaves, (after.population.teams, state.population.teams)), strict=True
+    ):
         np.testing.assert_array_equal(
             new[:, ELITE], np.broadcast_to(old[ELITE], new[:, ELITE].shape)
         )
-    np.testing.assert_array_equal(after.fitness, np.broadcast_to(FITNESS[:3], (100, 3)))
-    assert (np.asarray(after.elite) == ELITE).all() and int(
+    np.testing.assert_array_equal(after.population.fitness, np.broadcast_to(FITNESS[:3], (100, 3)))
+    assert (np.asarray(after.population.elite) == ELITE).all() and int(
         RACE.best_team(jax.tree.map(lambda x: x[0], after))
     ) == ELITE
     first = jax.tree.map(lambda x: x[0], after)
-    assert bits(first.population) != bits(state.population)
+    assert bits(first.population.teams) != bits(state.population.teams)
     same = dataclasses.replace(
         first,
-        breeding=dataclasses.replace(first.breeding, population=state.population),
-        fitness=state.fitness,
-        elite=state.elite,
+        population=state.population,
     )
     assert bits(same) == bits(state)
 
@@ -749,7 +753,9 @@ def test_offspring_consist_of_whole_agents_or_of_whole_rows_of_weights(state, ki
     algorithm = dataclasses.replace(
         RACE, breeding=dataclasses.replace(RACE.breeding, mutation_probability=0.0, crossover=kind)
     )
-    weight, old = (np.asarray(s.population.weight) for s in (evolved(algorithm, state)[0], state))
+    weight, old = (
+        np.asarray(s.population.teams.weight) for s in (evolved(algorithm, state)[0], state)
+    )
     of_agents = np.stack([(weight == team).all((-1, -2)) for team in old]).any(0)
     of_rows = np.stack([(weight == team).all(-2) for team in old]).any(0)
     assert of_rows.all() and of_agents.all() == (kind == "copy")
@@ -759,30 +765,22 @@ def test_offspring_consist_of_whole_agents_or_of_whole_rows_of_weights(state, ki
 @pytest.mark.parametrize(
     ("fields", "share"),
     [
-        (dict(mutation_count="floor", mutated_fraction=0.005, hidden=64), 0.0),
-        (dict(mutation_count="floor", mutated_fraction=0.05, hidden=64), 0.9 * 3 / 64),
-        (dict(mutation_count="bernoulli", mutated_fraction=0.05, hidden=64), 0.9 * 0.05),
+        (dict(mutation_count="floor", mutated_fraction=0.005), 0.0),
+        (dict(mutation_count="floor", mutated_fraction=0.05), 0.9 * 3 / 64),
+        (dict(mutation_count="bernoulli", mutated_fraction=0.05), 0.9 * 0.05),
         (dict(mutation_probability=0.0, mutated_fraction=1.0), 0.0),
     ],
 )
 def test_alpha_and_its_counting_decide_how_many_weights_mutate(state, fields, share):
     """floor(0.005 * 64) is 0: on three maps the released code mutates nothing."""
-    algorithm = dataclasses.replace(RACE, **fields)
-    shape = (3, 2, algorithm.hidden, 3)
-    population = eqx.tree_at(
-        lambda p: (p.weight, p.bias),
-        state.population,
-        (jnp.full(shape, 7.0), jnp.full((3, 2, 3), 5.0)),
-    )
-    after, _ = evolved(
-        algorithm,
-        dataclasses.replace(
-            state, breeding=dataclasses.replace(state.breeding, population=population)
-        ),
-    )
-    changed = np.asarray(after.population.weight)[:, [0, 2]] != 7.0
+    breeding = dataclasses.replace(RACE.breeding, **fields)
+    algorithm = dataclasses.replace(RACE, breeding=breeding, hidden=64)
+    sevens, fives = jnp.full((3, 2, 64, 3), 7.0), jnp.full((3, 2, 3), 5.0)
+    of_teams = lambda s: (s.population.teams.weight, s.population.teams.bias)
+    after, _ = evolved(algorithm, eqx.tree_at(of_teams, state, (sevens, fives)))
+    changed = np.asarray(after.population.teams.weight)[:, [0, 2]] != 7.0
     assert abs(changed.mean() - share) < 0.1 * share + 1e-9
-    np.testing.assert_array_equal(after.population.bias, 5.0)
+    np.testing.assert_array_equal(after.population.teams.bias, 5.0)
 
 
 def test_single_weights_of_the_whole_team_mutate_where_operators_are_of_parameters(state):
@@ -791,9 +789,10 @@ def test_single_weights_of_the_whole_team_mutate_where_operators_are_of_paramete
         breeding=dataclasses.replace(RACE.breeding, mutated_fraction=0.5, mutation="parameter"),
     )
     after, _ = evolved(
-        algorithm, eqx.tree_at(lambda s: s.population.weight, state, jnp.full((3, 2, 6, 3), 7.0))
+        algorithm,
+        eqx.tree_at(lambda s: s.population.teams.weight, state, jnp.full((3, 2, 6, 3), 7.0)),
     )
-    counts = (np.asarray(after.population.weight)[:, [0, 2]] != 7.0).sum((-1, -2))
+    counts = (np.asarray(after.population.teams.weight)[:, [0, 2]] != 7.0).sum((-1, -2))
     assert counts.max() <= 8 and (counts == 0).any()  # fewer than half of an agent's 18
 
 
@@ -803,9 +802,10 @@ def test_single_weights_of_the_whole_team_mutate_where_operators_are_of_paramete
 )
 def test_w_marl_takes_the_worst_slot_and_never_the_elites(state, fitness, elite, slot):
     after = RACE.inject(ranked(state, fitness, elite))
-    assert int(after.injected) == slot != elite
+    assert int(after.population.injected) == slot != elite
     for new, old, own in zip(
-        *map(jax.tree.leaves, (after.population, state.population, state.head.value)), strict=True
+        *map(jax.tree.leaves, (after.population.teams, state.population.teams, state.head.value)),
+        strict=True,
     ):
         np.testing.assert_array_equal(new[slot], own)
         others = jnp.array([team for team in range(3) if team != slot])
@@ -814,7 +814,8 @@ def test_w_marl_takes_the_worst_slot_and_never_the_elites(state, fitness, elite,
 
 def test_the_fate_of_the_injected_team_follows_its_slot(state):
     for injected, name in ((ELITE, "injected_elite"), (-1, None)):
-        _, metrics = evolved(RACE, dataclasses.replace(state, injected=jnp.int32(injected)))
+        population = dataclasses.replace(state.population, injected=jnp.int32(injected))
+        _, metrics = evolved(RACE, dataclasses.replace(state, population=population))
         assert len(metrics) == 3
         if name:
             assert all((np.asarray(value) == (key == name)).all() for key, value in metrics.items())
@@ -830,6 +831,7 @@ def test_without_injection_or_evolution_the_population_stays_closed(state, bits,
         ).inject(ready)
     ) == bits(ready)
     alone = dataclasses.replace(RACE, evolution=False)
+    state = without_teams(state)
     after, metrics = alone.evolve(state, jnp.zeros(1), at(), key)
     assert metrics == {} and bits(after) == bits(state) == bits(alone.inject(state))
     assert (alone.num_teams, RACE.num_teams) == (1, TEAMS)
@@ -841,10 +843,11 @@ def test_without_injection_or_evolution_the_population_stays_closed(state, bits,
 
 
 def test_targets_start_as_what_they_follow_and_teams_start_apart(initial, bits):
-    for target, online in FOLLOWS.items():
-        assert bits(getattr(initial, target)) == bits(getattr(initial, online).value)
-    weights = [initial.head.value.weight, *initial.population.weight]
-    assert initial.population.weight.shape == (3, 2, 6, 3)
+    for name in TRACKED:
+        part = getattr(initial, name)
+        assert bits(part.target) == bits(part.value)
+    weights = [initial.head.value.weight, *initial.population.teams.weight]
+    assert initial.population.teams.weight.shape == (3, 2, 6, 3)
     for one, two in itertools.combinations([agent for team in weights for agent in team], 2):
         assert not np.any(one == two)
 
@@ -888,8 +891,10 @@ def test_the_population_joins_after_the_marl_team_was_alone(finished):
     """One update for each episode from when the replay held three."""
     agent, clock = finished.agent, finished.clock
     np.testing.assert_array_equal(clock.updates, np.asarray(finished.replay.size) - 2)
-    assert (np.asarray(agent.injected) >= 0).all() and np.asarray(agent.fitness).any()
-    for seed, slot in enumerate(np.asarray(agent.injected)):
+    assert (np.asarray(agent.population.injected) >= 0).all() and np.asarray(
+        agent.population.fitness
+    ).any()
+    for seed, slot in enumerate(np.asarray(agent.population.injected)):
         np.testing.assert_array_equal(
-            agent.population.weight[seed, slot], agent.head.value.weight[seed]
+            agent.population.teams.weight[seed, slot], agent.head.value.weight[seed]
         )

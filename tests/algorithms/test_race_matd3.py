@@ -12,10 +12,12 @@ import pytest
 from comarl.algorithms import matd3 as matd3_module
 from comarl.algorithms.race_matd3 import RaceMatd3, State
 from comarl.evolution import operators as evolution
-from comarl.ops.learner import Learner
+from comarl.evolution.population import Population
+from comarl.ops.learner import Learner, Tracked
 
 GAMMA, TEAMS = 0.99, 6  # five that evolve, and the MARL team
 MODES = ("both", "marl", "teams", "neither")
+TRACKED = ("encoder", "head", "critic", "team_critic")  # what has a target
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -49,17 +51,17 @@ def initial(race, spec) -> State:
 
 
 NETWORKS = lambda s: (
-    s.encoders.value,
+    s.encoder.value,
     s.head.value,
-    s.population,
+    s.population.teams,
     s.critic.value,
     s.team_critic.value,
     s.value.value,
     s.mine.value,
-    s.target_encoders,
-    s.target_head,
-    s.target_critic,
-    s.target_team_critic,
+    s.encoder.target,
+    s.head.target,
+    s.critic.target,
+    s.team_critic.target,
 )
 
 
@@ -114,7 +116,7 @@ class Equations:
         return (
             self.state.head.value
             if j == TEAMS - 1
-            else self.reference.part(self.state.population, j)
+            else self.reference.part(self.state.population.teams, j)
         )
 
     def one_step(self, next_q):
@@ -129,17 +131,17 @@ class Equations:
     def marl_target(self, noise=0.0):
         """y_psi: target encoders, target W_marl, target critic."""
         s = self.state
-        action = self.reference.actions(s.target_encoders, s.target_head, self.next_obs, self.spec)
+        action = self.reference.actions(s.encoder.target, s.head.target, self.next_obs, self.spec)
         return self.one_step(
-            self.reference.critic(s.target_critic, self.next, np.clip(action + noise, -1, 1))
+            self.reference.critic(s.critic.target, self.next, np.clip(action + noise, -1, 1))
         )
 
     def team_target(self, j: int):
         """y_theta: the live encoders and W_j, the target of the team critic, no smoothing."""
         s, heads = self.state, self.team(j)
-        action = self.reference.actions(s.encoders.value, heads, self.next_obs, self.spec)
+        action = self.reference.actions(s.encoder.value, heads, self.next_obs, self.spec)
         return self.one_step(
-            self.reference.team_critic(s.target_team_critic, self.next, action, heads, self.spec)
+            self.reference.team_critic(s.team_critic.target, self.next, action, heads, self.spec)
         )
 
     @functools.cached_property
@@ -312,7 +314,7 @@ def encoder_steps(equations, before, after, mode: str, weights, beta: float = 0.
         return np.array([total])
 
     expected, found = equations.reference.steps(
-        before.encoders.value, after.encoders.value, losses, entries=2
+        before.encoder.value, after.encoder.value, losses, entries=2
     )
     assert np.abs(found).max() > 1e-4
     return np.abs(expected - found[:, None]).max(axis=0)
@@ -329,7 +331,7 @@ def test_the_encoders_climb_the_values_that_they_are_to_learn_from(encoded, stat
 
 
 def test_w_marl_climbs_its_own_q_alone(encoded, state, equations, reference):
-    loss = lambda head: equations.marl_loss(equations.state.encoders.value, head)
+    loss = lambda head: equations.marl_loss(equations.state.encoder.value, head)
     reference.assert_descends(state.head.value, encoded["both"].head.value, loss, entries=20)
 
 
@@ -342,7 +344,7 @@ def test_whatever_the_encoders_learn_from_w_marl_learns_the_same(encoded, mode):
 
 
 def test_whom_the_encoders_learn_from_changes_their_step(encoded):
-    steps = {mode: np.asarray(encoded[mode].encoders.value.layers[0].weight) for mode in MODES}
+    steps = {mode: np.asarray(encoded[mode].encoder.value.layers[0].weight) for mode in MODES}
     for one, two in itertools.combinations(MODES, 2):
         assert np.abs(steps[one] - steps[two]).max() > 1e-4
 
@@ -363,13 +365,13 @@ def test_the_team_critic_has_no_say_in_the_step_of_w_marl(
     for k in jax.random.split(key, 8):
         one, two = fit_encoders(plain, state, batch, k)[0], fit_encoders(plain, other, batch, k)[0]
         assert bits(one.head) == bits(two.head) == bits(encoded["both"].head)
-        one, two = (np.asarray(s.encoders.value.layers[0].weight) for s in (one, two))
+        one, two = (np.asarray(s.encoder.value.layers[0].weight) for s in (one, two))
         assert np.abs(one - two).max() > 1e-4
 
 
 def test_the_encoders_draw_the_population_and_the_marl_team(plain, state, batch, key):
     """As many different steps come up as there are teams."""
-    steps = [fit_encoders(plain, state, batch, k)[0].encoders for k in jax.random.split(key, 50)]
+    steps = [fit_encoders(plain, state, batch, k)[0].encoder for k in jax.random.split(key, 50)]
     assert len({np.asarray(s.value.layers[0].weight).tobytes() for s in steps}) == TEAMS
 
 
@@ -377,7 +379,7 @@ def test_the_estimators_descend_the_same_weighted_gap(encoded, state, equations,
     loss = lambda mine: (
         0.5
         * equations.mutual_information_loss(
-            equations.state.encoders.value, mine, equations.weights()
+            equations.state.encoder.value, mine, equations.weights()
         )
     )
     reference.assert_descends(state.mine.value, encoded["both"].mine.value, loss)
@@ -393,7 +395,8 @@ def test_value_weights_off_is_plain_mutual_information(
     after, metrics = update(unweighted, state, batch, clock_at(0), key)
     # Then nobody needs V; nor the team critic, whose value nothing climbs here.
     assert bits(after.value) == bits(state.value) and "value_loss" not in metrics
-    assert bits(after.team_critic) == bits(state.team_critic) and "team_critic_loss" not in metrics
+    assert bits(trained(after, "team_critic")) == bits(trained(state, "team_critic"))
+    assert "team_critic_loss" not in metrics
 
 
 def test_the_encoders_see_the_critics_and_the_value_that_were_just_fitted(
@@ -410,7 +413,7 @@ def test_the_encoders_see_the_critics_and_the_value_that_were_just_fitted(
     reference.assert_descends(
         state.head.value,
         after.head.value,
-        lambda head: equations.marl_loss(equations.state.encoders.value, head),
+        lambda head: equations.marl_loss(equations.state.encoder.value, head),
     )
 
 
@@ -418,7 +421,7 @@ def test_the_metric_is_the_mean_information_of_the_updates_that_compute_it(
     updated, equations, plain
 ):
     gap = equations.mutual_information_loss(
-        equations.state.encoders.value, equations.state.mine.value, np.ones(16)
+        equations.state.encoder.value, equations.state.mine.value, np.ones(16)
     )
     np.testing.assert_allclose(
         updated[0][1]["mutual_information"], plain.policy_delay * -gap / 3, rtol=1e-4
@@ -433,48 +436,42 @@ def test_the_metric_is_the_mean_information_of_the_updates_that_compute_it(
 def test_no_gradient_reaches_the_population(updated, state, bits, update_in_round):
     after, _ = updated[update_in_round]
     assert bits(after.population) == bits(state.population)
-    for name in ("fitness", "elite", "injected"):
-        assert bits(getattr(after, name)) == bits(getattr(state, name))
+
+
+def trained(state: State, name: str):
+    """What an optimiser changes of a part, without its target."""
+    part = getattr(state, name)
+    return part.learner if isinstance(part, Tracked) else part
 
 
 def test_between_policy_updates_only_critics_and_value_move(updated, state, bits):
     after, _ = updated[1]
     for name in ("critic", "team_critic", "value"):
-        assert bits(getattr(after, name)) != bits(getattr(state, name))
-        assert bits(getattr(after, name)) == bits(getattr(updated[0][0], name))
-    for name in ("encoders", "head", "mine"):
-        assert bits(getattr(after, name)) == bits(getattr(state, name))
-        assert bits(getattr(updated[0][0], name)) != bits(getattr(state, name))
+        assert bits(trained(after, name)) != bits(trained(state, name))
+        assert bits(trained(after, name)) == bits(trained(updated[0][0], name))
+    for name in ("encoder", "head", "mine"):
+        assert bits(trained(after, name)) == bits(trained(state, name))
+        assert bits(trained(updated[0][0], name)) != bits(trained(state, name))
 
 
 def test_targets_move_by_tau_when_the_policy_does(updated, state, bits, plain):
-    online = {
-        "target_encoders": "encoders",
-        "target_head": "head",
-        "target_critic": "critic",
-        "target_team_critic": "team_critic",
-    }
-    for target, name in online.items():
-        leaves = (
-            getattr(updated[0][0], target),
-            getattr(updated[0][0], name).value,
-            getattr(state, target),
-        )
-        for t, o, b in zip(*map(jax.tree.leaves, leaves), strict=True):
+    for name in TRACKED:
+        before, moved, between = (getattr(s, name) for s in (state, updated[0][0], updated[1][0]))
+        leaves = map(jax.tree.leaves, (moved.target, moved.value, before.target))
+        for t, o, b in zip(*leaves, strict=True):
             np.testing.assert_allclose(
                 t, np.asarray(b) + plain.tau * (np.asarray(o) - np.asarray(b)), atol=1e-6
             )
             assert np.any(t != b)
-        assert bits(getattr(updated[1][0], target)) == bits(getattr(state, target))
+        assert bits(between.target) == bits(before.target)
 
 
 def test_without_beta_neither_estimators_nor_value_learn(plain, state, batch, clock_at, key, bits):
     silent = dataclasses.replace(plain, beta=0.0)
     after, metrics = update(silent, state, batch, clock_at(0), key)
     assert bits(after.mine) == bits(state.mine) and bits(after.value) == bits(state.value)
-    assert bits(after.team_critic) != bits(state.team_critic) and bits(after.encoders) != bits(
-        state.encoders
-    )
+    for name in ("team_critic", "encoder"):
+        assert bits(trained(after, name)) != bits(trained(state, name))
     assert metrics["mutual_information"] == 0 and "value_loss" not in metrics
 
 
@@ -483,13 +480,13 @@ def test_without_beta_and_values_the_encoders_stand_still_and_w_marl_learns(
 ):
     still = dataclasses.replace(plain, beta=0.0, encoder_learns_from="neither")
     after, _ = fit_encoders(still, state, batch, key)
-    assert bits(after.encoders.value) == bits(state.encoders.value)
+    assert bits(after.encoder.value) == bits(state.encoder.value)
     for one, two in zip(*map(jax.tree.leaves, (after.head, encoded["both"].head)), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-7)
 
 
 def test_the_team_critic_is_fitted_where_somebody_needs_it(race):
-    needs = lambda **fields: dataclasses.replace(race, **fields).needs_team_critic
+    needs = lambda **fields: dataclasses.replace(race, **fields).parts.team_critic
     assert needs() and needs(beta=0.0) and needs(encoder_learns_from="neither")
     assert not needs(evolution=False) and not needs(beta=0.0, encoder_learns_from="marl")
     assert not needs(value_weights=False, encoder_learns_from="marl")
@@ -506,6 +503,21 @@ def test_the_order_of_a_batch_does_not_matter(plain, updated, state, batch, cloc
         np.testing.assert_allclose(one, two, atol=2e-5)
 
 
+def without_teams(state: State) -> State:
+    """The state of an algorithm whose evolution is off."""
+    make_team = lambda k: state.head.value
+    empty = Population.create(make_team, 0, jax.random.key(0))
+    return dataclasses.replace(state, population=empty)
+
+
+def as_matd3(state: State, matd3) -> matd3_module.State:
+    """The same networks as MATD3's."""
+    value = matd3_module.Actors(state.encoder.value, state.head.value, state.spec)
+    target = matd3_module.Actors(state.encoder.target, state.head.target, state.spec)
+    learner = Learner.create(value, matd3.actor_optimiser)
+    return matd3_module.State(actors=Tracked(learner, target), critic=state.critic)
+
+
 def test_race_without_evolution_and_information_is_matd3(
     plain, matd3, state, make_batch, spec, clock_at, key
 ):
@@ -513,14 +525,7 @@ def test_race_without_evolution_and_information_is_matd3(
     together."""
     base = dataclasses.replace(plain, evolution=False, beta=0.0)
     unsmoothed = dataclasses.replace(matd3, target_noise=0.0)
-    actors = matd3_module.Actors(state.encoders.value, state.head.value, spec)
-    same = matd3_module.State(
-        actors=Learner.create(actors, matd3.actor_optimiser),
-        critic=state.critic,
-        target_actors=matd3_module.Actors(state.target_encoders, state.target_head, spec),
-        target_critic=state.target_critic,
-    )
-    one, two = state, same
+    one, two = without_teams(state), as_matd3(state, matd3)
     update_matd3 = jax.jit(unsmoothed.update)
     for i in range(4):
         batch = make_batch(spec, 16, seed=i)
@@ -529,34 +534,26 @@ def test_race_without_evolution_and_information_is_matd3(
         for name in expected:
             np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5)
     pairs = (
-        (one.encoders.value, two.actors.value.encoders),
+        (one.encoder.value, two.actors.value.encoders),
         (one.head.value, two.actors.value.heads),
         (one.critic.value, two.critic.value),
-        (one.target_encoders, two.target_actors.encoders),
-        (one.target_head, two.target_actors.heads),
-        (one.target_critic, two.target_critic),
+        (one.encoder.target, two.actors.target.encoders),
+        (one.head.target, two.actors.target.heads),
+        (one.critic.target, two.critic.target),
     )
     for mine, theirs in pairs:
         for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
     assert not np.allclose(
-        one.encoders.value.layers[0].weight, state.encoders.value.layers[0].weight, atol=1e-4
+        one.encoder.value.layers[0].weight, state.encoder.value.layers[0].weight, atol=1e-4
     )
 
 
-def test_the_marl_critic_is_matd3s_with_smoothing_too(race, matd3, state, batch, key, spec):
-    same = matd3_module.State(
-        actors=Learner.create(
-            matd3_module.Actors(state.encoders.value, state.head.value, spec), matd3.actor_optimiser
-        ),
-        critic=state.critic,
-        target_actors=matd3_module.Actors(state.target_encoders, state.target_head, spec),
-        target_critic=state.target_critic,
-    )
-    critic, _, metrics = fit_critic(race, state, batch, key)
-    expected, expected_metrics = jax.jit(matd3.fit_critic)(same, batch, key)
+def test_the_marl_critic_is_matd3s_with_smoothing_too(race, matd3, state, batch, key):
+    after, _, metrics = fit_critic(race, state, batch, key)
+    expected, expected_metrics = jax.jit(matd3.fit_critic)(as_matd3(state, matd3), batch, key)
     for a, b in zip(
-        *map(jax.tree.leaves, ((critic, metrics), (expected, expected_metrics))), strict=True
+        *map(jax.tree.leaves, ((after.critic, metrics), (expected, expected_metrics))), strict=True
     ):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -571,7 +568,7 @@ def test_every_team_acts_by_its_own_policies_on_the_shared_encoders(
     timestep = jax.tree.map(lambda x: x[0], batch.now)
     action = act(race, state, jnp.int32(team), timestep, False, clock_at(0), key)
     expected = equations.reference.actions(
-        equations.state.encoders.value, equations.team(team), equations.obs[:1], equations.spec
+        equations.state.encoder.value, equations.team(team), equations.obs[:1], equations.spec
     )
     np.testing.assert_allclose(action, expected[0], atol=1e-5)
 
@@ -600,30 +597,26 @@ def test_without_evolution_the_only_team_is_marls_and_explores(
     assert alone.num_teams == 1 and race.num_teams == TEAMS
     timestep = jax.tree.map(lambda x: x[0], batch.now)
     greedy, noisy = (
-        act(alone, state, jnp.int32(0), timestep, e, clock_at(0), jax.random.key(1))
+        act(alone, without_teams(state), jnp.int32(0), timestep, e, clock_at(0), jax.random.key(1))
         for e in (False, True)
     )
     expected = equations.reference.actions(
-        equations.state.encoders.value, equations.team(TEAMS - 1), equations.obs[:1], equations.spec
+        equations.state.encoder.value, equations.team(TEAMS - 1), equations.obs[:1], equations.spec
     )
     np.testing.assert_allclose(greedy, expected[0], atol=1e-5)
     assert np.all(noisy[0] != greedy[0])
-    assert alone.best_team(state) == 0
+    assert alone.best_team(without_teams(state)) == 0
 
 
 def test_heads_of_the_population_start_whole_and_the_marl_head_at_a_tenth(initial, race, bits):
     bound = race.hidden[-1] ** -0.5
-    assert 0.8 * bound < np.abs(initial.population.weight).max() <= bound
+    assert 0.8 * bound < np.abs(initial.population.teams.weight).max() <= bound
     assert 0.08 * bound < np.abs(initial.head.value.weight).max() <= 0.1 * bound
-    assert initial.population.weight.shape == (5, 3, 8, 2)
-    assert not np.any(initial.population.weight[0] == initial.population.weight[1])
-    for target, online in (
-        ("target_encoders", "encoders"),
-        ("target_head", "head"),
-        ("target_critic", "critic"),
-        ("target_team_critic", "team_critic"),
-    ):
-        assert bits(getattr(initial, target)) == bits(getattr(initial, online).value)
+    assert initial.population.teams.weight.shape == (5, 3, 8, 2)
+    assert not np.any(initial.population.teams.weight[0] == initial.population.teams.weight[1])
+    for name in TRACKED:
+        part = getattr(initial, name)
+        assert bits(part.target) == bits(part.value)
 
 
 # --- evolution ---
@@ -637,9 +630,9 @@ def labelled(state) -> State:
     spread = lambda leaf, more: (
         jnp.broadcast_to(label.reshape(5, 3, *[1] * (leaf.ndim - 2)), leaf.shape) + more
     )
-    heads = state.population
+    heads = state.population.teams
     return eqx.tree_at(
-        lambda s: (s.population.weight, s.population.bias),
+        lambda s: (s.population.teams.weight, s.population.teams.bias),
         state,
         (spread(heads.weight, 1.0), spread(heads.bias, 2.0)),
     )
@@ -654,7 +647,7 @@ ELITE, WORST = 1, 2
 def _evolve(algorithm, state, clock, keys, winners):
     def one(key):
         after, metrics = algorithm.evolve(state, jnp.array(FITNESS), clock, key)
-        return after.population, metrics
+        return after.population.teams, metrics
 
     fixed = lambda *_: jnp.array(winners, jnp.int32)
     with mock.patch.object(evolution, "tournaments", fixed if winners else evolution.tournaments):
@@ -700,7 +693,7 @@ def sources(population) -> np.ndarray:
 
 
 def test_the_elite_stays_in_its_slot_bit_for_bit(mutants, state):
-    for new, old in zip(*map(jax.tree.leaves, (mutants[0], state.population)), strict=True):
+    for new, old in zip(*map(jax.tree.leaves, (mutants[0], state.population.teams)), strict=True):
         np.testing.assert_array_equal(
             new[:, ELITE], np.broadcast_to(old[ELITE], new[:, ELITE].shape)
         )
@@ -708,14 +701,12 @@ def test_the_elite_stays_in_its_slot_bit_for_bit(mutants, state):
 
 def test_evolution_changes_the_population_and_its_records_alone(race, state, clock_at, key, bits):
     after, _ = jax.jit(race.evolve)(state, jnp.array(FITNESS), clock_at(0), key)
-    np.testing.assert_array_equal(after.fitness, FITNESS[:5])  # not the MARL team's
-    assert int(after.elite) == ELITE == int(race.best_team(after))
-    assert bits(after.population) != bits(state.population)
+    np.testing.assert_array_equal(after.population.fitness, FITNESS[:5])  # not the MARL team's
+    assert int(after.population.elite) == ELITE == int(race.best_team(after))
+    assert bits(after.population.teams) != bits(state.population.teams)
     same = dataclasses.replace(
         after,
-        breeding=dataclasses.replace(after.breeding, population=state.population),
-        fitness=state.fitness,
-        elite=state.elite,
+        population=state.population,
     )
     assert bits(same) == bits(state)
 
@@ -802,14 +793,16 @@ def test_nine_of_ten_agents_of_every_team_but_the_elite_mutate_each_on_its_own(
         clock_at(0),
         winners,
     )
-    changed = np.any(np.asarray(after.weight) != np.asarray(state.population.weight), axis=(3, 4))
+    changed = np.any(
+        np.asarray(after.weight) != np.asarray(state.population.teams.weight), axis=(3, 4)
+    )
     share = changed[:, [0, 2, 3, 4]].mean(axis=0)  # [teams, agents]
     assert np.all(np.abs(share - 0.9) < 0.09) and abs(share.mean() - 0.9) < 0.025
     # Some teams keep one agent: 3 * 0.9^2 * 0.1
     assert 0.15 < np.mean(changed[:, 0].sum(axis=1) == 2) < 0.35
     assert not changed[:, ELITE].any()
     np.testing.assert_array_equal(
-        after.bias, np.broadcast_to(state.population.bias, after.bias.shape)
+        after.bias, np.broadcast_to(state.population.teams.bias, after.bias.shape)
     )
 
 
@@ -823,7 +816,7 @@ def test_alpha_is_the_share_of_weights_that_a_mutation_touches(race, state, cloc
             ),
         )
         after, _ = evolved(algorithm, state, clock_at(0), winners)
-        changed = np.asarray(after.weight) != np.asarray(state.population.weight)
+        changed = np.asarray(after.weight) != np.asarray(state.population.teams.weight)
         assert abs(changed[:, [0, 2, 3, 4]].mean() - expected) < 0.02
 
 
@@ -856,7 +849,7 @@ def test_parameter_level_mutation_touches_single_weights(race, state, clock_at):
         breeding=dataclasses.replace(race.breeding, mutated_fraction=0.5, mutation="parameter"),
     )
     after, _ = evolved(algorithm, state, clock_at(0), winners)
-    changed = np.asarray(after.weight) != np.asarray(state.population.weight)
+    changed = np.asarray(after.weight) != np.asarray(state.population.teams.weight)
     counts = changed[:, [0, 2, 3, 4]].sum(axis=(3, 4)).reshape(-1)
     assert counts.max() == 7  # fewer than half of an agent's 16
     assert abs(np.mean(counts > 0) - 13 / 18 * 7 / 8) < 0.05
@@ -865,16 +858,28 @@ def test_parameter_level_mutation_touches_single_weights(race, state, clock_at):
 
 def test_without_evolution_nothing_evolves_and_nobody_is_injected(race, state, clock_at, key, bits):
     alone = dataclasses.replace(race, evolution=False)
+    state = without_teams(state)
     after, metrics = alone.evolve(state, jnp.zeros(1), clock_at(0), key)
     assert metrics == {} and bits(after) == bits(state)
     assert bits(alone.inject(state)) == bits(state)
+    assert bits(jax.jit(lambda k: alone.init(state.spec, k))(key).population) == bits(
+        state.population
+    )
 
 
 # --- injection ---
 
 
+def with_injected(state: State, slot: int) -> State:
+    population = dataclasses.replace(state.population, injected=jnp.int32(slot))
+    return dataclasses.replace(state, population=population)
+
+
 def ranked(state, fitness, elite: int) -> State:
-    return dataclasses.replace(state, fitness=jnp.array(fitness), elite=jnp.int32(elite))
+    population = dataclasses.replace(
+        state.population, fitness=jnp.array(fitness), elite=jnp.int32(elite)
+    )
+    return dataclasses.replace(state, population=population)
 
 
 @pytest.mark.parametrize(
@@ -890,9 +895,10 @@ def ranked(state, fitness, elite: int) -> State:
 def test_w_marl_takes_the_worst_slot_and_never_the_elites(race, state, fitness, elite, slot):
     assert int(jnp.argmax(jnp.array(fitness))) == elite
     after = race.inject(ranked(state, fitness, elite))
-    assert int(after.injected) == slot != elite
+    assert int(after.population.injected) == slot != elite
     for new, old, own in zip(
-        *map(jax.tree.leaves, (after.population, state.population, state.head.value)), strict=True
+        *map(jax.tree.leaves, (after.population.teams, state.population.teams, state.head.value)),
+        strict=True,
     ):
         np.testing.assert_array_equal(new[slot], own)
         others = [team for team in range(5) if team != slot]
@@ -912,7 +918,7 @@ def test_what_w_marl_learns_later_does_not_reach_the_injected_copy(
     injected = race.inject(ranked(state, FITNESS[:5], ELITE))
     after, _ = update(plain, injected, batch, clock_at(0), key)
     assert bits(after.head.value) != bits(state.head.value)
-    assert bits(after.population) == bits(injected.population)
+    assert bits(after.population.teams) == bits(injected.population.teams)
 
 
 def test_before_the_first_injection_there_is_no_fate(mutants):
@@ -920,7 +926,7 @@ def test_before_the_first_injection_there_is_no_fate(mutants):
 
 
 def test_the_metrics_of_evolution_follow_the_slot_that_was_injected(race, state, clock_at):
-    _, metrics = evolved(race, dataclasses.replace(state, injected=jnp.int32(WORST)), clock_at(0))
+    _, metrics = evolved(race, with_injected(state, WORST), clock_at(0))
     assert np.mean(metrics["injected_discarded"]) > 0.9 and np.all(metrics["injected_elite"] == 0)
-    _, metrics = evolved(race, dataclasses.replace(state, injected=jnp.int32(ELITE)), clock_at(0))
+    _, metrics = evolved(race, with_injected(state, ELITE), clock_at(0))
     assert np.all(metrics["injected_elite"] == 1)

@@ -134,6 +134,59 @@ def test_a_tournament_of_one_is_a_uniform_draw():
     np.testing.assert_allclose(np.bincount(winners, minlength=3) / 3000, 1 / 3, atol=0.04)
 
 
+@functools.cache
+def selections(tournament_size: int, num_keys: int = 3000) -> np.ndarray:
+    """[generations, teams]: who was selected of five teams, from the worst to the best."""
+    teams, as_it_is = jnp.zeros((5, 1)), lambda team, key: team
+    pair = lambda first, second, key: (first, second)
+    fitness = jnp.array([-5.0, 0.0, 20.0, 30.0, 50.0])
+    breed = lambda k: (
+        evolution.next_generation(teams, fitness, tournament_size, pair, as_it_is, k).selected
+    )
+    return np.asarray(jax.jit(jax.vmap(breed))(jax.random.split(jax.random.key(15), num_keys)))
+
+
+def test_a_generation_has_one_tournament_for_each_place_but_the_elites():
+    """Four for five teams. Tournaments of one are uniform draws, and so all four may have winners
+    that differ, but no fifth team can be selected: with a fifth tournament it would be in 5! / 5^5
+    of the generations, 115 of these 3000."""
+    number = selections(tournament_size=1).sum(axis=1)
+    assert number.max() == 4 and number.min() >= 1
+    assert abs((number == 4).mean() - 120 / 625) < 0.03  # 5 * 4 * 3 * 2 of 5^4
+
+
+def test_a_team_is_selected_if_any_of_four_tournaments_picks_it():
+    """1 - (1 - p)^4, where p is the chance of its rank: best of 3 of 5 with replacement."""
+    p = np.array([0.008, 0.056, 0.152, 0.296, 0.488])
+    share = selections(tournament_size=3).mean(axis=0)
+    np.testing.assert_allclose(share, 1 - (1 - p) ** 4, atol=0.03)
+    assert abs(share[2] - (1 - (1 - p[2]) ** 5)) > 0.04  # five would show
+
+
+def test_ranks_count_from_the_lowest_score_of_each_column():
+    scores = np.random.default_rng(0).normal(size=(7, 3))
+    expected = (scores[:, None, :] > scores[None, :, :]).sum(axis=1)
+    np.testing.assert_array_equal(evolution.ranks(jnp.asarray(scores, jnp.float32)), expected)
+
+
+def test_random_ranks_order_the_candidates_at_random_and_put_the_others_behind():
+    candidates = jnp.array([True, False, True, True, False])
+    keys = jax.random.split(jax.random.key(16), 600)
+    found = np.asarray(jax.vmap(lambda k: evolution.random_ranks(candidates, k))(keys))
+    assert np.all(np.sort(found[:, [0, 2, 3]], axis=1) == np.arange(3))
+    assert np.all(np.sort(found[:, [1, 4]], axis=1) == [3, 4])
+    orders, counts = np.unique(found[:, [0, 2, 3]], axis=0, return_counts=True)
+    assert len(orders) == 6 and np.all(np.abs(counts / 600 - 1 / 6) < 0.06)
+
+
+def test_parents_are_drawn_from_all_that_were_selected_alike():
+    selected = jnp.array([False, True, False, True, True])
+    keys = jax.random.split(jax.random.key(17), 600)
+    parents = np.asarray(jax.vmap(lambda k: evolution.draw_parents(selected, k))(keys))
+    share = np.bincount(parents.reshape(-1), minlength=5) / parents.size
+    np.testing.assert_allclose(share, [0, 1 / 3, 0, 1 / 3, 1 / 3], atol=0.04)
+
+
 FEATURES, ACTIONS = 40, 4000
 
 
@@ -278,7 +331,7 @@ def test_single_weights_never_mutate_with_probability_0():
 
 
 @pytest.mark.parametrize(
-    ("injected", "fate"),
+    ("injected", "outcome"),
     [
         (1, "injected_elite"),
         (3, "injected_selected"),
@@ -286,14 +339,14 @@ def test_single_weights_never_mutate_with_probability_0():
         (4, "injected_discarded"),
     ],
 )
-def test_the_fate_of_the_injected_team_is_one_of_three(injected, fate):
+def test_the_outcome_of_the_injected_team_is_one_of_three(injected, outcome):
     selected = jnp.array([True, True, False, True, False])  # the elite, slot 1, was selected, too
     metrics = evolution.injection_outcome(
         jnp.int32(injected), evolution.Generation((), jnp.int32(1), selected)
     )
     names = ("injected_elite", "injected_selected", "injected_discarded")
     assert {name: float(value) for name, value in metrics.items()} == {
-        name: float(name == fate) for name in names
+        name: float(name == outcome) for name in names
     }
 
 
@@ -303,7 +356,7 @@ def test_an_elite_that_won_no_tournament_still_counts_as_elite():
     assert metrics["injected_elite"] == 1 and metrics["injected_discarded"] == 0
 
 
-def test_before_the_first_injection_there_is_no_fate():
+def test_before_the_first_injection_there_is_no_outcome():
     metrics = evolution.injection_outcome(
         jnp.int32(-1), evolution.Generation((), jnp.int32(1), jnp.array([True, False, True]))
     )
@@ -344,7 +397,7 @@ def test_copying_agents_overwrites_one_way_so_that_both_offspring_are_equal():
 def test_each_name_of_a_crossover_is_its_operator():
     one, other, key = make_linear(1), make_linear(2), jax.random.key(11)
     for kind, operator in (("agent", evolution.swap_agents), ("copy", evolution.copy_agents)):
-        found, expected = evolution.cross(kind, one, other, key), operator(one, other, key)
+        found, expected = evolution.cross_heads(kind, one, other, key), operator(one, other, key)
         for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
             np.testing.assert_array_equal(a, b)
 

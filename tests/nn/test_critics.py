@@ -52,10 +52,10 @@ def test_a_critic_equals_its_equations(critic, batch, reference):
     np.testing.assert_allclose(call(critic, batch.now.state, batch.action), expected, atol=2e-5)
 
 
-def test_the_members_of_a_critic_start_apart_with_outputs_scaled_down(spec):
+def test_stacked_critics_start_apart_with_outputs_scaled_down(spec):
     critic = Critic(spec, (16, 8), critics=2, layer_norm=True, key=jax.random.key(0))
-    one, two = critic.critics.torso.layers[0].weight
-    assert not np.any(one == two)
+    first, second = critic.critics.torso.layers[0].weight
+    assert not np.any(first == second)
     assert np.abs(critic.critics.output.weight).max() <= 0.1 / 8**0.5
     assert np.abs(critic.critics.output.weight).max() > 0.05 / 8**0.5
 

@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Generic, Literal, NamedTuple, Self, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import equinox as eqx
 
@@ -38,15 +38,19 @@ class RaceState(eqx.Module, Generic[Encoder, Critic, TeamCritic]):
         """W_j; the last team is the MARL team."""
         return self.population.team(index, self.head.value)
 
-    def move_targets(self, move: Callable[[Tracked], Tracked]) -> Self:
-        """The state after `move` of everything that has a target."""
-        return replace(
-            self,
-            encoder=move(self.encoder),
-            head=move(self.head),
-            critic=move(self.critic),
-            team_critic=move(self.team_critic),
-        )
+
+AnyState = TypeVar("AnyState", bound=RaceState)
+
+
+def move_targets(state: AnyState, move: Callable[[Tracked], Tracked]) -> AnyState:
+    """The state after `move` of everything that has a target."""
+    return replace(
+        state,
+        encoder=move(state.encoder),
+        head=move(state.head),
+        critic=move(state.critic),
+        team_critic=move(state.team_critic),
+    )
 
 
 class Parts(NamedTuple):

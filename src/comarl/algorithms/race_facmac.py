@@ -4,35 +4,45 @@
 All agents of all teams share one recurrent encoder; a team is a linear policy per agent on top of
 it. One team learns by FACMAC, a population of teams evolves, and the encoder serves them all.
 
-    z_t,i   = Z_phi(tau_t,i)                           a GRU over what agent i saw and did                   (Sec 3.1)
-    pi_j    = softmax(W_j^i z_i)                       one linear policy per team and agent                  (Sec 3.1)
-    y_psi   = lambda-return of Q_psi'(s', greedy pi'_marl)              the MARL team, as in FACMAC            (Eq 1)
-    y_theta = lambda-return of Q_theta'(s', greedy pi_j, W_j)           any team j, drawn anew each update     (Eq 1)
-    Q_theta = g_{s, chi}(Q_i(chi_i, o_i, u_i))         chi: embeddings of the team's policies
-    L_zeta  = mean (V_zeta(s) - max(y_psi, y_theta))^2                  the best value over teams              (Eq 4)
-    gap_t,i = the negated Jensen-Shannon estimate of I(z_i; s) by T_omega(s, z_i) = f(s) . g(z_i)              (Eq 3)
-    L_VMM   = sum over t of the mean over episodes of w(s_t) mean_i gap_t,i                                    (Eq 5)
-    w       = (V - min V) / (max V - min V)
-    L_phi   = -mean Q_psi(s, pi_marl) - mean Q_theta(s, pi_j, W_j) + beta L_VMM                             (Eqs 2, 6)
-    L_marl  = -mean Q_psi(s, pi_marl)                  for W_marl alone                                        (Eq 7)
+    z_t,i   = Z_phi(tau_t,i)                a GRU over what agent i saw and did            (Sec 3.1)
+    pi_j    = softmax(W_j^i z_i)            one linear policy per team and agent           (Sec 3.1)
+    Q_theta = g_{s, chi}(Q_i(chi_i, o_i, u_i))            chi embeds the team's policies
+    y_psi   = lambda-return of Q_psi'(s', greedy pi'_marl)
+                                            the MARL team, as in FACMAC                       (Eq 1)
+    y_theta = lambda-return of Q_theta'(s', greedy pi_j, W_j)
+                                            any team j, drawn anew each update                (Eq 1)
+    L_VFM   = -mean Q_psi(s, pi_marl) - mean Q_theta(s, pi_j, W_j)                            (Eq 2)
+    I_t,i   = -gap_t,i                      Jensen-Shannon estimate of I(z_i; s)              (Eq 3)
+                                            by T_omega(s, z_i) = f(s) . g(z_i)
+    L_zeta  = mean (V_zeta(s) - max(y_psi, y_theta))^2    the best value over teams           (Eq 4)
+    L_VMM   = -sum over t of the mean over episodes of w(s_t) mean_i I_t,i                    (Eq 5)
+              w(s) = (V - min V) / (max V - min V)
+    L_phi   = L_VFM + beta L_VMM            for the encoder, and T_omega                      (Eq 6)
+    L_marl  = -mean Q_psi(s, pi_marl)       for W_marl alone                                  (Eq 7)
 
-pi in the last two lines is a straight-through Gumbel-softmax draw. A round: every team plays one
+pi in L_VFM and L_marl is a straight-through Gumbel-softmax draw. A round: every team plays one
 episode (evolving teams draw from their policies, the MARL team explores as FACMAC does); the
 population evolves by its returns, as on MATD3; everything learns, one update per episode played;
 W_marl takes the worst team's place. Before `population_after` steps the MARL team plays and learns
 alone.
 
-Ablations are fields, as on MATD3 (Figs. 4-8). The released code is for StarCraft and differs from the paper; a field
-brings back what changes results:
-1. There all evolving teams act with the policy of agent 0, and W_marl is one for all (`heads_shared_by_agents`).
-2. There a mutation changes floor(alpha 64) weights per action, which is none on three maps (`mutation_count` "floor").
-3. There crossover copies one way (`crossover` "copy"); the paper swaps.
-4. There selection happens for each agent anew; here once for whole teams, and the elite keeps its slot (Sec 3.3).
-5. L_VMM is summed over an episode's steps, as there, where beta was tuned; the paper's expectation is `vmm_reduce`
-   "mean". Steps after an end do not count here, neither in the sum nor in the scale of w.
-6. Agents of one episode share its state, so they are no counterexamples to each other in gap; there they are.
+Ablations are fields, as on MATD3 (Figs. 4-8). The released code is for StarCraft and differs from
+the paper; a field brings back what changes results:
+1. There all evolving teams act with the policy of agent 0, and W_marl is one for all
+   (`heads_shared_by_agents`).
+2. There a mutation changes floor(alpha 64) weights per action, which is none on three maps
+   (`breeding.mutation_count` "floor").
+3. There crossover copies one way (`breeding.crossover` "copy"); the paper swaps.
+4. There selection happens for each agent anew; here once for whole teams, and the elite keeps its
+   slot (Sec 3.3).
+5. L_VMM is summed over an episode's steps, as there, where beta was tuned; the paper's expectation
+   is `vmm_reduce` "mean". Steps after an end do not count here, neither in the sum nor in the scale
+   of w.
+6. Agents of one episode share its state, so they are no counterexamples to each other in gap; there
+   they are.
 7. W enters Q_theta as aligned columns; theirs are shifted after the first.
-8. W_marl takes one optimiser step per update; there it takes one per agent, as it stands in the list so often.
+8. W_marl takes one optimiser step per update; there it takes one per agent, as it stands in the
+   list so often.
 9. Teams for Q_theta are drawn from the population and W_marl, as there; W_j gets no gradient.
 """
 
@@ -44,7 +54,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from comarl.algorithms.race import EncoderLearnsFrom, Parts, RaceState
+from comarl.algorithms.race import EncoderLearnsFrom, Parts, RaceState, move_targets
 from comarl.evolution.population import HeadBreeding, Population
 from comarl.nn.critics import FactoredCritic, TeamFactoredCritic
 from comarl.nn.mine import Mine
@@ -56,7 +66,7 @@ from comarl.ops.distributions import straight_through_steps
 from comarl.ops.exploration import Epsilon, epsilon_softmax, greedy
 from comarl.ops.information import team_gaps, value_weights
 from comarl.ops.learner import Adam, Learner, Tracked
-from comarl.ops.returns import episode_targets, masked_mean
+from comarl.ops.returns import episode_targets, masked_mean, td_metrics
 from comarl.replay.episodes import EpisodeRing
 from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
@@ -226,20 +236,26 @@ class RaceFacmac:
         # histories; `to_encoder` carries the gradient by them back to the encoder.
         unroll = lambda encoder: self.unroll(encoder, state.spec, batch)
         z, to_encoder = jax.vjp(unroll, state.encoder.value)
+
         # Q_psi, and Q_theta of a random team: Eq. 1.
         state, best_target, metrics = self.fit_critic(state, batch)
         if self.parts.team_critic:
             state, team_target, more = self.fit_team_critic(state, batch, z, team_key)
             best_target = jnp.maximum(best_target, team_target)
             metrics |= more
+
         # V, by the better of the two targets: Eq. 4.
         if self.parts.value:
             state, more = self.fit_value(state, batch, best_target)
             metrics |= more
+
         # Encoder, T and W_marl: Eqs. 6 and 7.
         state, more = self.fit_encoder(state, batch, z, to_encoder, actor_keys)
-        state = state.move_targets(lambda net: net.copy_every(self.target_period, clock.updates))
-        return state, metrics | more
+
+        # Targets.
+        copy = lambda tracked: tracked.copy_every(self.target_period, clock.updates)
+        state = move_targets(state, copy)
+        return state, metrics | more | {"epsilon": self.epsilon.at(clock)}
 
     def unroll(self, encoder: RecurrentEncoder, spec: EnvSpec, batch: Episode) -> Histories:
         """z of a batch."""
@@ -260,12 +276,13 @@ class RaceFacmac:
         target = episode_targets(batch, next_q, self.gamma, self.td_lambda)
         action = jax.nn.one_hot(batch.action, state.spec.action_size)
 
-        def loss(critic: FactoredCritic) -> Float[Array, ""]:
+        def loss(critic: FactoredCritic) -> tuple[Float[Array, ""], Float[Array, "batch time"]]:
             q = critic(steps.obs[:, :-1], action, steps.state[:, :-1])
-            return masked_mean(jnp.square(q - target), batch.mask)
+            return masked_mean(jnp.square(q - target), batch.mask), q
 
-        critic, critic_loss = state.critic.descend(loss)
-        metrics = {"critic_loss": critic_loss, "target_value": masked_mean(target, batch.mask)}
+        critic, (td_loss, q) = state.critic.descend(loss, has_aux=True)
+        metrics = {"critic_loss": td_loss, "td_loss": td_loss}
+        metrics |= td_metrics(q, target, batch.mask)
         return replace(state, critic=critic), target, metrics
 
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
@@ -348,22 +365,26 @@ class RaceFacmac:
         z = z[:, :-1]
         obs, states, available = steps.obs[:, :-1], steps.state[:, :-1], steps.available[:, :-1]
         marl_key, team_key, draw_key = keys
+
         # -Q_psi: Eq. 7, and Eq. 2 where it is to shape the encoder.
         own_z = z if self.parts.marl else jax.lax.stop_gradient(z)
         action = straight_through_steps(self.logits(head, own_z), available, marl_key)
         loss = -masked_mean(state.critic.value(obs, action, states), mask)
-        metrics: Metrics = {}
+        metrics = {"marl_actor_loss": loss}
+
         # -Q_theta: Eq. 2.
         if self.parts.teams:
             heads = state.team(jax.random.randint(team_key, (), 0, self.num_teams))
             team_action = straight_through_steps(self.logits(heads, z), available, draw_key)
             team_q = state.team_critic.value(obs, team_action, states, heads)
-            loss -= masked_mean(team_q, mask)
+            metrics["team_actor_loss"] = -masked_mean(team_q, mask)
+            loss += metrics["team_actor_loss"]
+
         # beta L_VMM: Eqs. 5 and 6.
         if self.parts.information:
             information, vmm_loss = self.information(z, mine, state, batch)
+            metrics |= {"mutual_information": information, "vmm_loss": vmm_loss}
             loss += self.beta * vmm_loss
-            metrics["mutual_information"] = information
         return loss, metrics
 
     def information(

@@ -2,35 +2,45 @@
 
 Every agent has one nonlinear observation encoder, which all teams share; a team is nothing but a
 linear policy per agent on top. One team learns by MATD3, a population of teams evolves, and the
-encoders serve them all: they climb the values of every team, and are pulled towards information
-about the global state where that state is a good one.
+encoders serve them all: they maximise the values of every team, and information about the global
+state where that state is a good one.
 
-    z_i     = Z_phi_i(o_i)                         one encoder per agent, shared by all teams                  (Sec 3.1)
-    pi_j(o) = tanh(W_j^i z_i)                      one linear policy per team and agent                        (Sec 3.1)
-    y_theta = r + gamma (1-d) min_k Q_theta'_k(s', pi_j(o'), W_j)         any team j, drawn anew each update    (Eq 1)
-    y_psi   = r + gamma (1-d) min_k Q_psi'_k(s', pi'_marl(o') + noise)    the MARL team, as in TD3              (Eq 1)
-    L_zeta  = mean (V_zeta(s) - max(y_psi, y_theta))^2                    the best value over teams             (Eq 4)
-    I_i     = -gap_i, the Jensen-Shannon estimate of I(z_i; s) by T_omega_i(s, z_i) = f(s) . g(z_i)             (Eq 3)
-    L_VMM_i = -mean w(s) I_i,  w(s) = (V - min V) / (max V - min V)       value-aware mutual information        (Eq 5)
-    L_phi   = -mean Q_psi_1(s, pi_marl(o)) - mean Q_theta_1(s, pi_j(o), W_j) + beta L_VMM                     (Eqs 2, 6)
-    L_marl  = -mean Q_psi_1(s, pi_marl(o))         for W_marl alone                                             (Eq 7)
+    z_i     = Z_phi_i(o_i)                  one encoder per agent, for all teams           (Sec 3.1)
+    pi_j(o) = tanh(W_j^i z_i)               one linear policy per team and agent           (Sec 3.1)
+    y_psi   = r + gamma (1-d) min_k Q_psi'_k(s', pi'_marl(o') + noise)
+                                            the MARL team, as in TD3                          (Eq 1)
+    y_theta = r + gamma (1-d) min_k Q_theta'_k(s', pi_j(o'), W_j)
+                                            any team j, drawn anew each update                (Eq 1)
+    L_VFM   = -mean Q_psi_1(s, pi_marl(o)) - mean Q_theta_1(s, pi_j(o), W_j)                  (Eq 2)
+    I_i     = -gap_i                        Jensen-Shannon estimate of I(z_i; s)              (Eq 3)
+                                            by T_omega_i(s, z_i) = f(s) . g(z_i)
+    L_zeta  = mean (V_zeta(s) - max(y_psi, y_theta))^2    the best value over teams           (Eq 4)
+    L_VMM   = -sum_i mean w(s) I_i          value-aware mutual information                    (Eq 5)
+              w(s) = (V - min V) / (max V - min V)
+    L_phi   = L_VFM + beta L_VMM            for the encoders, and T_omega                     (Eq 6)
+    L_marl  = -mean Q_psi_1(s, pi_marl(o))  for W_marl alone                                  (Eq 7)
 
 A round: every team plays one episode; the population evolves by its returns (elite, tournaments,
 agent-level crossover and mutation, Sec 3.3); everything learns, one update per step played; W_marl
 takes the worst team's place.
 
 Ablations are fields: `beta` 0 is "VFM only", `encoder_learns_from` "neither" is "VMM only" (Fig.
-5), `crossover` and `mutation` (Fig. 6), `mutated_fraction` is alpha (Fig. 7), `beta` (Fig. 8),
-`evolution`, `value_weights`.
+5), `breeding.crossover` and `breeding.mutation` (Fig. 6), `breeding.mutated_fraction` is alpha
+(Fig. 7), `beta` (Fig. 8), `evolution`, `value_weights`.
 
-RACE's code for Multi-Agent MuJoCo is not published. Where the paper is silent this follows ERL-Re2, the code base that
-it names. Choices, and differences from the authors' StarCraft code:
-1. Selection happens once for whole teams and the elite keeps its slot untouched; their code selects per agent.
+RACE's code for Multi-Agent MuJoCo is not published. Where the paper is silent this follows ERL-Re2,
+the code base that it names. Choices, and differences from the authors' StarCraft code:
+1. Selection happens once for whole teams and the elite keeps its slot untouched; their code selects
+   per agent.
 2. Crossover swaps agents between two teams (Sec 3.3); their code copies one way.
-3. Mutation touches each weight with probability alpha; their code floors the count per action (`mutation_count`).
-4. W enters Q_theta as aligned columns (an action's weights with its own bias); theirs are shifted after the first.
-5. Teams for Q_theta are drawn from the population and W_marl, as in both their code bases; the paper says population.
-6. V's target is the larger of the two full targets, discount and termination included, as in their code.
+3. Mutation touches each weight with probability alpha; their code floors the count per action
+   (`breeding.mutation_count`).
+4. W enters Q_theta as aligned columns (an action's weights with its own bias); theirs are shifted
+   after the first.
+5. Teams for Q_theta are drawn from the population and W_marl, as in both their code bases; the
+   paper says population.
+6. V's target is the larger of the two full targets, discount and termination included, as in their
+   code.
 7. Value weights are scaled within the mini-batch, with 1e-8 in the denominator.
 8. W_marl always learns from its own Q; in their code the "VMM only" ablation freezes it.
 9. W_j is data to Q_theta: no gradient reaches it there, nor through the encoder's loss.
@@ -43,7 +53,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from comarl.algorithms.race import EncoderLearnsFrom, Parts, RaceState
+from comarl.algorithms.race import EncoderLearnsFrom, Parts, RaceState, move_targets
 from comarl.evolution.population import HeadBreeding, Population
 from comarl.nn.critics import Critic, TeamCritic
 from comarl.nn.mine import Mine
@@ -58,7 +68,7 @@ from comarl.nn.policies import (
 )
 from comarl.ops.information import jensen_shannon_gap, value_weights
 from comarl.ops.learner import Adam, Learner, Tracked, descend_jointly
-from comarl.ops.returns import one_step_targets
+from comarl.ops.returns import one_step_targets, td_metrics
 from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
 from comarl.types import Clock, EnvSpec, Index, Key, Metrics, Timestep, Transition
@@ -67,6 +77,10 @@ from comarl.validation import check_fields, check_layers, check_range
 
 class State(RaceState[Torso, Critic, TeamCritic]):
     """What changes while RACE learns; `encoder` and `mine` lead with `agents`."""
+
+
+# What an update of the policies records; 0 of a part that is off.
+ENCODER_METRICS = ("marl_actor_loss", "team_actor_loss", "vmm_loss", "mutual_information")
 
 
 @dataclass(frozen=True)
@@ -203,21 +217,24 @@ class RaceMatd3:
         """Critics and value in every update; encoders, W_marl, T and all targets in every
         `policy_delay`-th."""
         noise_key, team_key, other_key = jax.random.split(key, 3)
+
         # Q_psi, and Q_theta of a random team: Eq. 1.
         state, best_target, metrics = self.fit_critic(state, batch, noise_key)
         if self.parts.team_critic:
             state, team_target, more = self.fit_team_critic(state, batch, team_key)
             best_target = jnp.maximum(best_target, team_target)
             metrics |= more
+
         # V, by the better of the two targets: Eq. 4.
         if self.parts.value:
             state, more = self.fit_value(state, batch, best_target)
             metrics |= more
+
         # Encoders, T and W_marl: Eqs. 6 and 7.
         state, more = jax.lax.cond(
             clock.update_in_round % self.policy_delay == 0,
             lambda s: self.fit_encoders(s, batch, other_key),
-            lambda s: (s, {"mutual_information": jnp.float32(0.0)}),
+            lambda s: (s, dict.fromkeys(ENCODER_METRICS, jnp.float32(0.0))),
             state,
         )
         return state, metrics | more
@@ -244,11 +261,8 @@ class RaceMatd3:
             q = critic(batch.now.state, batch.action)
             return jnp.square(q - target).mean(axis=1).sum(), q
 
-        critic, (critic_loss, q) = state.critic.descend(loss, has_aux=True)
-        metrics = {
-            "critic_loss": critic_loss,
-            "target_value": target.mean(),
-        }
+        critic, (td_loss, q) = state.critic.descend(loss, has_aux=True)
+        metrics = {"critic_loss": td_loss, "td_loss": td_loss} | td_metrics(q[0], target)
         return replace(state, critic=critic), target, metrics
 
     def fit_team_critic(
@@ -296,7 +310,7 @@ class RaceMatd3:
         if not self.parts.information:
             mine = state.mine
         state = replace(state, encoder=encoder, head=head, mine=mine)
-        return state.move_targets(lambda tracked: tracked.polyak(self.tau)), metrics
+        return move_targets(state, lambda tracked: tracked.polyak(self.tau)), metrics
 
     def encoder_loss(
         self,
@@ -311,23 +325,27 @@ class RaceMatd3:
         term."""
         states = batch.now.state
         z = encode(encoder, batch.now.obs)
+        terms = dict.fromkeys(ENCODER_METRICS, jnp.float32(0.0))
+
         # -Q_psi: Eq. 7, and Eq. 2 where it is to shape the encoders.
         own_z = z if self.parts.marl else jax.lax.stop_gradient(z)
         action = choose(head, own_z, state.spec)
-        marl_loss = -state.critic.value.first(states, action).mean()
-        loss = marl_loss
+        terms["marl_actor_loss"] = -state.critic.value.first(states, action).mean()
+
         # -Q_theta: Eq. 2.
         if self.parts.teams:
             team_action = choose(heads, z, state.spec)
-            team_loss = -state.team_critic.value.first(states, team_action, heads).mean()
-            loss += team_loss
-        # beta L_VMM: Eq. 6.
-        information = jnp.float32(0.0)
+            team_q = state.team_critic.value.first(states, team_action, heads)
+            terms["team_actor_loss"] = -team_q.mean()
+
+        # L_VMM: Eq. 5.
         if self.parts.information:
             information, vmm_loss = self.information(z, mine, state, batch)
-            loss += self.beta * vmm_loss
-        # Scaled so that its mean over all updates is the mean over those that compute it.
-        return loss, {"mutual_information": self.policy_delay * information}
+            terms |= {"mutual_information": information, "vmm_loss": vmm_loss}
+
+        loss = terms["marl_actor_loss"] + terms["team_actor_loss"] + self.beta * terms["vmm_loss"]
+        # Scaled so that their means over all updates are the means over those that compute them.
+        return loss, {name: self.policy_delay * term for name, term in terms.items()}
 
     def information(
         self, z: Float[Array, "agents batch features"], mine: Mine, state: State, batch: Transition
