@@ -246,7 +246,7 @@ def test_with_one_critic_there_is_no_delay_and_no_smoothing_left(
     np.testing.assert_allclose(metrics["critic_loss"], np.mean((q[0] - target) ** 2), rtol=1e-4)
     other, _ = update(plain, state, batch, clock_at(1), jax.random.key(9))
     np.testing.assert_array_equal(
-        other.critic.value.members.output.bias, after.critic.value.members.output.bias
+        other.critic.value.critics.output.bias, after.critic.value.critics.output.bias
     )
 
 
@@ -279,4 +279,4 @@ def test_targets_start_equal_and_heads_start_small(initial, bits, matd3):
     assert bits(initial.actors.target) == bits(initial.actors.value)
     assert bits(initial.critic.target) == bits(initial.critic.value)
     assert np.abs(initial.actors.value.heads.weight).max() <= 0.1 / matd3.hidden[-1] ** 0.5
-    assert initial.critic.value.members.output.bias.shape == (2, 1)
+    assert initial.critic.value.critics.output.bias.shape == (2, 1)
