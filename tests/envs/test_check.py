@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -176,7 +176,7 @@ def test_what_is_no_task_or_cannot_be_hashed_is_refused():
     with pytest.raises(
         ContractViolation, match=r"^Walk cannot be hashed; make it a frozen dataclass of hashable"
     ):
-        check(Walk(first=[]))
+        check(Walk(first=cast(Any, [])))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Multi-Agent MuJoCo, held against gymnasium-robotics step by step."""
 
+# MuJoCo's own module is compiled and tells type checkers little; physics is one of two kinds.
+# pyright: reportAttributeAccessIssue=false
+
 import builtins
 import re
 from pathlib import Path

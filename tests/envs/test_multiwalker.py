@@ -94,7 +94,8 @@ def test_a_package_that_is_carried_back_beyond_the_start_is_a_failure(madrl_rewa
     world.package.position = (-0.5, world.package.position.y + 3.0)
     _, reward, over, _ = team.step(np.zeros((3, 4), np.float32))
     assert over and not world.fallen_walkers.any() and world.walkers[-1].hull.position.x > 0
-    moved = 130 / 30 * (world.package.position.x - before)
+    after = world.package.position.x  # pyright: ignore[reportAttributeAccessIssue]  # Box2D's vector
+    moved = 130 / 30 * (after - before)
     assert reward == pytest.approx(-100 + moved, abs=2.0)
 
 

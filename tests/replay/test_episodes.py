@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -211,7 +212,11 @@ def test_a_replay_keeps_no_observations_that_are_parts_of_the_state():
 
 # Of numbers up to 3 a half keeps 11 bits, so they are off by 2 ** -10 at most; a byte is off by
 # half of 5 / 255.
-PRECISION = {"full": 0.0, "half": 2.0**-10, "byte": 2.51 / 255}
+PRECISION: dict[Literal["full", "half", "byte"], float] = {
+    "full": 0.0,
+    "half": 2.0**-10,
+    "byte": 2.51 / 255,
+}
 
 
 @pytest.mark.parametrize("spec", [SPEC, FROM_STATE], ids=["plain", "from-state"])

@@ -151,7 +151,7 @@ def test_a_team_that_cannot_be_made_in_a_worker_is_told_at_once():
     with pytest.raises(
         TaskDied, match=r"worker 1 of 1 of drift raised TypeError: .*'nothing' at its start"
     ):
-        pool_of(functools.partial(Drift, nothing=1), copies=1)
+        pool_of(functools.partial(Drift, **{"nothing": 1}), copies=1)
     assert not workers_of(psutil.Process())
 
 
