@@ -82,6 +82,9 @@ def test_every_learner_of_a_state_has_its_norm_under_the_name_of_its_part():
     parts = {"base": {"actor": still}, "critic": moved, "target": jnp.zeros(3)}
     found = {name: float(x) for name, x in grad_norms(parts).items()}
     assert found == {"actor_grad_norm": 0.0, "critic_grad_norm": 2.0}
+    fit = lambda x: Tracked.create(x, Adam()).apply(x)
+    stacked = grad_norms({"critics": jax.vmap(fit)(jnp.array([1.0, 2.0]))})
+    np.testing.assert_allclose(stacked["grad_norm"], 1.5)
 
 
 def test_a_tracked_module_keeps_its_target_until_it_is_moved():

@@ -180,7 +180,8 @@ class Tracked(eqx.Module, Generic[Module]):
 def grad_norms(state: PyTree) -> dict[str, Float[Array, ""]]:
     """The norm of the latest gradient of every learner in a state, as metrics.
 
-    `grad_norm` where there is one learner, else named after the part of the state.
+    `grad_norm` where there is one learner, else named after the part of the state. Of stacked
+    learners, such as FOP's critics, it is the mean.
 
     >>> import jax.numpy as jnp
     >>> learner, _ = Learner.create(jnp.float32(3.0), Adam()).descend(lambda x: x**2)
@@ -194,8 +195,8 @@ def grad_norms(state: PyTree) -> dict[str, Float[Array, ""]]:
     nodes = jax.tree_util.tree_flatten_with_path(state, is_leaf=is_learner)[0]
     learners = [(path, node) for path, node in nodes if is_learner(node)]
     if len(learners) == 1:
-        return {"grad_norm": learners[0][1].grad_norm}
-    return {f"{_name(path)}_grad_norm": learner.grad_norm for path, learner in learners}
+        return {"grad_norm": learners[0][1].grad_norm.mean()}
+    return {f"{_name(path)}_grad_norm": learner.grad_norm.mean() for path, learner in learners}
 
 
 def _name(path: tuple) -> str:
