@@ -168,7 +168,7 @@ class Maven:
         check_range(self, 1, None, "hidden", "mixer_width", "target_period")
         check_range(self, 0, 1, "gamma", "td_lambda")
         check_range(self, 0, None, "latent_entropy", "mi_weight", "intrinsic", "hypernet")
-        # One number, said once.
+        # One number, in one place.
         object.__setattr__(self, "replay", replace(self.replay, latent=self.latents))
 
     def init(self, spec: EnvSpec, key: Key) -> State:
