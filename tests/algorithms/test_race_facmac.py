@@ -411,7 +411,28 @@ def test_an_update_is_the_encoders_step_by_the_critics_and_the_value_that_were_j
         leaves = map(jax.tree.leaves, (getattr(after, name), getattr(expected, name)))
         for one, two in zip(*leaves, strict=True):
             np.testing.assert_allclose(one, two, atol=2e-6)
-    np.testing.assert_allclose(metrics["mutual_information"], more["mutual_information"], rtol=1e-5)
+    assert set(more) == {
+        "marl_actor_loss",
+        "team_actor_loss",
+        "vmm_loss",
+        "mutual_information",
+    }
+    for name, value in more.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
+    np.testing.assert_allclose(metrics["epsilon"], RACE.epsilon.at(at()))
+
+
+def test_the_terms_of_the_encoders_loss_are_recorded(state, batch, equations):
+    """Eqs. 2, 5 and 7."""
+    keys, s = keys_of(KEY)[1], equations.state
+    _, metrics = fit_encoder(RACE, state, batch, keys)
+    expected = {
+        "marl_actor_loss": equations.marl_loss(s.encoder.value, s.head.value, keys[0]),
+        "team_actor_loss": equations.teams_loss(s.encoder.value, 2, keys[2]),
+        "vmm_loss": equations.vmm(s.encoder.value, s.mine.value, equations.weights()),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -216,6 +216,10 @@ def test_the_marl_critic_descends_to_its_clipped_double_q_target(
     np.testing.assert_allclose(
         metrics["critic_loss"], loss(reference.doubles(state.critic.value)), rtol=1e-4
     )
+    assert metrics["td_loss"] == metrics["critic_loss"]
+    q = reference.critic(reference.doubles(state.critic.value), equations.now, equations.action)[0]
+    np.testing.assert_allclose(metrics["q_taken_mean"], q.mean(), atol=1e-5)
+    np.testing.assert_allclose(metrics["td_error_abs"], np.abs(q - target).mean(), rtol=1e-4)
     reference.assert_descends(state.critic.value, after.critic.value, loss)
 
 
@@ -427,6 +431,22 @@ def test_the_metric_is_the_mean_information_of_the_updates_that_compute_it(
         updated[0][1]["mutual_information"], plain.policy_delay * -gap / 3, rtol=1e-4
     )
     assert updated[1][1]["mutual_information"] == 0
+    assert updated[1][1]["marl_actor_loss"] == updated[1][1]["team_actor_loss"] == 0
+
+
+def test_the_terms_of_the_encoders_loss_are_recorded(plain, state, batch, key, equations):
+    """Each once per policy update, and so `policy_delay` times as large (Eqs. 2, 5, 7)."""
+    _, metrics = fit_encoders(plain, state, batch, key)
+    s = equations.state
+    vmm = equations.mutual_information_loss(s.encoder.value, s.mine.value, equations.weights())
+    own = equations.marl_loss(s.encoder.value, s.head.value)
+    teams = [equations.teams_loss(s.encoder.value, j) for j in range(TEAMS)]
+    found = {name: float(value) / plain.policy_delay for name, value in metrics.items()}
+    np.testing.assert_allclose(found["vmm_loss"], vmm, rtol=1e-4)
+    np.testing.assert_allclose(found["marl_actor_loss"], own, rtol=1e-4)
+    assert np.abs(np.array(teams) - found["team_actor_loss"]).min() < 1e-4
+    alone = dataclasses.replace(plain, encoder_learns_from="marl")
+    assert fit_encoders(alone, state, batch, key)[1]["team_actor_loss"] == 0
 
 
 # --- what an update moves ---

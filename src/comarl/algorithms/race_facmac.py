@@ -380,7 +380,7 @@ class RaceFacmac:
             metrics["team_actor_loss"] = -masked_mean(team_q, mask)
             loss += metrics["team_actor_loss"]
 
-        # beta L_VMM: Eqs. 5 and 6.
+        # beta L_VMM: Eqs. 3, 5 and 6.
         if self.parts.information:
             information, vmm_loss = self.information(z, mine, state, batch)
             metrics |= {"mutual_information": information, "vmm_loss": vmm_loss}

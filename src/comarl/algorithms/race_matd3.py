@@ -79,8 +79,10 @@ class State(RaceState[Torso, Critic, TeamCritic]):
     """What changes while RACE learns; `encoder` and `mine` lead with `agents`."""
 
 
-# What an update of the policies records; 0 of a part that is off.
-ENCODER_METRICS = ("marl_actor_loss", "team_actor_loss", "vmm_loss", "mutual_information")
+def no_terms() -> Metrics:
+    """The terms of the encoders' loss as 0: of an update without it, or of parts that are off."""
+    names = ("marl_actor_loss", "team_actor_loss", "vmm_loss", "mutual_information")
+    return {name: jnp.float32(0.0) for name in names}
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,7 @@ class RaceMatd3:
         state, more = jax.lax.cond(
             clock.update_in_round % self.policy_delay == 0,
             lambda s: self.fit_encoders(s, batch, other_key),
-            lambda s: (s, dict.fromkeys(ENCODER_METRICS, jnp.float32(0.0))),
+            lambda s: (s, no_terms()),
             state,
         )
         return state, metrics | more
@@ -325,7 +327,7 @@ class RaceMatd3:
         term."""
         states = batch.now.state
         z = encode(encoder, batch.now.obs)
-        terms = dict.fromkeys(ENCODER_METRICS, jnp.float32(0.0))
+        terms = no_terms()
 
         # -Q_psi: Eq. 7, and Eq. 2 where it is to shape the encoders.
         own_z = z if self.parts.marl else jax.lax.stop_gradient(z)
@@ -338,11 +340,12 @@ class RaceMatd3:
             team_q = state.team_critic.value.first(states, team_action, heads)
             terms["team_actor_loss"] = -team_q.mean()
 
-        # L_VMM: Eq. 5.
+        # L_VMM: Eqs. 3 and 5.
         if self.parts.information:
             information, vmm_loss = self.information(z, mine, state, batch)
             terms |= {"mutual_information": information, "vmm_loss": vmm_loss}
 
+        # L_phi: Eq. 6.
         loss = terms["marl_actor_loss"] + terms["team_actor_loss"] + self.beta * terms["vmm_loss"]
         # Scaled so that their means over all updates are the means over those that compute them.
         return loss, {name: self.policy_delay * term for name, term in terms.items()}
