@@ -132,10 +132,3 @@ def test_settings_out_of_range_are_refused(kind, fields):
     (name,) = fields
     with pytest.raises(ValueError, match=name):
         kind(**fields)
-
-
-def test_operators_that_do_not_exist_are_refused():
-    with pytest.raises(ValueError, match="crossover"):
-        HeadBreeding(crossover="agents")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="breeding"):
-        RaceMatd3(breeding=NetworkBreeding())  # type: ignore[arg-type]
