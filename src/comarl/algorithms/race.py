@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 
@@ -53,10 +53,25 @@ def move_targets(state: AnyState, move: Callable[[Tracked], Tracked]) -> AnyStat
     )
 
 
+@runtime_checkable
+class Switches(Protocol):
+    """The fields of either RACE that take parts out."""
+
+    @property
+    def evolution(self) -> bool: ...
+    @property
+    def encoder_learns_from(self) -> EncoderLearnsFrom: ...
+    @property
+    def beta(self) -> float: ...
+    @property
+    def value_weights(self) -> bool: ...
+
+
 class Parts(NamedTuple):
     """Which parts of RACE an update has: all, but for what an ablation takes out (Figs. 5, 8).
 
-    >>> Parts.of(evolution=True, learns_from="marl", beta=0.01, value_weights=False)
+    >>> from comarl.algorithms.race_matd3 import RaceMatd3
+    >>> Parts.of(RaceMatd3(encoder_learns_from="marl", value_weights=False))
     Parts(marl=True, teams=False, information=True, value=False, team_critic=False)
     """
 
@@ -72,17 +87,15 @@ class Parts(NamedTuple):
     """Q_theta learns (Eq. 1), for the encoder or for the target of V"""
 
     @classmethod
-    def of(
-        cls, *, evolution: bool, learns_from: EncoderLearnsFrom, beta: float, value_weights: bool
-    ) -> "Parts":
-        """The parts that these fields of an algorithm leave."""
-        teams = evolution and learns_from in ("both", "teams")
-        information = beta > 0
-        value = information and value_weights
+    def of(cls, algorithm: Switches) -> "Parts":
+        """The parts that an algorithm's switches leave."""
+        teams = algorithm.evolution and algorithm.encoder_learns_from in ("both", "teams")
+        information = algorithm.beta > 0
+        value = information and algorithm.value_weights
         return cls(
-            marl=learns_from in ("both", "marl"),
+            marl=algorithm.encoder_learns_from in ("both", "marl"),
             teams=teams,
             information=information,
             value=value,
-            team_critic=teams or (evolution and value),
+            team_critic=teams or (algorithm.evolution and value),
         )

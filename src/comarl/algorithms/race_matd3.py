@@ -148,17 +148,13 @@ class RaceMatd3:
 
     @property
     def num_teams(self) -> int:
+        """Those that evolve, and the MARL team."""
         return self.breeding.population + 1 if self.evolution else 1
 
     @property
     def parts(self) -> Parts:
-        """What an update has."""
-        return Parts.of(
-            evolution=self.evolution,
-            learns_from=self.encoder_learns_from,
-            beta=self.beta,
-            value_weights=self.value_weights,
-        )
+        """What an update has, by the switches above."""
+        return Parts.of(self)
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         keys = jax.random.split(key, 7)
