@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,7 +28,9 @@ SPEC = EnvSpec(2, 3, 4, 3, discrete=True, horizon=5)
 LENGTHS, TERMINATED = (2, 5, 3, 5), (0, 3)
 GAMMA, TRACE, TEAMS = 0.9, 0.7, 4  # three that evolve, and the MARL team
 MODES = ("both", "marl", "teams", "neither")
-SIZES = dict(hidden=6, mixer_width=4, hypernet=4, gamma=GAMMA, td_lambda=TRACE, target_period=3)
+SIZES: dict[str, Any] = dict(
+    hidden=6, mixer_width=4, hypernet=4, gamma=GAMMA, td_lambda=TRACE, target_period=3
+)
 RACE = RaceFacmac(
     **SIZES,
     breeding=HeadBreeding(mutated_fraction=0.05, population=3),

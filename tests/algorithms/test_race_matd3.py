@@ -128,7 +128,7 @@ class Equations:
                 result[b] += GAMMA * min(next_q[:, b])
         return result
 
-    def marl_target(self, noise=0.0):
+    def marl_target(self, noise: float | np.ndarray = 0.0):
         """y_psi: target encoders, target W_marl, target critic."""
         s = self.state
         action = self.reference.actions(s.encoder.target, s.head.target, self.next_obs, self.spec)

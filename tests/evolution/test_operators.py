@@ -191,7 +191,9 @@ FEATURES, ACTIONS = 40, 4000
 
 
 @functools.cache
-def mutated(fraction: float = 0.5, count: str = "bernoulli", value: float = 1000.0) -> np.ndarray:
+def mutated(
+    fraction: float = 0.5, count: evolution.MutationCount = "bernoulli", value: float = 1000.0
+) -> np.ndarray:
     """Many actions of one agent, whose weights were all `value`."""
     weight = jnp.full((FEATURES, ACTIONS), value)
     return np.asarray(
@@ -396,7 +398,11 @@ def test_copying_agents_overwrites_one_way_so_that_both_offspring_are_equal():
 
 def test_each_name_of_a_crossover_is_its_operator():
     one, other, key = make_linear(1), make_linear(2), jax.random.key(11)
-    for kind, operator in (("agent", evolution.swap_agents), ("copy", evolution.copy_agents)):
+    names: dict[evolution.Crossover, evolution.Cross] = {
+        "agent": evolution.swap_agents,
+        "copy": evolution.copy_agents,
+    }
+    for kind, operator in names.items():
         found, expected = evolution.cross_heads(kind, one, other, key), operator(one, other, key)
         for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
             np.testing.assert_array_equal(a, b)
