@@ -40,7 +40,8 @@ class Written:
         values."""
         t = batch.timesteps
         pick = lambda q: np.take_along_axis(q, np.asarray(action)[..., None], -1)[..., 0]
-        obs, state = np.float64(t.obs[:, steps]), np.float64(t.state[:, steps])
+        obs = np.asarray(t.obs[:, steps], np.float64)
+        state = np.asarray(t.state[:, steps], np.float64)
         q, stopped = self.utilities(critic, obs), self.utilities(before, obs)
         counts = (
             np.ones(q.shape, bool)

@@ -212,10 +212,10 @@ def test_entropy_in_the_return_is_discounted_and_ends_with_a_termination():
     np.testing.assert_allclose(inside[0, :2], [0.0, 0.0])
     np.testing.assert_allclose(inside[1, :3], [0.125, 0.25, 0.5])
     np.testing.assert_allclose(outside, 1.0)
-    one_step = [
+    inside, outside = (
         soft_targets(batch, nothing, bonus, 1.0, 0.0, in_return=x)[1, :3] for x in (True, False)
-    ]
-    np.testing.assert_allclose(*one_step)  # without discount, lambda and termination they agree
+    )
+    np.testing.assert_allclose(inside, outside)  # without discount and lambda they agree
 
 
 def test_the_temperature_falls_by_the_authors_line(state, batch):

@@ -25,10 +25,11 @@ SPEC = EnvSpec(AGENTS, OBS, STATE, ACTIONS, discrete=True, horizon=HORIZON)
 LENGTHS = (2, HORIZON, 3)  # terminated, cut at the horizon, cut early
 GAMMA, SIZE = 0.9, 2
 KEY = jax.random.key(7)
+CLAMP = (-0.4, 0.5)
 BASE = LsfSac(
     messages=Messaging(size=SIZE, hidden=3, weight=0.5, kl_weight=0.3, entropy_weight=0.2),
     temperature=Temperature(log_alpha=-0.5, optimiser=SMOOTH),
-    logit_clamp=(-0.4, 0.5),
+    logit_clamp=CLAMP,
     hidden=4,
     mixer_width=3,
     hypernet=4,
@@ -114,7 +115,7 @@ def updated(batch, states):
 
 def inputs_of(batch):
     """x of every step, agent by agent."""
-    obs, action = np.float64(batch.timesteps.obs), np.asarray(batch.action)
+    obs, action = np.asarray(batch.timesteps.obs, np.float64), np.asarray(batch.action)
     x = np.zeros((len(obs), HORIZON + 1, AGENTS, OBS + ACTIONS + AGENTS))
     for b, t, i in np.ndindex(x.shape[:-1]):
         last = np.eye(ACTIONS)[action[b, t - 1, i]] if t else np.zeros(ACTIONS)
@@ -353,7 +354,7 @@ def test_the_checks_above_could_tell(batch, states):
     first_is_less = (values[0] < values[1])[:, 1:][np.asarray(batch.mask)]
     assert 0 < first_is_less.sum() < first_is_less.size
     free = linear(two.actor.head, Reference.histories(two.actor.encoder, SPEC, batch))
-    clamped = free != np.clip(free, *BASE.logit_clamp)
+    clamped = free != np.clip(free, *CLAMP)
     assert 0.1 < clamped.mean() < 0.9
 
 
@@ -519,9 +520,7 @@ def test_exploring_is_epsilon_greedy_or_a_draw_from_the_policies(states):
     )
     keys, memory = jax.random.split(jax.random.key(0), 4000), Memory.empty(AGENTS, BASE.hidden)
     logits = np.asarray(states(BASE).actor.value.step(memory, timestep.obs)[1])
-    policy = np.exp(
-        log_policy_of(np.clip(logits, *BASE.logit_clamp), np.asarray(timestep.available))
-    )
+    policy = np.exp(log_policy_of(np.clip(logits, *CLAMP), np.asarray(timestep.available)))
     best = np.eye(ACTIONS)[policy.argmax(-1)]
     anything = np.asarray(timestep.available) / np.asarray(timestep.available).sum(
         -1, keepdims=True

@@ -85,7 +85,7 @@ class Written:
             reference.doubles(models),
             batch,
         )
-        self.action = np.float64(batch.action)  # [batch, agents, action]
+        self.action = np.asarray(batch.action, np.float64)  # [batch, agents, action]
 
     def expected(self, i, own, models=None):
         """mu_ij of all j `[batch, agents, action]`, where i does `own`."""

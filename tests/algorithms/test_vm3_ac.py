@@ -4,6 +4,7 @@ its diagnostics."""
 import dataclasses
 import functools
 import itertools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -22,9 +23,13 @@ from comarl.types import EnvSpec
 from tests.data import SMOOTH
 
 AGENTS, PAIRS = range(3), list(itertools.permutations(range(3), 2))
-SIZES = dict(hidden=(6, 5), latent_size=2, log_std_range=(-2.0, 1.0), beta=0.3, replay=Ring(100, 8))
+SIZES: dict[str, Any] = dict(
+    hidden=(6, 5), latent_size=2, log_std_range=(-2.0, 1.0), beta=0.3, replay=Ring(100, 8)
+)
 PAPER = ActionInformation(optimiser=SMOOTH)
-OPTIMISERS = dict(actor_optimiser=SMOOTH, critic_optimiser=SMOOTH, information=PAPER)
+OPTIMISERS: dict[str, Any] = dict(
+    actor_optimiser=SMOOTH, critic_optimiser=SMOOTH, information=PAPER
+)
 TINY = Vm3Ac(**SIZES, **OPTIMISERS)
 VARIANTS = {
     "paper": TINY,
@@ -196,14 +201,16 @@ class Written:
 
     def forward(self, predictors, timestep, i, j, given, said):
         """(b) of i and j: log q_ij(a_j | a_i, o_i, o_j)."""
-        obs = [self.real_obs(timestep, n) for n in (i, j)]
-        return self.log_q(predictors, (i, j), given[i], said[j], *obs, self.spec.action_sizes[j])
+        mine, other = (self.real_obs(timestep, n) for n in (i, j))
+        size = self.spec.action_sizes[j]
+        return self.log_q(predictors, (i, j), given[i], said[j], mine, other, size)
 
     def backward(self, predictors, timestep, i, j, given, said):
         """(a) of i and j: log q(a_i | a_j, o_i, o_j), by whoever evaluates it."""
         pair = (j, i) if self.algorithm.information.swapped_by == "partner" else (i, j)
-        obs = [self.real_obs(timestep, n) for n in (j, i)]
-        return self.log_q(predictors, pair, given[j], said[i], *obs, self.spec.action_sizes[i])
+        mine, other = (self.real_obs(timestep, n) for n in (j, i))
+        size = self.spec.action_sizes[i]
+        return self.log_q(predictors, pair, given[j], said[i], mine, other, size)
 
     @property
     def divisor(self):
@@ -235,7 +242,7 @@ class Written:
         """The sum of Eq. 20 over agents, where what is no path of gradients stays as `before` has
         it."""
         terms = self.algorithm.information.gradient_terms
-        maximised = {"both": "ab", "none": ""}.get(terms, terms) + "a" * live_backward
+        maximised = {"both": "ab", "none": ""}.get(terms, str(terms)) + "a" * live_backward
         fixed, _ = self.draw(before[0], timestep, noise)
         action, log_pi = self.draw(policies, timestep, noise)
         total, beta = 0.0, self.algorithm.beta
@@ -263,7 +270,7 @@ def draws(algorithm, spec, timestep, key, which):
     noise = algorithm.noise(
         spec, algorithm.observe(timestep, spec), jax.random.split(key, 3)[which]
     )
-    return Noise(*(np.float64(x) for x in noise))
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), noise)
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -396,7 +403,7 @@ def test_an_agents_loss_moves_its_own_policy_and_predictors_alone(make_state, ba
     seen = TINY.observe(batch.now, spec)
     noise = TINY.noise(spec, seen, key)
     learnt = (state.policies.value, state.predictors.value)
-    of = lambda learnt, critic: TINY.policy_losses(*learnt, critic, seen, noise)[0]
+    of = lambda learnt, critic: TINY.policy_losses(learnt[0], learnt[1], critic, seen, noise)[0]
     policies, predictors = jax.jit(jax.jacrev(of))(learnt, state.critic.value)
     for owner, tree in ((list(AGENTS), policies), ([i for i, _ in PAIRS], predictors)):
         for leaf in jax.tree.leaves(tree):  # [losses, agents or pairs, ...]
@@ -459,9 +466,9 @@ def test_what_a_smaller_agent_does_not_have_is_never_played_or_seen(
 def test_without_beta_and_latent_it_is_ma_ac_bit_for_bit(
     spec, batch, clock_at, key, bits, make_state, scramble
 ):
-    tiny = dict(SIZES, beta=0.0, latent_size=0)
+    tiny: dict[str, Any] = dict(SIZES, beta=0.0, latent_size=0)
     nothing = Vm3Ac(**tiny, **OPTIMISERS)
-    same = {n: tiny[n] for n in ("hidden", "log_std_range", "replay")} | OPTIMISERS
+    same: dict[str, Any] = {n: tiny[n] for n in ("hidden", "log_std_range", "replay")} | OPTIMISERS
     ma_ac = dataclasses.replace(MA_AC, **same)
     assert not ma_ac.mutual_information and nothing.mutual_information
     starts = [make_state(a) for a in (ma_ac, nothing)]
@@ -735,6 +742,6 @@ def test_predictors_err_more_given_another_draw(batch, key):
 def test_impossible_settings_are_named():
     for field, value in (("beta", -0.1), ("latent_size", -1)):
         with pytest.raises(ValueError, match=field):
-            Vm3Ac(**{field: value})
+            dataclasses.replace(Vm3Ac(), **{field: value})
     with pytest.raises(ValueError, match=r"variance=0\.0 of ActionInformation must be above 0"):
         ActionInformation(variance=0.0)

@@ -4,6 +4,7 @@ z does."""
 import dataclasses
 import functools
 import itertools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -24,8 +25,12 @@ from tests.data import SMOOTH, make_episodes
 AGENTS, ACTIONS, HORIZON, LATENT = 3, 3, 4, 2
 SPEC = EnvSpec(AGENTS, 2, 4, ACTIONS, discrete=True, horizon=HORIZON)
 LENGTHS, GAMMA, TRACE = (2, HORIZON, 3), 0.9, 0.6  # terminated, cut at the horizon, cut early
-SIZES = dict(hidden=4, mixer_width=3, kernels=2, gamma=GAMMA, td_lambda=TRACE, target_period=3)
-SCHEDULES = dict(temperature=(0.8, 0.2), temperature_steps=2000, epsilon=Epsilon(1.0, 0.2, 2000))
+SIZES: dict[str, Any] = dict(
+    hidden=4, mixer_width=3, kernels=2, gamma=GAMMA, td_lambda=TRACE, target_period=3
+)
+SCHEDULES: dict[str, Any] = dict(
+    temperature=(0.8, 0.2), temperature_steps=2000, epsilon=Epsilon(1.0, 0.2, 2000)
+)
 FOP = Fop(**SIZES, **SCHEDULES, actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
 VM3_AC = Vm3AcDiscrete(FOP, latent_size=LATENT, predictor_hidden=3, predictor_optimiser=SMOOTH)
 VARIANTS = {

@@ -1,6 +1,7 @@
 """VM3-AC and its field in the training loop."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import pytest
@@ -16,7 +17,7 @@ from comarl.training.settings import Run
 from tests.sessions import session
 from tests.training.tasks import Wander
 
-TINY = dict(hidden=(4,), replay=Ring(100, 8))
+TINY: dict[str, Any] = dict(hidden=(4,), replay=Ring(100, 8))
 PACE = StepPace(warmup_steps=20, updates_per_step=1.0)
 BASE = dataclasses.replace(MA_AC, **TINY, pace=PACE)
 ALGORITHMS = {
@@ -31,7 +32,7 @@ ALGORITHMS = {
 def test_a_resumed_run_never_stopped_and_a_seed_does_not_see_its_neighbour(
     algorithm, tmp_path, bits
 ):
-    settings = dict(seeds=2, steps=70, evaluate_every=40, evaluation_episodes=2)
+    settings: dict[str, Any] = dict(seeds=2, steps=70, evaluate_every=40, evaluation_episodes=2)
 
     def trained(folder, **more):
         return session(Run(algorithm, Wander(), **{**settings, **more}), tmp_path / folder).train()

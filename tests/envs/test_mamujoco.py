@@ -4,8 +4,10 @@
 # pyright: reportAttributeAccessIssue=false
 
 import builtins
+import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -177,7 +179,8 @@ def test_actions_span_the_range_of_the_actuators():
     copies = parse("Humanoid-9|8").make(2)
     copies.reset(np.arange(2), BOTH)
     copies.step(np.stack([np.ones((2, 9), np.float32), np.full((2, 9), -0.5, np.float32)]))
-    np.testing.assert_allclose(copies.physics.controls, [[0.4] * 17, [-0.2] * 17], atol=1e-7)
+    physics: Any = copies.physics
+    np.testing.assert_allclose(physics.controls, [[0.4] * 17, [-0.2] * 17], atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["HalfCheetah-6x1", "Reacher-2x1"])
@@ -264,7 +267,8 @@ def test_a_simulation_that_diverges_is_an_error_that_names_it():
     copies.reset(np.arange(3), np.ones(3, bool))
     actions = random_actions(copies.spec, 3, 2)
     copies.step(actions[0])
-    copies.physics.qvel[1] = 1e12
+    physics: Any = copies.physics
+    physics.qvel[1] = 1e12
     with (
         mamujoco_physics.no_mujoco_log(),
         pytest.raises(TaskDied, match=r"HalfCheetah-2x3, step 2 .* copy 1 "),
@@ -370,8 +374,7 @@ def test_the_named_partitions_are_those_of_gymnasium_robotics():
 
 
 def test_loading_a_robot_leaves_nothing_in_the_users_folder(tmp_path, monkeypatch, capfd):
-    import mujoco
-
+    mujoco: Any = importlib.import_module("mujoco")
     before = mujoco.MjLogConfig.get().logto_file
     monkeypatch.chdir(tmp_path)
     mamujoco_physics.new_reference("HalfCheetah", "2x3", 0)  # what a first use loads

@@ -65,7 +65,8 @@ def test_lambda_returns_are_the_weighted_sum_of_all_n_step_returns(episodes, td_
     first, second, third = (jnp.asarray(x, jnp.float32) for x in arrays)
     found = np.asarray(returns(first, second, third, jnp.asarray(mask), td_lambda))
     for i, (ending, length) in enumerate(rows):
-        expected = forward_view(*(x[i, :length] for x in arrays), td_lambda)
+        r, d, v = (x[i, :length] for x in arrays)
+        expected = forward_view(r, d, v, td_lambda)
         np.testing.assert_allclose(
             found[i, :length], expected, atol=1e-5, err_msg=f"{ending} after {length}"
         )
