@@ -1,9 +1,9 @@
 """Environment steps per second of the whole training of QMIX on SMAX: comarl against JaxMARL's own
 baseline.
 
-    git clone https://github.com/FLAIROx/JaxMARL      # for its scripts; the package itself comes with comarl[smax]
-    pip install "comarl[smax,bench]"                  # bench: flashbax for JaxMARL's script, six for gymnax
-    python bench/qmix_smax.py --jaxmarl JaxMARL       # or: make bench JAXMARL=JaxMARL
+    git clone https://github.com/FLAIROx/JaxMARL   # for its scripts; comarl[smax] has the package
+    pip install "comarl[smax,bench]"               # flashbax for JaxMARL's script, six for gymnax
+    python bench/qmix_smax.py --jaxmarl JaxMARL    # or: make bench JAXMARL=JaxMARL
 
 JaxMARL's side is `baselines/QLearning/qmix_rnn.py` of that checkout, unchanged:
 `jit(vmap(make_train(config, env)))` with the released `config/alg/ql_rnn_smax.yaml`. wandb, hydra
@@ -95,9 +95,7 @@ class Side:
 
     @property
     def mode(self) -> str:
-        seeds = (
-            "" if self.seeds == 1 else "seeds together" if self.together else "seeds taking turns"
-        )
+        seeds = "" if self.seeds == 1 else "seeds vmapped" if self.together else "seeds sequential"
         malloc = "malloc keeps memory" if self.keeps_memory else "malloc as it is"
         return ", ".join(filter(None, (seeds, malloc)))
 
@@ -149,7 +147,8 @@ class Child:
         theirs.close()
         self.ready = self.pipe.recv()
         CONSOLE.print(
-            f"{side.framework}, {side.seeds} seed(s), {side.mode}: compiled in {self.ready.compile_seconds:.0f} s, "
+            f"{side.framework}, {side.seeds} seed(s), {side.mode}: "
+            f"compiled in {self.ready.compile_seconds:.0f} s, "
             f"learns after {time.perf_counter() - begin:.0f} s"
         )
 
@@ -261,8 +260,9 @@ def show(rows: list[Row], settings: Settings) -> None:
         )
     CONSOLE.print(table)
     CONSOLE.print(
-        "ratio: to JaxMARL's steps/s with as many seeds, the better of its rows; to one: with one seed; "
-        "by CPU: as ratio, of steps per second of CPU time. batch: environment steps that it holds"
+        "ratio: to JaxMARL's steps/s with as many seeds, the better of its rows; to one: with one "
+        "seed; by CPU: as ratio, of steps per second of CPU time. batch: environment steps that it "
+        "holds"
     )
 
 

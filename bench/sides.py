@@ -95,7 +95,7 @@ class Comarl(Side):
     def __init__(self, name: str, seeds: int, placement: Placement, replay: RingState):
         self.name, self.seeds, self.threads, self.begin = name, seeds, usable_cores(), 0
         if seeds > 1:
-            on_one = "seeds together" if placement.vmapped else "seeds taking turns"
+            on_one = "seeds vmapped" if placement.vmapped else "seeds sequential"
             self.mode = on_one if placement.mesh is None else "a device for each seed"
         algorithm, counts = ALGORITHMS[name][0], jnp.zeros(seeds, jnp.int32)
         agent = jax.tree.map(lambda x: jnp.repeat(x[None], seeds, axis=0), begin_with(name))

@@ -1,10 +1,10 @@
 """comarl's update of LSF-SAC in PyTorch, in two ways: what `bench/lsf_sac.py` compares with.
 
-    "stepped"  as LSF-SAC's released code goes about it: GRUCell in a Python loop over time, one for the actor, one for
-               the critic and one for its target; a step of a critic encodes and draws the messages, and the live one's
-               also guesses actions from them
-    "whole"    as eager PyTorch goes best: one `torch.gru` over all of time for each of the three, and everything else
-               for all steps at once
+    "stepped"  as LSF-SAC's released code goes about it: GRUCell in a Python loop over time, one for
+               the actor, one for the critic and one for its target; a step of a critic encodes and
+               draws the messages, and the live one's also guesses actions from them
+    "whole"    as eager PyTorch goes best: one `torch.gru` over all of time for each of the three,
+               and everything else for all steps at once
 
 Both compute the same, and the same as comarl (`bench/test_torch_lsf_sac.py`). What the two share is
 written for speed: time and agents lead, so that no step copies its batch; inputs are joined once

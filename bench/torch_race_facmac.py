@@ -1,11 +1,12 @@
 """comarl's update of RACE on FACMAC in PyTorch, in two ways: what `bench/race_facmac.py` compares
 with.
 
-    "stepped"  as RACE's released code goes about it: GRUCell in a Python loop over time, with an unroll of its own for
-               each team that acts (targets of the MARL team and of team j, actions of the MARL team and of team j'),
-               whose linear policies, and the scores of T, are computed step by step within that loop
-    "whole"    as eager PyTorch goes best: one `torch.gru` over all of time for the live encoder, one for its target,
-               and everything else for all steps at once
+    "stepped"  as RACE's released code goes about it: GRUCell in a Python loop over time, with an
+               unroll of its own for each team that acts (targets of the MARL team and of team j,
+               actions of the MARL team and of team j'), whose linear policies, and the scores of
+               T, are computed step by step within that loop
+    "whole"    as eager PyTorch goes best: one `torch.gru` over all of time for the live encoder,
+               one for its target, and everything else for all steps at once
 
 Both compute the same, and the same as comarl (`bench/test_torch_race_facmac.py`). What the two
 share is written for speed: time and agents lead, so that no step copies its batch; inputs are

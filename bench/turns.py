@@ -223,7 +223,8 @@ def measure(subject: Subject, settings: Settings) -> None:
     sides: list[Side] = [Comarl(algorithm, spec, state, episodes), *theirs]
     sides[0].step()
     CONSOLE.print(
-        f"Measuring: {settings.turns} turns of {settings.seconds:g} s for each of {len(sides)} sides"
+        f"Measuring: {settings.turns} turns of {settings.seconds:g} s for each of "
+        f"{len(sides)} sides"
     )
     rates = np.array(
         [[side.play(settings.seconds, clock) for side in sides] for _ in range(settings.turns)]

@@ -223,7 +223,7 @@ def goal(row: Row) -> str:
         return ""
     if jax.default_backend() == "cpu":
         return "at least 1.5" if row.seeds == 1 else ""
-    return "at least 20" if row.seeds > 1 and "together" in row.name else ""
+    return "at least 20" if row.seeds > 1 and "vmapped" in row.name else ""
 
 
 def main(settings: Settings) -> None:
@@ -237,7 +237,8 @@ def main(settings: Settings) -> None:
         )
     sides = prepare(settings)
     CONSOLE.print(
-        f"Measuring: {settings.turns} turns of {settings.seconds:g} s for each of {len(sides)} sides"
+        f"Measuring: {settings.turns} turns of {settings.seconds:g} s for each of "
+        f"{len(sides)} sides"
     )
     rates = np.array(
         [[side.play(settings.seconds) for side in sides] for _ in range(settings.turns)]

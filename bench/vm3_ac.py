@@ -53,7 +53,7 @@ class Settings:
     turns: int = 5
     """turns of each side, whose median counts"""
     vmapped_seeds: bool | None = None
-    """map comarl's seeds over array axes, or let them take turns; by default as `comarl train`
+    """comarl's seeds vmapped, or sequential; by default as `comarl train`
     does: on a CPU each has a device of its own"""
     cpu_time: bool = False
     """count the processor's seconds instead of the clock's: for one core (`taskset -c 0`) that
