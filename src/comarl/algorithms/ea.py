@@ -11,7 +11,7 @@ not say how many teams its EA has; five, as many as evolve in RACE.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 from jaxtyping import Array, Float, Int, PyTree
@@ -36,8 +36,8 @@ class State(eqx.Module):
 class Ea:
     """Hyperparameters of the evolutionary algorithm."""
 
-    replay: ClassVar = NoReplay()
-    population_after: ClassVar = 0
+    replay = NoReplay()
+    population_after = 0
 
     base: Matd3 | Facmac = Matd3()
     """the algorithm whose networks the teams are; it trains none of them"""

@@ -48,7 +48,7 @@ the paper; a field brings back what changes results:
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,7 @@ class State(RaceState[RecurrentEncoder, FactoredCritic, TeamFactoredCritic]):
 class RaceFacmac:
     """Hyperparameters of RACE on FACMAC. Where they are not RACE's own they are FACMAC's."""
 
-    actions: ClassVar = frozenset({"discrete"})
+    actions = frozenset({"discrete"})
 
     population_after: int = 10_000
     """environment steps that the MARL team plays and learns alone at first"""
