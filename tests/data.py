@@ -1,5 +1,8 @@
 """Random episodes, noisy networks, and what tells whether two trees are equal."""
 
+import copy
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,3 +64,13 @@ def scramble(tree, seed: int, std: float = 0.3):
 def bits(tree) -> list:
     """The bytes of every leaf: equal only if the trees are, bit for bit."""
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def changed(settings: Any, **changes: Any) -> Any:
+    """What `dataclasses.replace` makes outside the tests; here every field's type is checked before
+    its value."""
+    settings = copy.copy(settings)
+    for name, value in changes.items():
+        object.__setattr__(settings, name, value)
+    settings.__post_init__()
+    return settings

@@ -1,7 +1,6 @@
 """Wrong settings: whoever sets them in Python is told which, what it was, and what would be
 right."""
 
-import copy
 import dataclasses
 from typing import Any, Literal, get_origin
 
@@ -17,6 +16,7 @@ from comarl.envs.waves import Waves
 from comarl.ops.exploration import Epsilon
 from comarl.replay.episodes import EpisodeRing
 from comarl.replay.transitions import Ring
+from tests.data import changed
 
 ALL = {type(entry.algorithm): entry.algorithm for entry in ALGORITHMS.values()}
 
@@ -26,16 +26,6 @@ def fields(kind) -> list[tuple[Any, str]]:
     return [
         (a, field.name) for a in ALL.values() for field in dataclasses.fields(a) if kind(field.type)
     ]
-
-
-def changed(settings: Any, **changes: Any) -> Any:
-    """What `dataclasses.replace` makes outside the tests; here every field's type is checked before
-    its value."""
-    settings = copy.copy(settings)
-    for name, value in changes.items():
-        object.__setattr__(settings, name, value)
-    settings.__post_init__()
-    return settings
 
 
 def named(case: Any) -> str:
