@@ -258,7 +258,7 @@ def test_the_elite_of_ea_never_gets_worse_and_stands_for_the_algorithm(case):
     )
     best = []
     for key in jax.random.split(jax.random.key(6), 12):
-        scores = fitness(state)
+        scores = jnp.asarray(fitness(state))
         elite, after = int(jnp.argmax(scores)), evolve(state, scores, key)
         for new, old in zip(
             *map(jax.tree.leaves, (after.population.teams, state.population.teams)), strict=True

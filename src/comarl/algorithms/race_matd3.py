@@ -47,7 +47,6 @@ the code base that it names. Choices, and differences from the authors' StarCraf
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -89,8 +88,8 @@ def no_terms() -> Metrics:
 class RaceMatd3:
     """Hyperparameters of RACE on MATD3."""
 
-    actions: ClassVar = frozenset({"continuous"})
-    population_after: ClassVar = 0  # the warm-up is long enough
+    actions = frozenset({"continuous"})
+    population_after = 0  # the warm-up is long enough
 
     breeding: HeadBreeding = HeadBreeding()
     """how many teams evolve beside the one that MATD3 trains, and how (Figs. 6, 7)"""
