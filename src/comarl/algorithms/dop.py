@@ -1,5 +1,5 @@
-"""DOP: off-policy multi-agent decomposed policy gradients (Wang, Han, Wang, Dong, Zhang, ICLR
-2021).
+"""DOP: off-policy multi-agent decomposed policy gradients
+(Wang, Han, Wang, Dong, Zhang, ICLR 2021).
 
 The critic of the team is a weighted mean of the agents' own values, the weights made from the
 state. Being linear, it gives each agent a policy gradient of its own, and the expectation over

@@ -1,5 +1,5 @@
-"""FOP: factorising the optimal joint policy of maximum-entropy MARL (Zhang, Li, Wang, Xie, Lu, ICML
-2021).
+"""FOP: factorising the optimal joint policy of maximum-entropy MARL
+(Zhang, Li, Wang, Xie, Lu, ICML 2021).
 
 Soft actor-critic for a team. The joint value duels as QPLEX's does, but by soft values; the best
 soft joint policy is then the product of the agents' own, pi_i ~ exp(Q_i / alpha), so that each

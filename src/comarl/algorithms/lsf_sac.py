@@ -1,5 +1,5 @@
-"""LSF-SAC: value factorisation with latent state information sharing (Zhou, Lan, Aggarwal, arXiv
-2201.01247, 2022).
+"""LSF-SAC: value factorisation with latent state information sharing
+(Zhou, Lan, Aggarwal, arXiv 2201.01247, 2022).
 
 A soft actor-critic whose critic is factored as QMIX's is, and in which each agent's utility also
 receives messages from all agents. Only the critic receives them: execution is decentralised, actors
