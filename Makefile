@@ -1,6 +1,6 @@
 # `make` lists what can be made. Needed beforehand: Python 3.11 or newer, git, make.
 
-.PHONY: help demo test check format learn bench results constraints clean
+.PHONY: help demo test check format learn bench bench-gpu results constraints clean
 
 DEMO = train race-matd3 mamujoco/Hopper-3x1 --minutes 3 --evaluate-every 1000
 TORCH = torch==2.13.0
@@ -21,6 +21,7 @@ help:
 	@echo "make format        put the code into the format that check wants"
 	@echo "make learn         run the slow tests, which learn for minutes"
 	@echo "make bench         measure steps and updates per second on this machine (JAXMARL=checkout compares with it)"
+	@echo "make bench-gpu     measure many seeds and many copies on one GPU, with the python3 that has JAX for it"
 	@echo "make results       run every results/*/command.sh again; this takes hours"
 	@echo "make constraints   choose the exact versions anew (needs uv)"
 	@echo "make clean         remove what was built here; runs/ stays"
@@ -54,6 +55,11 @@ bench: .venv/.installed-bench
 	$(BIN)/python bench/update_costs.py $(ARGS)
 	$(BIN)/python bench/vm3_ac.py $(ARGS)
 	$(if $(JAXMARL),$(BIN)/python bench/qmix_smax.py --jaxmarl $(JAXMARL) $(ARGS))
+
+# On a machine with a GPU: any Python that has JAX for it, equinox, optax and jaxtyping.
+PYTHON_GPU = python3
+bench-gpu:
+	$(PYTHON_GPU) bench/gpu.py $(ARGS)
 
 results: .venv/.installed
 	@for command in results/*/command.sh; do \

@@ -22,7 +22,7 @@ from comarl.types import PER_SEED, Clock, EnvSpec, Episode, Timestep, Transition
 
 ALGORITHMS = {"MATD3": (Matd3(), TorchMatd3), "RACE": (RaceMatd3(), TorchRace)}
 EPISODES = 100  # of `horizon` steps each: what the replay holds
-CHUNK = CHUNKS["transitions"]  # updates of each compiled call, as in training
+CHUNK = CHUNKS[Transition]  # updates of each compiled call, as in training
 
 SPEC = EnvSpec(
     num_agents=3,

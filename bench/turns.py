@@ -32,7 +32,7 @@ from comarl.training.train import learn
 from comarl.types import Clock, EnvSpec, Episode, Timestep
 
 CONSOLE = Console(width=max(Console().width, 110))  # that no name is broken, in a file either
-CHUNK = CHUNKS["episodes"]  # updates of each compiled call, as in training
+CHUNK = CHUNKS[Episode]  # updates of each compiled call, as in training
 
 ReadClock = Callable[[], float]
 
