@@ -135,14 +135,9 @@ def chosen(settings: Settings) -> list[str]:
     episodic = [
         n
         for n, e in ALGORITHMS.items()
-        if e.algorithm.learns_from == "episodes" and "discrete" in e.algorithm.actions
+        if e.algorithm.replay.batch is Episode and "discrete" in e.algorithm.actions
     ]
-    learning = [
-        n
-        for n in episodic
-        if hasattr(ALGORITHMS[n].algorithm.replay, "init") and not n.startswith("ea-")
-    ]
-    names = settings.algorithms or [n for n in learning if not n.endswith("-pymarl2")]
+    names = settings.algorithms or [n for n in episodic if not n.endswith("-pymarl2")]
     return list(dict.fromkeys(["qmix", *names]))
 
 
