@@ -132,14 +132,14 @@ def join(state: Tensor, action: Tensor) -> Tensor:
 class Critic(nn.Module):
     """Q-functions of state and joint action, stacked."""
 
-    def __init__(self, members: mlp.MLP):
+    def __init__(self, critics: mlp.MLP):
         super().__init__()
-        self.members = MLP(members)
-        self.count = members.output.bias.shape[0]
+        self.critics = MLP(critics)
+        self.count = critics.output.bias.shape[0]
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         x = join(state, action)
-        return self.members(x.expand(self.count, *x.shape)).squeeze(-1)
+        return self.critics(x.expand(self.count, *x.shape)).squeeze(-1)
 
 
 def frozen_first(stack: nn.Module) -> dict[str, Tensor]:
@@ -200,7 +200,7 @@ class TorchMatd3:
         self.policy = Policy(actors.encoders, actors.heads).to(device)
         self.critic = Critic(critic.critics).to(device)
         self.target_policy, self.target_critic = frozen_copy(self.policy), frozen_copy(self.critic)
-        self.first = frozen_first(self.critic.members)
+        self.first = frozen_first(self.critic.critics)
         self.actor_optimiser = Optimiser(self.policy.parameters(), algorithm.actor_optimiser, kind)
         self.critic_optimiser = Optimiser(
             self.critic.parameters(), algorithm.critic_optimiser, kind
@@ -240,7 +240,7 @@ class TorchMatd3:
 
     def policy_loss(self, batch: Batch) -> Tensor:
         x = join(batch.state, self.policy(batch.obs))
-        return -torch.func.functional_call(self.critic.members, self.first, x).mean()
+        return -torch.func.functional_call(self.critic.critics, self.first, x).mean()
 
 
 def named_parameters(module: nn.Module) -> dict[str, np.ndarray]:

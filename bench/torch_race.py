@@ -38,14 +38,14 @@ class TeamCritic(nn.Module):
 
     def __init__(self, source: Any):
         super().__init__()
-        self.embedders, self.members = MLP(source.embedders), MLP(source.critics)
+        self.embedders, self.critics = MLP(source.embedders), MLP(source.critics)
         self.count = source.critics.output.bias.shape[0]
 
     def forward(self, state: Tensor, action: Tensor, heads: Heads) -> Tensor:
         columns, x = to_columns(heads), join(state, action)
         chi = self.embedders(columns.expand(self.count, *columns.shape)).mean(1, keepdim=True)
         x = torch.cat([x.expand(self.count, *x.shape), chi.expand(-1, len(state), -1)], dim=2)
-        return self.members(x).squeeze(-1)
+        return self.critics(x).squeeze(-1)
 
 
 def to_columns(heads: Heads) -> Tensor:
@@ -107,8 +107,8 @@ class TorchRace:
         frozen = (self.target_policy, self.target_critic, self.target_team_critic)
         self.online = [p for module in modules for p in module.parameters()]
         self.targets = [p for module in frozen for p in module.parameters()]
-        self.first = frozen_first(self.critic.members)
-        self.team_first = frozen_first(self.team_critic.members)
+        self.first = frozen_first(self.critic.critics)
+        self.team_first = frozen_first(self.team_critic.critics)
         self.first_embedder = frozen_first(self.team_critic.embedders)
 
     def add_optimisers(self, kind: AdamKind) -> None:
@@ -187,12 +187,12 @@ class TorchRace:
         z = self.policy.encoders(batch.obs.transpose(0, 1))
         action = act(z, self.policy.heads.weight, self.policy.heads.bias)
         call = torch.func.functional_call
-        q = call(self.critic.members, self.first, join(batch.state, action))
+        q = call(self.critic.critics, self.first, join(batch.state, action))
         chi = call(self.team_critic.embedders, self.first_embedder, to_columns(heads)).mean(
             0, keepdim=True
         )
         x = torch.cat([join(batch.state, act(z, *heads)), chi.expand(len(z[0]), -1)], dim=1)
-        team_q = call(self.team_critic.members, self.team_first, x)
+        team_q = call(self.team_critic.critics, self.team_first, x)
         gap = jensen_shannon_gap(self.mine(batch.state, z))
         weighted = (self.value_weights(batch.state) * gap).mean(1).sum()
         return -q.mean() - team_q.mean() + self.algorithm.beta * weighted, -gap.detach().mean()

@@ -65,7 +65,7 @@ def test_every_algorithm_has_a_page_with_equations_differences_metrics_and_a_com
         assert heading in text, heading
     assert f"comarl train {name} " in text
     header = inspect.getmodule(type(ALGORITHMS[name].algorithm)).__doc__ or ""
-    assert re.search(r"\(.*20\d\d", header), "the file's header does not name its paper"
+    assert re.search(r"\([^)]*20\d\d", header), "the file's header does not name its paper"
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
