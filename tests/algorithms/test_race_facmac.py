@@ -158,7 +158,7 @@ def updated(state, batch):
 
 @pytest.fixture(scope="module")
 def encoded(state, batch):
-    """The state after the encoder's step alone, for every choice of whose values it climbs."""
+    """The state after the encoder's step alone, for every choice of whose values it maximises."""
     keys = keys_of(KEY)[1]
     make = lambda mode: dataclasses.replace(RACE, encoder_learns_from=mode)
     return {mode: fit_encoder(make(mode), state, batch, keys)[0] for mode in MODES}
@@ -340,7 +340,7 @@ def test_the_value_follows_the_larger_of_both_targets_step_by_step(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_encoder_climbs_the_values_that_it_is_to_learn_from(
+def test_the_encoder_maximises_the_values_that_it_is_to_learn_from(
     encoded, state, equations, reference, mode
 ):
     """L_phi = - Q_psi - Q_theta + beta L_VMM, with the terms of the switch."""
@@ -355,7 +355,7 @@ def test_whom_the_encoder_learns_from_changes_its_step(encoded):
         assert np.abs(steps[one] - steps[two]).max() > 1e-4
 
 
-def test_w_marl_climbs_its_own_q_alone_whatever_the_encoder_learns_from(
+def test_w_marl_maximises_its_own_q_alone_whatever_the_encoder_learns_from(
     encoded, state, equations, reference
 ):
     key = keys_of(KEY)[1][0]

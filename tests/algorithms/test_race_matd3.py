@@ -92,7 +92,7 @@ def updated(plain, state, batch, clock_at, key):
 
 @pytest.fixture(scope="module")
 def encoded(plain, state, batch, key):
-    """The states after the encoders' step alone, for every choice of whose values they climb."""
+    """The states after the encoders' step alone, for every choice of whose values they maximise."""
     return {
         mode: fit_encoders(dataclasses.replace(plain, encoder_learns_from=mode), state, batch, key)[
             0
@@ -325,7 +325,9 @@ def encoder_steps(equations, before, after, mode: str, weights, beta: float = 0.
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_encoders_climb_the_values_that_they_are_to_learn_from(encoded, state, equations, mode):
+def test_the_encoders_maximise_the_values_that_they_are_to_learn_from(
+    encoded, state, equations, mode
+):
     """L_phi = - Q_psi - Q_theta + beta L_VMM, with the terms of the switch, and one team for
     Q_theta."""
     errors = encoder_steps(equations, state, encoded[mode], mode, equations.weights())
@@ -334,7 +336,7 @@ def test_the_encoders_climb_the_values_that_they_are_to_learn_from(encoded, stat
         assert sorted(errors)[1] > 2e-4  # the step shows which team it was
 
 
-def test_w_marl_climbs_its_own_q_alone(encoded, state, equations, reference):
+def test_w_marl_maximises_its_own_q_alone(encoded, state, equations, reference):
     loss = lambda head: equations.marl_loss(equations.state.encoder.value, head)
     reference.assert_descends(state.head.value, encoded["both"].head.value, loss, entries=20)
 
@@ -397,7 +399,7 @@ def test_value_weights_off_is_plain_mutual_information(
     assert min(encoder_steps(equations, state, after, "neither", np.ones(16))) < 2e-5
     assert min(encoder_steps(equations, state, after, "neither", equations.weights())) > 1e-4
     after, metrics = update(unweighted, state, batch, clock_at(0), key)
-    # Then nobody needs V; nor the team critic, whose value nothing climbs here.
+    # Then nobody needs V; nor the team critic, whose value nothing maximises here.
     assert bits(after.value) == bits(state.value) and "value_loss" not in metrics
     assert bits(trained(after, "team_critic")) == bits(trained(state, "team_critic"))
     assert "team_critic_loss" not in metrics

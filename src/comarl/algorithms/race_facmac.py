@@ -1,8 +1,8 @@
-"""RACE on FACMAC: the same as on MATD3, for recurrent teams with discrete actions (Li et al., ICML
-2023).
+"""RACE on FACMAC: recurrent teams with discrete actions (Li et al., ICML 2023).
 
-All agents of all teams share one recurrent encoder; a team is a linear policy per agent on top of
-it. One team learns by FACMAC, a population of teams evolves, and the encoder serves them all.
+It is RACE as on MATD3. All agents of all teams share one recurrent encoder; a team is a linear
+policy per agent on top of it. One team learns by FACMAC, a population of teams evolves, and the
+encoder serves them all.
 
     z_t,i   = Z_phi(tau_t,i)                a GRU over what agent i saw and did            (Sec 3.1)
     pi_j    = softmax(W_j^i z_i)            one linear policy per team and agent           (Sec 3.1)
