@@ -1,5 +1,6 @@
-"""EA: teams that only evolve, as RACE compares with it (the genetic algorithm of ERL, Khadka &
-Tumer, NeurIPS 2018).
+"""EA: teams that only evolve, as RACE compares with it.
+
+It is the genetic algorithm of ERL (Khadka & Tumer, NeurIPS 2018), for whole teams.
 
     fitness_j = return of one episode of team j
     W_1 .. W_n  bred by fitness: elite, tournaments, crossover and mutation       (Algorithms 1, 3)
