@@ -63,7 +63,8 @@ def check_memory(run: Run) -> str:
             remedy += ", and --algorithm.replay.storage half takes about half"
         raise TooLittleMemory(
             f"algorithm.replay.capacity {ring.capacity}: the replay of {run.seeds} seed(s) takes "
-            f"{_giga(replay)} and the networks {_giga(agent)}, but {_giga(free)} are free; {remedy}."
+            f"{_giga(replay)} and the networks {_giga(agent)}, but {_giga(free)} are free; "
+            f"{remedy}."
         )
     needed = f"replay {_giga(replay)}, networks {_giga(agent)} for {run.seeds} seed(s)"
     return f"{needed}; {_giga(free)} free"
