@@ -231,7 +231,6 @@ def run_training(
 ) -> int:
     from comarl.runs.identity import folder_name, identity
     from comarl.training.memory import check_memory
-    from comarl.training.payoff import write as write_payoff
     from comarl.training.progress import Display
     from comarl.training.run import Options, Session
     from comarl.training.settings import Run
@@ -247,7 +246,6 @@ def run_training(
         return 0
     options = Options(settings.minutes, settings.checkpoint_seconds, settings.vmapped_seeds)
     state = Session.open(run, config, folder, options, Display(console)).train()
-    write_payoff(folder, run, state)
     summarise(run, state, folder, console)
     return 0
 

@@ -6,7 +6,7 @@ import pytest
 
 from comarl.algorithms import ALGORITHMS
 from comarl.envs import find_task
-from comarl.training.run import learning_rate_option
+from comarl.training.run import Session, learning_rate_option
 from comarl.training.settings import Run
 
 
@@ -42,6 +42,13 @@ def test_the_advice_is_about_the_optimiser_that_the_loss_has():
         learning_rate_option(si_moa, "actor_loss")
         == "--algorithm.base.actor-optimiser.learning-rate 1e-04"
     )
+
+
+def test_a_session_of_a_run_without_names_is_refused(tmp_path):
+    run = Run(ALGORITHMS["qmix"].algorithm, find_task("matrix/qtran"))
+    with pytest.raises(ValueError, match="config has no algorithm_name and no task_name: make it"):
+        Session.open(run, {}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_pace_that_never_comes_to_an_update_is_refused_with_what_would():

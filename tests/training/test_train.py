@@ -14,7 +14,7 @@ from comarl.evolution.population import HeadBreeding
 from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
 from comarl.runs.identity import identity
-from comarl.runs.records import read
+from comarl.runs.records import read, read_config
 from comarl.training import train
 from comarl.training.run import Diverged
 from comarl.training.settings import Run
@@ -162,6 +162,13 @@ def test_a_seed_that_is_done_waits_unchanged_for_the_others(finished):
     steps = np.asarray(state.clock.env_steps)
     longest_round = run.num_teams * run.spec.horizon
     assert (steps >= run.steps).all() and (steps < run.steps + longest_round).all()
+
+
+def test_a_smaller_budget_leaves_a_finished_run_and_its_settings_as_they_are(finished):
+    run, folder, state = finished
+    settings = read_config(folder)
+    again = session(dataclasses.replace(run, steps=10), folder).train()
+    assert same_bits(again, state) and read_config(folder) == settings
 
 
 def test_one_compilation_serves_all_rounds(tmp_path):

@@ -19,7 +19,8 @@ from comarl.ops.learner import Optimiser
 from comarl.play.player import Player, make_player
 from comarl.play.rollout import Mode
 from comarl.runs.checkpoint import Checkpoints
-from comarl.runs.records import CHECKPOINTS, Records, versions, write_about
+from comarl.runs.records import CHECKPOINTS, CONFIG, Records, read_config, versions, write_about
+from comarl.training import payoff
 from comarl.training.evaluate import due, evaluate, evaluation_line, num_evaluated_teams
 from comarl.training.events import Ended, Evaluated, Listener, Note, Progress, Started, ignore
 from comarl.training.memory import check_memory
@@ -139,8 +140,15 @@ class Session:
     ) -> "Session":
         """A session of `run` in `folder`, which is made if need be.
 
-        Raises TooLittleMemory before anything is written.
+        `config` is what the run stands for: `comarl.runs.identity.identity(run, algorithm, task)`.
+        Raises ValueError for another one, TooLittleMemory before anything is written.
         """
+        folder = Path(folder)
+        if missing := sorted({"algorithm_name", "task_name"} - config.keys()):
+            raise ValueError(
+                f"config has no {' and no '.join(missing)}: make it with "
+                "comarl.runs.identity.identity(run, algorithm_name, task_name)"
+            )
         tell(Note(check_memory(run)))
         return cls(
             run=run,
@@ -174,11 +182,12 @@ class Session:
             close_player()
             close_evaluator()
         self.save(state)
+        payoff.write(self.folder, run, state)
         return state
 
     def begin(self) -> RunState:
         """The state of a new run, whose settings are written."""
-        write_about(self.folder, {**self.config, "steps": self.run.steps})
+        self.write_settings(self.run.steps)
         self.records.truncate(0)
         return start(self.run, self.placement)
 
@@ -196,10 +205,16 @@ class Session:
         self.log.worker_restarts = header.get("worker_restarts", 0)
         self.log.means = Means(header["means"])
         self.records.truncate(header["records"])
-        write_about(self.folder, {**self.config, "steps": self.run.steps})
+        # A smaller budget than before is no reason to forget the larger one.
+        known = read_config(self.folder) if (self.folder / CONFIG).exists() else {}
+        self.write_settings(max(self.run.steps, known.get("steps", 0)))
         steps = int(state.clock.env_steps.min())
         self.tell(Note(f"Continuing after round {self.log.round}, {steps:,} steps."))
         return self.placement.scatter(jax.tree.map(jax.numpy.asarray, state), PER_SEED_STATE)
+
+    def write_settings(self, steps: int) -> None:
+        """Writes the run's settings, with the budget that it has."""
+        write_about(self.folder, {**self.config, "steps": steps})
 
     def rounds(self, state: RunState, players: Players) -> RunState:
         """Round after round, until the run is over or somebody asks to stop."""
