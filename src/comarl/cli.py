@@ -154,6 +154,7 @@ def is_user_error(error: Exception) -> bool:
 
 
 def train(arguments: Arguments, console: Console) -> int:
+    """`comarl train`: trains, or resumes a run."""
     if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
         print(USAGE, end="")
         if not arguments or arguments[0] in ("-h", "--help"):
@@ -229,6 +230,7 @@ def report_tuned(changes: dict[str, Any], algorithm: Any, console: Console) -> N
 def run_training(
     settings: TrainSettings, algorithm_name: str, task_name: str, console: Console
 ) -> int:
+    """Trains what the settings say, and shows the end."""
     from comarl.runs.identity import folder_name, identity
     from comarl.training.memory import check_memory
     from comarl.training.progress import Display
@@ -295,6 +297,7 @@ def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
 
 
 def evaluate(arguments: Arguments, console: Console) -> int:
+    """`comarl evaluate`: greedy episodes of a trained team."""
     if not arguments or arguments[0].startswith("-"):
         print(USAGE, end="")
         if arguments and arguments[0] in ("-h", "--help"):
@@ -366,6 +369,7 @@ def scores_table(scores: dict[str, Any], first_seed: int) -> Table:
 
 
 def report(arguments: Arguments, console: Console) -> int:
+    """`comarl report`: curves and tables of runs."""
     settings = tyro.cli(ReportSettings, prog="comarl report", args=list(arguments))
     from comarl.report import report as write_report
 
@@ -384,6 +388,7 @@ def report(arguments: Arguments, console: Console) -> int:
 
 
 def list_all(arguments: Arguments, console: Console) -> int:
+    """`comarl list`: algorithms and tasks, a line each."""
     if arguments:
         raise UsageError(f"list takes no arguments, not {arguments[0]!r}")
     from comarl.algorithms import ALGORITHMS
@@ -405,6 +410,7 @@ def list_all(arguments: Arguments, console: Console) -> int:
 
 
 def doctor(arguments: Arguments, console: Console) -> int:
+    """`comarl doctor`: what this machine lacks."""
     if arguments:
         raise UsageError(f"doctor takes no arguments, not {arguments[0]!r}")
     from comarl.doctor import main as diagnose

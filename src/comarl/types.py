@@ -160,7 +160,9 @@ class Environment(Protocol):
     over."""
 
     @property
-    def spec(self) -> EnvSpec: ...
+    def spec(self) -> EnvSpec:
+        """The sizes of the task."""
+        ...
 
     def reset(self, key: Key) -> tuple[PyTree, Timestep]:
         """The task's own state and what the team first sees."""
@@ -199,7 +201,9 @@ class HostEnvironment(Protocol):
         """`(timestep, team rewards, terminated, truncated)`, each with a leading axis of copies."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends whatever the copies run in."""
+        ...
 
 
 @runtime_checkable
@@ -207,9 +211,13 @@ class Task(Protocol):
     """The hashable settings of one task outside JAX, and what makes its copies."""
 
     @property
-    def spec(self) -> EnvSpec: ...
+    def spec(self) -> EnvSpec:
+        """The sizes of the task."""
+        ...
 
-    def make(self, num_copies: int) -> HostEnvironment: ...
+    def make(self, num_copies: int) -> HostEnvironment:
+        """So many running copies."""
+        ...
 
 
 @runtime_checkable
@@ -374,10 +382,14 @@ class Evolutionary(Protocol):
     """
 
     @property
-    def population_after(self) -> int: ...
+    def population_after(self) -> int:
+        """Environment steps that the MARL team plays and learns alone at first."""
+        ...
 
     @property
-    def num_teams(self) -> int: ...
+    def num_teams(self) -> int:
+        """Teams that play: those that evolve, and the one that MARL trains."""
+        ...
 
     def evolve(
         self, state: PyTree, fitness: Float[Array, " teams"], clock: Clock, key: Key

@@ -78,7 +78,8 @@ class Critic(eqx.Module):
     ) -> Float[Array, "*batch agents actions"]:
         """Q_i(s, o_i, .): a value and, for each action, what is added to it."""
         of_agents = lambda x: jnp.broadcast_to(x, (*obs.shape[:-1], x.shape[-1]))
-        whole, identity = of_agents(state[..., None, :]), of_agents(jnp.eye(self.num_agents))
+        whole = of_agents(state[..., None, :])
+        identity = of_agents(jnp.eye(self.num_agents))
         features = self.torso(jnp.concatenate([whole, obs, identity], -1))
         return self.value(features) + self.advantage(features)
 
@@ -189,6 +190,7 @@ class Dop:
         check_range(self, 0, 1, "gamma", "td_lambda", "tree_trace")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """New networks and optimisers for a task of these sizes."""
         actor_key, critic_key = jax.random.split(key)
         return State(
             actor=Learner.create(self.make_actor(spec, actor_key), self.actor_optimiser),
@@ -204,6 +206,7 @@ class Dop:
         return Critic(spec, self.critic_hidden, self.mixer_width, key=key)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        """Nothing was observed yet."""
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(
@@ -310,7 +313,8 @@ class Dop:
         if self.step_by_step:
             time_first = lambda tree: jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
             critic, (losses, q) = jax.lax.scan(fit, state.critic, time_first(steps))
-            td_loss, q = masked_mean(losses, batch.mask.any(0)), time_first(q)
+            td_loss = masked_mean(losses, batch.mask.any(0))
+            q = time_first(q)
         else:
             critic, (td_loss, q) = fit(state.critic, steps)
         metrics = {"critic_loss": td_loss, "td_loss": td_loss}

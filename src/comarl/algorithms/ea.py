@@ -64,9 +64,11 @@ class Ea:
         return self.breeding.population
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """New networks and optimisers for a task of these sizes."""
         return State(make_population(self.base, spec, self.breeding.population, key))
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> PyTree:
+        """Nothing was observed yet."""
         return self.base.initial_memory(state, timestep, key)
 
     def act(

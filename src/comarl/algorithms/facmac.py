@@ -105,6 +105,7 @@ class Facmac:
         check_range(self, 0, None, "hypernet")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """New networks and optimisers for a task of these sizes."""
         actor_key, critic_key = jax.random.split(key)
         return State(
             actor=Tracked.create(self.make_actor(spec, actor_key), self.actor_optimiser),
@@ -127,6 +128,7 @@ class Facmac:
         )
 
     def initial_memory(self, state: PyTree, timestep: Timestep, key: Key) -> Memory:
+        """Nothing was observed yet."""
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(
@@ -273,6 +275,7 @@ class FacmacContinuous:
         check_range(self, 0, None, "hypernet", "exploration_noise", "action_penalty")
 
     def init(self, spec: EnvSpec, key: Key) -> ContinuousState:
+        """New networks and optimisers for a task of these sizes."""
         actor_key, critic_key = jax.random.split(key)
         return ContinuousState(
             actor=Tracked.create(self.make_actor(spec, actor_key), self.actor_optimiser),
@@ -296,6 +299,7 @@ class FacmacContinuous:
         )
 
     def initial_memory(self, state: ContinuousState, timestep: Timestep, key: Key) -> tuple[()]:
+        """Nothing is carried from step to step."""
         return ()
 
     def act(

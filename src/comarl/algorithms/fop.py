@@ -221,6 +221,7 @@ class Fop:
             )
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """New networks and optimisers for a task of these sizes."""
         keys = jax.random.split(key, 3)
         return State(
             actor=Learner.create(self.make_actor(spec, keys[0]), self.actor_optimiser),
@@ -233,6 +234,7 @@ class Fop:
         return RecurrentNet(spec, self.hidden, key=key)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        """Nothing was observed yet."""
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(

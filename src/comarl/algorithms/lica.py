@@ -120,6 +120,7 @@ class Lica:
             check_range(self, 1, None, "hypernet")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """New networks and optimisers for a task of these sizes."""
         actor_key, critic_key = jax.random.split(key)
         return State(
             actor=Learner.create(self.make_actor(spec, actor_key), self.actor_optimiser),
@@ -135,6 +136,7 @@ class Lica:
         return Critic(spec, self.critic_width, self.hypernet, key=key)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        """Nothing was observed yet."""
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(

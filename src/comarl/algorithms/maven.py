@@ -172,6 +172,7 @@ class Maven:
         object.__setattr__(self, "replay", replace(self.replay, latent=self.latents))
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """New networks and optimisers for a task of these sizes."""
         utilities_key, mixer_key, discriminator_key, policy_key = jax.random.split(key, 4)
         network = Network(
             utilities=self.make_utilities(spec, utilities_key),
@@ -231,6 +232,7 @@ class Maven:
         *,
         explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
+        """The joint action of one team, greedy unless it explores."""
         del team
         hidden, utilities = state.network.value.utilities.step(memory, timestep.obs)
         if explore:

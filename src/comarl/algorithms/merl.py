@@ -81,6 +81,7 @@ class Merl:
         return self.breeding.population + 1
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """New networks and optimisers for a task of these sizes."""
         base_key, population_key = jax.random.split(key)
         return State(
             base=self.base.init(spec, base_key),
@@ -88,6 +89,7 @@ class Merl:
         )
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> PyTree:
+        """Nothing was observed yet."""
         return self.base.initial_memory(state.base, timestep, key)
 
     def act(

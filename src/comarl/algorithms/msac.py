@@ -151,6 +151,7 @@ class Msac:
             )
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """New networks and optimisers for a task of these sizes."""
         actor_key, critic_key = jax.random.split(key)
         make_critic = lambda key: self.make_critic(spec, key)
         critics = jax.vmap(make_critic)(jax.random.split(critic_key, self.critics))
@@ -170,6 +171,7 @@ class Msac:
         return Critic(spec, self.hidden, key=key)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        """Nothing was observed yet."""
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(

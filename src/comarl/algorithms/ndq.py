@@ -117,6 +117,7 @@ class Ndq:
         check_range(self, 0, None, "hypernet", "drop_below", "message_std", *weights)
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """New networks and optimisers for a task of these sizes."""
         messenger_key, utilities_key, mixer_key = jax.random.split(key, 3)
         network = Network(
             messenger=self.make_messenger(spec, messenger_key),
@@ -148,6 +149,7 @@ class Ndq:
         )
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        """Nothing was observed yet."""
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(

@@ -154,6 +154,7 @@ class Qplex:
         check_range(self, 0, None, "unit_size", "logit_penalty")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """New networks and optimisers for a task of these sizes."""
         utilities_key, transform_key, importance_key = jax.random.split(key, 3)
         network = Network(
             utilities=self.make_utilities(spec, utilities_key),
@@ -186,6 +187,7 @@ class Qplex:
         )
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        """Nothing was observed yet."""
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(
@@ -199,6 +201,7 @@ class Qplex:
         *,
         explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
+        """The joint action of one team, greedy unless it explores."""
         del team
         hidden, utilities = state.network.value.utilities.step(memory, timestep.obs)
         if explore:

@@ -132,6 +132,7 @@ class Qtran:
         check_range(self, 0, None, "opt_weight", "nopt_weight")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """New networks and optimisers for a task of these sizes."""
         utilities_key, joint_key, value_key = jax.random.split(key, 3)
         network = Network(
             utilities=self.make_utilities(spec, utilities_key),
@@ -154,6 +155,7 @@ class Qtran:
         return MLP(sizes, activation=jax.nn.relu, key=key)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        """Nothing was observed yet."""
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(
@@ -167,6 +169,7 @@ class Qtran:
         *,
         explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
+        """The joint action of one team, greedy unless it explores."""
         del team
         hidden, utilities = state.network.value.utilities.step(memory, timestep.obs)
         if explore:

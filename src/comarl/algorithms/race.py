@@ -58,13 +58,24 @@ class Switches(Protocol):
     """The fields of either RACE that take parts out."""
 
     @property
-    def evolution(self) -> bool: ...
+    def evolution(self) -> bool:
+        """Whether other teams exist."""
+        ...
+
     @property
-    def encoder_learns_from(self) -> EncoderLearnsFrom: ...
+    def encoder_learns_from(self) -> EncoderLearnsFrom:
+        """Whose values shape the encoder."""
+        ...
+
     @property
-    def beta(self) -> float: ...
+    def beta(self) -> float:
+        """Weight of the mutual information."""
+        ...
+
     @property
-    def value_weights(self) -> bool: ...
+    def value_weights(self) -> bool:
+        """Whether good states count more in it."""
+        ...
 
 
 class Parts(NamedTuple):

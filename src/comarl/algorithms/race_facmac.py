@@ -157,6 +157,7 @@ class RaceFacmac:
         return Parts.of(self)
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """New networks and optimisers for a task of these sizes."""
         keys = jax.random.split(key, 7)
         make_team = lambda k: make_heads(spec, self.hidden, k)
         value_sizes = (spec.state_size, self.value_hidden, self.value_hidden, 1)
@@ -191,6 +192,7 @@ class RaceFacmac:
         )
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        """Nothing was observed yet."""
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def logits(

@@ -156,6 +156,7 @@ class RaceMatd3:
         return Parts.of(self)
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """New networks and optimisers for a task of these sizes."""
         keys = jax.random.split(key, 7)
         features = self.hidden[-1]
         value = MLP((spec.state_size, *self.hidden, 1), activation=leaky_relu, key=keys[5])
@@ -187,6 +188,7 @@ class RaceMatd3:
         return TeamCritic(spec, *sizes, layer_norm=self.layer_norm, key=key)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> tuple[()]:
+        """Nothing is carried from step to step."""
         return ()
 
     def act(

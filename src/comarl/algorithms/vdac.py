@@ -110,6 +110,7 @@ class Vdac:
         check_range(self, 0, None, "hypernet", "value_weight", "entropy_weight")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """New networks and optimisers for a task of these sizes."""
         actor_key, *critic_keys = jax.random.split(key, 4)
         actor = self.make_actor(spec, actor_key)
         critic = self.make_critic(spec, critic_keys)
@@ -138,6 +139,7 @@ class Vdac:
         return make_mixer(self.mixing, spec.num_agents, spec.state_size, **size, key=key)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        """Nothing was observed yet."""
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(

@@ -166,6 +166,7 @@ class Vm3AcDiscrete:
         check_range(self, 1, None, "predictor_hidden")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """New networks and optimisers for a task of these sizes."""
         keys = jax.random.split(key, 4)
         predictor = None
         if self.information > 0 and spec.num_agents > 1:
@@ -188,6 +189,7 @@ class Vm3AcDiscrete:
         return ActionPredictor(spec, self.predictor_hidden, key=key)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        """Nothing was observed yet."""
         return Memory.empty(timestep.obs.shape[0], self.base.hidden)
 
     def act(

@@ -124,6 +124,7 @@ class Wqmix:
         check_range(self, 0, None, "hypernet")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
+        """New networks and optimisers for a task of these sizes."""
         utilities_key, mixer_key, unrestricted_key = jax.random.split(key, 3)
         network = Network(
             utilities=self.make_utilities(spec, utilities_key),
@@ -151,6 +152,7 @@ class Wqmix:
         return Unrestricted(spec, self.hidden, self.unrestricted_width, key=key)
 
     def initial_memory(self, state: State, timestep: Timestep, key: Key) -> Memory:
+        """Nothing was observed yet."""
         return Memory.empty(timestep.obs.shape[0], self.hidden)
 
     def act(
@@ -164,6 +166,7 @@ class Wqmix:
         *,
         explore: bool,
     ) -> tuple[Memory, Int[Array, " agents"]]:
+        """The joint action of one team, greedy unless it explores."""
         del team
         hidden, utilities = state.network.value.utilities.step(memory, timestep.obs)
         if explore:

@@ -108,7 +108,8 @@ def check_signature(env: Environment) -> None:
     check_array("terminated of step", terminated, (), "bool", "a scalar")
     check_array("truncated of step", truncated, (), "bool", "a scalar")
     types = lambda tree: str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree))
-    before, now = types(env_state), types(after_state)
+    before = types(env_state)
+    now = types(after_state)
     require(before == now, f"env_state is {now} after step; it must be as after reset, {before}")
     for name, value in jax.eval_shape(env.metrics, env_state).items():
         check_array(f"{name!r} of metrics", value, (), "float32", "a scalar")
@@ -245,7 +246,8 @@ def check_values(spec: EnvSpec, played: Played) -> None:
         require(finite, f"{name} has NaN or infinite entries; all must be finite")
     low, high = spec.obs_range or (-np.inf, np.inf)
     for name in ("obs", "state"):
-        minimum, maximum = numbers[name].min(), numbers[name].max()
+        minimum = numbers[name].min()
+        maximum = numbers[name].max()
         require(
             low <= minimum and maximum <= high,
             f"{name} is in [{minimum}, {maximum}]; obs_range of spec is [{low}, {high}]",

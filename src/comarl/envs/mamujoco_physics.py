@@ -148,8 +148,11 @@ class BatchPhysics:
         # Live views of all copies: positions, velocities and controls; where bodies and their
         # centres of mass are.
         bind = self._batch.bind
-        self.qpos, self.qvel, self.controls = bind("qpos"), bind("qvel"), bind("ctrl")
-        self.xpos, self.xipos = bind("xpos"), bind("xipos")
+        self.qpos = bind("qpos")
+        self.qvel = bind("qvel")
+        self.controls = bind("ctrl")
+        self.xpos = bind("xpos")
+        self.xipos = bind("xipos")
         self.mass_share = env.model.body_mass / env.model.body_mass.sum()
         bad_qpos = mujoco.mjtWarning.mjWARN_BADQPOS.value  # then come qvel, qacc and ctrl
         # How often each was raised
@@ -351,7 +354,8 @@ def no_mujoco_log() -> Iterator[None]:
     if not hasattr(mujoco, "MjLogConfig"):  # it came with mujoco 4
         yield
         return
-    config, quiet = mujoco.MjLogConfig.get(), mujoco.MjLogConfig.get()
+    config = mujoco.MjLogConfig.get()
+    quiet = mujoco.MjLogConfig.get()
     quiet.logto_file = quiet.logto_console = False
     mujoco.MjLogConfig.set(quiet)
     try:

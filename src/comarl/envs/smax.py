@@ -229,7 +229,8 @@ def scale(game: Any, state: Float[Array, " state"]) -> Float[Array, " state"]:
 def _game(task: Smax) -> Any:
     """JaxMARL's environment: made once, and never inside a trace, whose tracers it would keep."""
     battle = MAPS[task.map_name]
-    allies, enemies = sum(battle.allies.values()), sum(battle.enemies.values())
+    allies = sum(battle.allies.values())
+    enemies = sum(battle.enemies.values())
     units = [
         unit
         for army in (battle.allies, battle.enemies)

@@ -123,7 +123,8 @@ class Treasure:
     @property
     def spec(self) -> EnvSpec:
         """Sizes; the state is all observations, a deposit's being shorter than a collector's."""
-        others, treasures = self.seen(self.agents - 1), self.seen(self.num_treasures)
+        others = self.seen(self.agents - 1)
+        treasures = self.seen(self.num_treasures)
         deposit = 4 + others * (4 + 2 * self.deposits) + treasures * (2 + self.deposits)
         sizes = (deposit + self.deposits,) * self.collectors + (deposit,) * self.deposits
         ends = np.cumsum(sizes)
@@ -292,7 +293,8 @@ class Treasure:
         flat = lambda x: x.reshape(self.agents, -1)
         before = jnp.concatenate([agents, velocity], axis=1)
         behind = jnp.concatenate([flat(others), flat(treasures)], axis=1)
-        collectors, deposits = slice(self.collectors), slice(self.collectors, None)
+        collectors = slice(self.collectors)
+        deposits = slice(self.collectors, None)
         of_collectors = jnp.concatenate([before[collectors], held, behind[collectors]], axis=1)
         of_deposits = jnp.concatenate([before[deposits], behind[deposits]], axis=1)
         state = jnp.concatenate([of_collectors.reshape(-1), of_deposits.reshape(-1)])

@@ -61,7 +61,8 @@ class LayerNorm(eqx.Module):
     offset: Float[Array, "*stack features"]
 
     def __init__(self, features: int):
-        self.scale, self.offset = jnp.ones(features), jnp.zeros(features)
+        self.scale = jnp.ones(features)
+        self.offset = jnp.zeros(features)
 
     def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
         size = x.shape[-1]

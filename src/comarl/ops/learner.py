@@ -35,6 +35,7 @@ class Adam:
 
     @property
     def transform(self) -> optax.GradientTransformation:
+        """The transformation of optax that these settings stand for."""
         return clipped(self.max_grad_norm, optax.adam(self.learning_rate, eps=self.epsilon))
 
 
@@ -59,6 +60,7 @@ class RmsProp:
 
     @property
     def transform(self) -> optax.GradientTransformation:
+        """The transformation of optax that these settings stand for."""
         rmsprop = optax.rmsprop(
             self.learning_rate, decay=self.decay, eps=self.epsilon, eps_in_sqrt=False
         )
@@ -71,6 +73,7 @@ Optimiser = Adam | RmsProp
 def clipped(
     max_grad_norm: float, transform: optax.GradientTransformation
 ) -> optax.GradientTransformation:
+    """`transform` after the gradient was scaled down to this global norm; 0 does not clip."""
     return (
         optax.chain(optax.clip_by_global_norm(max_grad_norm), transform)
         if max_grad_norm

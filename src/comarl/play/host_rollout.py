@@ -50,7 +50,8 @@ def play(
     alive = playing.copy()
     time = 0
     while alive.any():
-        seen, now = split_copies(spec, timestep, shape), np.int32(time)
+        seen = split_copies(spec, timestep, shape)
+        now = np.int32(time)
         memory, action = act(
             algorithm, spec, agent, clock, teams, memory, seen, act_keys, now, mode
         )

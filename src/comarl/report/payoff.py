@@ -34,6 +34,7 @@ class Learnt:
 
     @property
     def seeds(self) -> tuple[int, ...]:
+        """The numbers of the seeds, in order."""
         return tuple(dict.fromkeys(line.seed for line in self.lines))
 
     @property

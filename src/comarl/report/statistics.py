@@ -96,7 +96,8 @@ def t_interval(
     The factor t belongs to the number of seeds at hand (12.71 for 2, 4.30 for 3, 2.26 for 10),
     never 1.96. With one seed there is no interval: nan.
     """
-    n, centre = len(values), np.asarray(values.mean(axis=0))
+    n = len(values)
+    centre = np.asarray(values.mean(axis=0))
     if n < 2:
         return np.full_like(centre, np.nan), np.full_like(centre, np.nan)
     half = stdtrit(n - 1, (1 + confidence) / 2) * values.std(axis=0, ddof=1) / np.sqrt(n)
@@ -140,7 +141,8 @@ def on_common_grid(
     where the first one ends: nothing is extrapolated. It is empty when the seeds' ranges do not
     meet.
     """
-    start, end = max(steps[0] for steps in env_steps), min(steps[-1] for steps in env_steps)
+    start = max(steps[0] for steps in env_steps)
+    end = min(steps[-1] for steps in env_steps)
     grid = np.unique(np.concatenate(env_steps)).astype(float)
     grid = grid[(grid >= start) & (grid <= end)]
     curves = [np.interp(grid, steps, value) for steps, value in zip(env_steps, values, strict=True)]

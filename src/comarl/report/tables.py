@@ -75,6 +75,7 @@ class Row:
 
     @property
     def at_papers_budget(self) -> bool:
+        """Whether the run has as many steps as the paper's."""
         return all(
             abs(steps - self.paper.steps) <= 0.02 * self.paper.steps for steps in self.env_steps
         )
@@ -168,7 +169,8 @@ def cells(
 
 def lines_of(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """The heads of a table and its rows; without the papers' column where no paper has a number."""
-    metrics, best_team = columns(rows), has_best_team(rows)
+    metrics = columns(rows)
+    best_team = has_best_team(rows)
     lines = [header(rows), *(cells(row, metrics, best_team=best_team) for row in rows)]
     return lines if any(row.paper.text for row in rows) else [line[:-1] for line in lines]
 

@@ -117,7 +117,8 @@ def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[tuple[str, s
         return
     # 1, 1.0 and True are equal in Python but are different settings, so it is their JSON that is
     # compared.
-    was, given = json.dumps(theirs, sort_keys=True), json.dumps(ours, sort_keys=True)
+    was = json.dumps(theirs, sort_keys=True)
+    given = json.dumps(ours, sort_keys=True)
     if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
         for i, pair in enumerate(zip(theirs, ours, strict=True)):
             yield from differences(*pair, f"{path}[{i}]")

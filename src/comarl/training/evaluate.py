@@ -100,6 +100,7 @@ def evaluation_plan(
 def due(run: Run, before: Any, after: Any) -> Bool[np.ndarray, " seeds"]:
     """Which seeds passed a multiple of `evaluate_every`, or the end of the budget, in this
     round."""
-    before, after = np.asarray(before), np.asarray(after)
+    before = np.asarray(before)
+    after = np.asarray(after)
     passed = after // run.evaluate_every > before // run.evaluate_every
     return passed | ((before < run.steps) & (after >= run.steps))

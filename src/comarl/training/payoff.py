@@ -67,7 +67,8 @@ def _judge(
             return jnp.zeros((3, 3))
         team_values = algorithm.team_values
         twice = jax.tree.map(lambda x: jnp.stack([x, x]), seen)  # now, and after the only step
-        one, ends = jnp.zeros(1), jnp.ones(1, bool)
+        one = jnp.zeros(1)
+        ends = jnp.ones(1, bool)
 
         def value(action: Int[Array, " 2"], key: Key) -> Float[Array, ""]:
             episode = Episode(memory, twice, action[None], one, ends, ends)

@@ -32,6 +32,7 @@ class Run:
 
     @property
     def num_teams(self) -> int:
+        """Teams that play: those that evolve, and the one that MARL trains."""
         return num_teams(self.algorithm)
 
     @property
@@ -46,8 +47,10 @@ class Run:
 
     @property
     def spec(self) -> EnvSpec:
+        """The sizes of the task."""
         return self.task.spec
 
 
 def num_teams(algorithm: Algorithm) -> int:
+    """Teams that play: those that evolve, and the one that MARL trains."""
     return algorithm.num_teams if isinstance(algorithm, Evolutionary) else 1

@@ -279,7 +279,8 @@ def control(module: str, agent: Any, space: Any) -> tuple[int, Callable[[Any], A
             f"{found}bounded: comarl's actions are in [-1, 1] and stand for the range from low to "
             "high"
         )
-    low, high = space.low.astype(np.float64).reshape(-1), space.high.astype(np.float64).reshape(-1)
+    low = space.low.astype(np.float64).reshape(-1)
+    high = space.high.astype(np.float64).reshape(-1)
 
     def convert(action: np.ndarray) -> np.ndarray:
         scaled = (low + high) / 2 + (high - low) / 2 * action[: low.size]
