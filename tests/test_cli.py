@@ -81,6 +81,22 @@ def test_help_shows_the_sentence_under_every_field(capsys):
     assert "swap whole agents" in text and "how many joints away" in text
 
 
+def test_help_is_silent_about_what_is_not_to_be_set_and_about_empty_defaults(capsys):
+    for arguments in (("train", "qmix", "matrix/qtran", "--help"), ("report", "--help")):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        text = said(capsys)
+        assert "--task." not in text and "(default: )" not in text
+
+
+def test_counts_and_sizes_are_in_words_that_fit_them(capsys):
+    for seeds, words in ((1, "1 seed,"), (2, "2 seeds,")):
+        game = ("train", "vdn", "matrix/qtran", "--dry-run", "--seeds", str(seeds))
+        assert main(game) == 0
+        text = said(capsys)
+        assert words in text and "MiB" in text and "0.0 " not in text
+
+
 def test_list_has_a_line_for_every_algorithm_and_task(capsys):
     assert main(("list",)) == 0
     text = said(capsys)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 from rich.console import Console
@@ -87,7 +87,7 @@ class EvaluateSettings(Generic[AlgorithmT, TaskT]):
 class ReportSettings:
     """Draw learning curves and tables of one or more runs."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="")]
     """the runs' folders"""
     out: Path = Path("report")
     """the folder for pictures, tables and the CSV"""
@@ -96,7 +96,7 @@ class ReportSettings:
     where the task has it"""
     middle: Literal["mean", "median"] = "mean"
     """the line of a curve: the seeds' mean with its interval, or their median with their range"""
-    training: tuple[str, ...] = ()
+    training: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
     """training metrics to draw as well, such as td_loss; docs/metrics.md lists them"""
 
 
@@ -236,12 +236,15 @@ def run_training(
     from comarl.training.progress import Display
     from comarl.training.run import Options, Session
     from comarl.training.settings import Run
+    from comarl.validation import counted
 
     names = [field.name for field in dataclasses.fields(Run)]
     run = Run(**{name: vars(settings)[name] for name in names})
     config = identity(run, algorithm_name, task_name)
     folder = settings.folder or Path("runs") / folder_name(config)
-    what = f"{algorithm_name} on {task_name}, {run.seeds} seed(s), {run.steps:,} steps each"
+    what = (
+        f"{algorithm_name} on {task_name}, {counted(run.seeds, 'seed')}, {run.steps:,} steps each"
+    )
     console.print(f"{what}: {folder}", highlight=False, soft_wrap=True)
     if settings.dry_run:
         console.print(check_memory(run), highlight=False)
@@ -282,7 +285,7 @@ def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
     console.print(table)
     if restarts := max((line.get("worker_restarts", 0) for line in last.values()), default=0):
         console.print(
-            f"{restarts} worker process(es) died and were replaced; their episodes were played "
+            f"Worker processes that died and were replaced: {restarts}; their episodes were played "
             "again."
         )
     if last:

@@ -18,6 +18,15 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str) -> UnknownNam
     return UnknownName(f"{kind} {name!r} does not exist; {meant} {hint}")
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, as a sentence has it.
+
+    >>> counted(1, "seed"), counted(3, "seed")
+    ('1 seed', '3 seeds')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def check_range(settings: Any, minimum: int, maximum: int | None, *names: str) -> None:
     """Raises ValueError for the first of the named fields that is, or has an entry, below `minimum`
     or above `maximum`."""

@@ -319,7 +319,8 @@ def test_the_best_team_is_drawn_dashed_only_where_there_is_a_population(runs):
 def test_the_axes_say_their_units_and_the_episodes(runs):
     ours, base, _ = comparison(runs)
     (axis,) = drawing.draw([base]).axes
-    assert axis.get_xlabel() == "environment steps (all teams)"
+    assert axis.get_xlabel() == "environment steps"
+    assert drawing.draw([ours, base]).axes[0].get_xlabel() == "environment steps (all teams)"
     assert axis.get_ylabel() == "return\n(greedy, 5 episodes)"
     both, alone = (drawing.draw([ours], best_team=both).axes[0] for both in (True, False))
     assert both.get_ylabel() == "return\n(greedy, 5 episodes)"

@@ -117,7 +117,7 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_like_the_one_that_never_w
         killed += process.returncode == -signal.SIGKILL
     assert killed >= 3, "the runs ended before they could be killed: the test proves nothing"
     output = finish(tmp_path, environment)
-    assert "Continuing after round" in output
+    assert "Resumed after round" in output
     assert final_state(tmp_path) == final_state(never_killed)
     assert records(tmp_path) == records(never_killed)
 

@@ -199,7 +199,7 @@ def test_the_summary_counts_what_was_replaced(tmp_path, monkeypatch):
         tmp_path,
         Console(file=(screen := io.StringIO()), width=200),
     )
-    assert "3 worker process(es) died and were replaced" in screen.getvalue()
+    assert "died and were replaced: 3" in screen.getvalue()
 
 
 def workers_of(process):
@@ -310,7 +310,7 @@ def test_a_run_whose_workers_are_killed_at_random_and_that_is_interrupted_is_the
     assert 0 < restarts <= len(killed), "the record counts them"
     assert any("was killed by SIGKILL" in note for note in before + after)
     assert not any("SIGKILL" in note for note in calm)
-    assert any(note.startswith("Continuing after round 6") for note in after)
+    assert any(note.startswith("Resumed after round 6") for note in after)
     ours, theirs = map(raw, (state, expected))
     for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_equal(x, y)

@@ -78,11 +78,9 @@ ALGORITHMS = {
     ),
     "masac": Entry(presets.MASAC, "LSF-SAC without messages"),
     "masac-double-q": Entry(
-        presets.MASAC_DOUBLE_Q, "the same with two critics, of which the smaller counts"
+        presets.MASAC_DOUBLE_Q, "LSF-SAC without messages, with the minimum of two critics"
     ),
-    "ndq": Entry(
-        Ndq(), "QMIX whose agents tell each other what they need (Wang et al., ICLR 2020)"
-    ),
+    "ndq": Entry(Ndq(), "QMIX whose agents send each other messages (Wang et al., ICLR 2020)"),
     "ndq-pymarl2": Entry(presets.NDQ_PYMARL2, "NDQ with the settings of PyMARL2"),
     "qmix": Entry(Qmix(), "utilities joined by a monotonic mixer (Rashid et al., ICML 2018)"),
     "qmix-pymarl2": Entry(
@@ -94,15 +92,17 @@ ALGORITHMS = {
         presets.IQL,
         "QMIX without a mixer: each agent learns the team's reward for itself (Tan, 1993)",
     ),
-    "qplex": Entry(Qplex(), "the team's value and the agents' all duel (Wang et al., ICLR 2021)"),
+    "qplex": Entry(
+        Qplex(), "duelling decomposition of the joint value function (Wang et al., ICLR 2021)"
+    ),
     "qplex-pymarl2": Entry(presets.QPLEX_PYMARL2, "QPLEX with the settings of PyMARL2"),
     "fop": Entry(
-        Fop(), "soft actor-critic whose joint value duels as QPLEX's does (Zhang et al., ICML 2021)"
+        Fop(), "soft actor-critic with QPLEX's duelling decomposition (Zhang et al., ICML 2021)"
     ),
     "fop-pymarl2": Entry(presets.FOP_PYMARL2, "FOP with the settings of PyMARL2"),
     "maven": Entry(
         Maven(),
-        "QMIX in modes: teams explore by committing to one an episode (Mahajan et al., NeurIPS 2019)",
+        "QMIX in modes: a team explores in one of them an episode (Mahajan et al., NeurIPS 2019)",
     ),
     "maven-pymarl2": Entry(presets.MAVEN_PYMARL2, "MAVEN with the settings of PyMARL2"),
     "msac": Entry(
@@ -116,12 +116,12 @@ ALGORITHMS = {
     "qtran-pymarl2": Entry(presets.QTRAN_PYMARL2, "QTRAN with the settings of PyMARL2"),
     "cw-qmix": Entry(
         presets.CW_QMIX,
-        "QMIX that cares most for the best joint actions (Rashid et al., NeurIPS 2020)",
+        "QMIX whose loss weights the best joint actions more (Rashid et al., NeurIPS 2020)",
     ),
     "cw-qmix-pymarl2": Entry(presets.CW_QMIX_PYMARL2, "CW-QMIX with the settings of PyMARL2"),
     "ow-qmix": Entry(
         presets.OW_QMIX,
-        "QMIX that cares most for what it underestimates (Rashid et al., NeurIPS 2020)",
+        "QMIX whose loss weights what it underestimates more (Rashid et al., NeurIPS 2020)",
     ),
     "ow-qmix-pymarl2": Entry(presets.OW_QMIX_PYMARL2, "OW-QMIX with the settings of PyMARL2"),
     "vdac-mix": Entry(
@@ -146,10 +146,13 @@ ALGORITHMS = {
     ),
     "dop-pymarl2": Entry(presets.DOP_PYMARL2, "DOP with the settings of PyMARL2"),
     "vm3-ac": Entry(
-        Vm3Ac(), "soft actor-critics whose actions tell of each other (Kim et al., AAMAS 2023)"
+        Vm3Ac(),
+        "soft actor-critics that maximise mutual information between agents' actions "
+        "(Kim et al., AAMAS 2023)",
     ),
     "vm3-ac-discrete": Entry(
-        Vm3AcDiscrete(), "FOP whose agents' actions tell of each other (Kim et al., AAMAS 2023)"
+        Vm3AcDiscrete(),
+        "FOP that maximises mutual information between agents' actions (Kim et al., AAMAS 2023)",
     ),
     "ma-ac": Entry(presets.MA_AC, "VM3-AC without latent, entropy and mutual information"),
     "ma-sac": Entry(presets.MA_SAC, "VM3-AC without latent and mutual information"),

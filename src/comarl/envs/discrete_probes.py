@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import tyro
 from jaxtyping import Array, Bool, Float, Int
 
 from comarl.envs.probes import ProbeState
@@ -29,7 +30,7 @@ class DiscreteProbe:
 
     name: str
     """which probe"""
-    summary: str
+    summary: tyro.conf.Suppress[str]
     """what it isolates"""
     steps: int = 1
     """steps until it is over, one or two"""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import tyro
 from jaxtyping import Array, Bool, Float, Int
 
 from comarl.types import EnvSpec, Key, Timestep
@@ -31,12 +32,14 @@ Step = tuple[Signals, Timestep, Float[Array, ""], Bool[Array, ""], Bool[Array, "
 
 @dataclass(frozen=True)
 class MatrixGame:
-    """One game. The state is what the two agents see: two ones, or with two tables two random
-    bits."""
+    """One game. The state is what the two agents see: two ones, or with two tables two random bits.
 
-    summary: str
+    The name of a game says all; `Suppress` hides its fields from the help of the command line.
+    """
+
+    summary: tyro.conf.Suppress[str]
     """what the game is, in a line"""
-    payoff: tuple[Table, ...]
+    payoff: tyro.conf.Suppress[tuple[Table, ...]]
     """one or two tables of the team's reward, a row for each action of the first agent; the bits'
     parity picks one"""
 
@@ -91,7 +94,7 @@ class MatrixGame:
 
 GAMES = {
     "qtran": MatrixGame(
-        "one step, the best joint action is worth 8 and -12 if one agent leaves it; 0 is safe",
+        "one step, the best joint action earns 8, but -12 if one agent deviates from it; 0 is safe",
         payoff=(((8.0, -12.0, -12.0), (-12.0, 0.0, 0.0), (-12.0, 0.0, 0.0)),),
     ),
     "climbing": MatrixGame(

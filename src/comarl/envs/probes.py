@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import tyro
 from jaxtyping import Array, Bool, Float, Int
 
 from comarl.types import EnvSpec, Key, Timestep
@@ -32,7 +33,7 @@ class Probe:
 
     name: str
     """which probe"""
-    summary: str
+    summary: tyro.conf.Suppress[str]
     """what it isolates"""
     horizon: int = 1
     """steps of an episode"""

@@ -38,11 +38,11 @@ class Epsilon:
     """
 
     first: float = 1.0
-    """share at first"""
+    """initial probability of a random action"""
     last: float = 0.05
-    """share in the end"""
+    """final probability of a random action"""
     steps: int = 50_000
-    """environment steps from the first to the last, of all teams"""
+    """environment steps over which it falls, of all teams"""
 
     def __post_init__(self):
         check_range(self, 0, 1, "first", "last")

@@ -50,7 +50,7 @@ class RmsProp:
     """the whole gradient of one network is scaled down to this norm if longer; 0 turns clipping
     off"""
     decay: float = 0.99
-    """of the running second moment"""
+    """decay rate of the moving average of squared gradients"""
     epsilon: float = 1e-5
     """added to the root of the second moment"""
 

@@ -68,8 +68,8 @@ class EpisodeRing:
     """length of the vector `memory.latent` that is kept with each episode; 0 for policies that have
     none"""
     recent: int = 0
-    """how many of the newest episodes count as recent, of which each batch then has some more; 0
-    for a uniform draw alone"""
+    """each batch also holds `recent_batch` of so many newest episodes; 0 for a uniform draw
+    alone"""
     recent_batch: int = 0
     """recent episodes per draw, which come before the `batch_size` drawn from all"""
 

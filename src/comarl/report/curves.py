@@ -71,7 +71,7 @@ def draw(
                 _draw_team(
                     axis, run, "best_team", by[task], style, middle, shaded=False, thin=False
                 )
-        _describe(axis, task, captions(here, middle), y_label(here, best_team, by[task]))
+        _describe(axis, here, task, captions(here, middle), y_label(here, best_team, by[task]))
         _limit(axis, by[task])
     both = best_team and any(run.has_population for run in shown)
     kinds = [(name, {"color": "0.4", "linestyle": style}) for style, name in LINES.values()]
@@ -104,6 +104,7 @@ def draw_training(runs: Sequence[Curves], names: Sequence[str], *, middle: Middl
             )
         _describe(
             axis,
+            here,
             task,
             captions(here, middle) if here else "not measured here",
             f"{metric_label(name)} in training",
@@ -133,6 +134,7 @@ def draw_single(run: Curves) -> Any:
             _draw_team(axis, run, team, metric, style, "mean", shaded=False, thin=True)
         _describe(
             axis,
+            [run],
             f"{run.label} on {run.task}",
             _caption(run, "mean", thin=True),
             y_label([run], True, metric),
@@ -222,6 +224,12 @@ def y_label(runs: Sequence[Curves], best_team: bool, metric: str = RETURN) -> st
     name = "test win rate" if metric == WON else metric_label(metric)
     team, unit = " of the MARL team" if alone else "", " in %" if metric == WON else ""
     return f"{name}{team}{unit}\n(greedy, {number} episode{'' if number == '1' else 's'})"
+
+
+def x_label(runs: Sequence[Curves]) -> str:
+    """What the axis of time counts: of a population the steps of all its teams together."""
+    teams = " (all teams)" if any(run.has_population for run in runs) else ""
+    return f"environment steps{teams}"
 
 
 def save(figure: Any, path: Path) -> Path:
@@ -314,7 +322,7 @@ def _draw_once(
     axis.set_xticks([])
     steps = sorted({seed.env_steps[0] for run in here for seed in run.seeds})
     caption = f"{drawn} of {len(here[-1].seeds)} seeds; dots: each seed"
-    _describe(axis, here[0].task, caption, y_label(here, False, metric))
+    _describe(axis, here, here[0].task, caption, y_label(here, False, metric))
     between = " to ".join(f"{x:,}" for x in dict.fromkeys((steps[0], steps[-1])))
     axis.set_xlabel(f"after {between} environment steps", fontsize=9)
     _limit(axis, metric)
@@ -342,9 +350,9 @@ def _draw_line(
         axis.plot(grid, line, **{"linewidth": 1.8, **style})
 
 
-def _describe(axis: Any, title: str, caption: str, y_label: str) -> None:
+def _describe(axis: Any, here: Sequence[Curves], title: str, caption: str, y_label: str) -> None:
     """The words around a panel."""
-    axis.set_xlabel("environment steps (all teams)", fontsize=9)
+    axis.set_xlabel(x_label(here), fontsize=9)
     axis.set_ylabel(y_label, fontsize=9)
     whole = caption.replace(
         "95 % t interval", "95\u00a0%\u00a0t\u00a0interval"

@@ -135,8 +135,8 @@ def _tables(runs: Sequence[Learnt]) -> list[str]:
     row = lambda numbers: " ".join(f"{x:.1f}" for x in numbers)
     rows = lambda table: " | ".join(row(numbers) for numbers in table)
     lines = [
-        "The team's value of each joint action, the median over seeds; a cell holds the second "
-        "agent's A, B and C.",
+        "The team's value of each joint action, the median over seeds. The first agent's action is "
+        "the column. Each cell has three numbers, for the second agent's actions A, B and C.",
         "",
         "| | first agent A | B | C | paper: A | paper: B |",
         "|---|---|---|---|---|---|",

@@ -8,6 +8,7 @@ import psutil
 from comarl.replay.episodes import EpisodeRing
 from comarl.training.settings import Run
 from comarl.training.train import start
+from comarl.validation import counted
 
 
 class TooLittleMemory(Exception):
@@ -41,12 +42,12 @@ def check_memory(run: Run) -> str:
     if ring.capacity < round_rows:
         raise ValueError(
             f"algorithm.replay.capacity {ring.capacity} is less than one round of "
-            f"{run.num_copies} episode(s) may fill: it must be {round_rows} or more"
+            f"{counted(run.num_copies, 'episode')} may fill: it must be {round_rows} or more"
         )
     shapes = jax.eval_shape(lambda: start(run))
     replay = num_bytes(shapes.replay)
     agent = num_bytes(shapes.agent)
-    free = available()
+    free, seeds = available(), counted(run.seeds, "seed")
     # Networks are there twice while a round learns, and a tenth of what is free is left to
     # everything else.
     room = 0.9 * free - 2 * agent
@@ -56,18 +57,20 @@ def check_memory(run: Run) -> str:
             remedy = f"--algorithm.replay.capacity {_round_down(fits)} would fit"
         else:
             remedy = (
-                f"not even a small replay fits beside the networks of {run.seeds} seeds: run fewer "
+                f"not even a small replay fits beside the networks of {seeds}: run fewer "
                 "with --seeds"
             )
         if isinstance(ring, EpisodeRing) and ring.storage == "full":
             remedy += ", and --algorithm.replay.storage half takes about half"
+        taken = (
+            f"the replay of {seeds} takes {size_text(replay)} and the networks {size_text(agent)}"
+        )
         raise TooLittleMemory(
-            f"algorithm.replay.capacity {ring.capacity}: the replay of {run.seeds} seed(s) takes "
-            f"{_giga(replay)} and the networks {_giga(agent)}, but {_giga(free)} are free; "
+            f"algorithm.replay.capacity {ring.capacity}: {taken}, but {size_text(free)} are free; "
             f"{remedy}."
         )
-    needed = f"replay {_giga(replay)}, networks {_giga(agent)} for {run.seeds} seed(s)"
-    return f"{needed}; {_giga(free)} free"
+    needed = f"replay {size_text(replay)}, networks {size_text(agent)} for {seeds}"
+    return f"{needed}; {size_text(free)} free"
 
 
 def _round_down(number: int) -> int:
@@ -76,5 +79,11 @@ def _round_down(number: int) -> int:
     return number // digits * digits
 
 
-def _giga(number: int | float) -> str:
-    return f"{number / 2**30:.2f} GiB"
+def size_text(number: int | float) -> str:
+    """Bytes as a person reads them.
+
+    >>> size_text(3 * 2**30), size_text(2.5 * 2**20)
+    ('3.00 GiB', '2.5 MiB')
+    """
+    giga = number / 2**30
+    return f"{giga:.2f} GiB" if giga >= 0.1 else f"{number / 2**20:.1f} MiB"

@@ -209,7 +209,7 @@ class Session:
         known = read_config(self.folder) if (self.folder / CONFIG).exists() else {}
         self.write_settings(max(self.run.steps, known.get("steps", 0)))
         steps = int(state.clock.env_steps.min())
-        self.tell(Note(f"Continuing after round {self.log.round}, {steps:,} steps."))
+        self.tell(Note(f"Resumed after round {self.log.round}, {steps:,} steps."))
         return self.placement.scatter(jax.tree.map(jax.numpy.asarray, state), PER_SEED_STATE)
 
     def write_settings(self, steps: int) -> None:
