@@ -52,7 +52,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from comarl.algorithms.race import EncoderLearnsFrom, Parts, RaceState, move_targets
 from comarl.evolution.population import HeadBreeding, Population
@@ -219,12 +219,21 @@ class RaceFacmac:
         hidden = state.encoder.value(memory.hidden, inputs)
         logits = self.logits(state.team(team), hidden)
         if explore:
-            epsilon = self.epsilon.at(clock)
-            epsilon = jnp.where(team == self.num_teams - 1, epsilon, 0.0)
-            action = epsilon_softmax(logits, timestep.available, epsilon, key)
+            epsilon = jnp.where(team == self.num_teams - 1, self.epsilon.at(clock), 0.0)
+            action = self.explore(logits, timestep.available, epsilon, key)
         else:
             action = greedy(logits, timestep.available)
         return Memory(hidden, action), action
+
+    def explore(
+        self,
+        logits: Float[Array, "agents actions"],
+        available: Bool[Array, "agents actions"] | None,
+        epsilon: Float[Array, ""],
+        key: Key,
+    ) -> Int[Array, " agents"]:
+        """Drawn from the policies, with a share epsilon of random actions."""
+        return epsilon_softmax(logits, available, epsilon, key)
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
         """Critics and value, then encoder, W_marl and T by the critics as they are now; targets

@@ -207,8 +207,14 @@ class RaceMatd3:
         action = choose(state.team(team), z, state.spec)
         if not explore:
             return memory, action
-        noisy = explore_with_noise(action, self.exploration_noise, state.spec, key)
+        noisy = self.explore(action, state.spec, key)
         return memory, jnp.where(team == self.num_teams - 1, noisy, action)
+
+    def explore(
+        self, action: Float[Array, "agents action"], spec: EnvSpec, key: Key
+    ) -> Float[Array, "agents action"]:
+        """The MARL team's greedy action with Gaussian noise."""
+        return explore_with_noise(action, self.exploration_noise, spec, key)
 
     def update(
         self, state: State, batch: Transition, clock: Clock, key: Key
