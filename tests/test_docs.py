@@ -12,6 +12,12 @@ import pytest
 from comarl.algorithms import ALGORITHMS
 from comarl.envs import TASKS, find_task
 from comarl.envs.smax import MISSING
+from comarl.evolution.population import HeadBreeding, NetworkBreeding
+from comarl.ops.exploration import Epsilon
+from comarl.ops.learner import Adam, RmsProp
+from comarl.replay.episodes import EpisodeRing
+from comarl.replay.pace import EpisodePace, StepPace
+from comarl.replay.transitions import Ring
 from comarl.training.settings import Run
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +87,8 @@ def test_every_field_of_an_algorithm_is_in_its_pages_table_or_explained_there(na
     [
         *dict.fromkeys(type(e.algorithm) for e in ALGORITHMS.values()),
         Run,
+        *(Ring, EpisodeRing, StepPace, EpisodePace, Epsilon),
+        *(HeadBreeding, NetworkBreeding, Adam, RmsProp),
         type(find_task("probe/action")),
     ],
 )

@@ -3,7 +3,10 @@
 import dataclasses
 import difflib
 from collections.abc import Iterable
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+NUMBERS = (bool, int, float)
 
 
 class UnknownName(ValueError):
@@ -64,13 +67,15 @@ def check_interval(settings: Any, *names: str) -> None:
 def check_fields(settings: Any) -> None:
     """Raises ValueError for the first field whose value is not of its kind.
 
-    A field that is a Literal must have one of its values, and one that is a part of an algorithm,
-    such as a replay, must be such a part. The command line knows both itself. In Python a misspelt
-    choice would else be taken for another, and a wrong part fail where it is used.
+    A field that is a Literal must have one of its values. A number must be of the field's type,
+    where an int may stand for a float. What is a part of an algorithm, such as a replay, must be
+    such a part. The command line knows all this itself. In Python a misspelt choice would else be
+    taken for another, True for 1, and a wrong part would fail where it is used.
     """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         _check_choice(settings, field, value)
+        _check_number(settings, field, value)
         _check_part(settings, field, value)
 
 
@@ -84,9 +89,28 @@ def _check_choice(settings: Any, field: dataclasses.Field, value: Any) -> None:
         raise ValueError(f"{whose} is no choice; {meant}")
 
 
+def _check_number(settings: Any, field: dataclasses.Field, value: Any) -> None:
+    kinds = _kinds(field)
+    fits = type(value) in kinds or (type(value) is int and float in kinds)
+    if type(value) in NUMBERS and any(kind in NUMBERS for kind in kinds) and not fits:
+        _refuse(settings, field, value)
+
+
 def _check_part(settings: Any, field: dataclasses.Field, value: Any) -> None:
-    kinds: Any = get_args(field.type) or (field.type,)
+    kinds = _kinds(field)
     are_parts = all(dataclasses.is_dataclass(kind) for kind in kinds)
     if are_parts and not isinstance(value, kinds):
-        names = " or ".join(kind.__name__ for kind in kinds)
-        raise ValueError(f"{field.name}={value!r} of {type(settings).__name__} must be: {names}")
+        _refuse(settings, field, value)
+
+
+def _kinds(field: dataclasses.Field) -> tuple[Any, ...]:
+    """The types that a field may have: those of a union, or its one."""
+    return get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
+
+
+def _refuse(settings: Any, field: dataclasses.Field, value: Any) -> NoReturn:
+    kinds = _kinds(field)
+    names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+    article = "an" if names[0] in "AEIOaeio" else "a"
+    whose = f"{field.name} of {type(settings).__name__}"
+    raise ValueError(f"{whose} must be {article} {names}, not {value!r}")

@@ -326,6 +326,30 @@ def test_a_subclass_that_makes_another_mixer_learns_with_it(batch):
     np.testing.assert_allclose(q, expected, atol=1e-5)
 
 
+class PerAgent(eqx.Module):
+    def __call__(self, utilities, state):
+        return utilities  # it joins nothing
+
+
+class MeanWithAnAxis(eqx.Module):
+    def __call__(self, utilities, state):
+        return utilities.mean(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("mixer", [PerAgent(), MeanWithAnAxis()], ids=lambda x: type(x).__name__)
+def test_a_mixer_whose_result_has_another_shape_is_refused_with_the_right_one(mixer, batch):
+    class Mistaken(Qmix):
+        def make_mixer(self, spec, key):
+            return mixer
+
+    algorithm = Mistaken(**SMALL)
+    state = init(algorithm, jax.random.key(0))
+    with pytest.raises(ValueError) as error:
+        update(algorithm, state, batch, at_update(0))
+    words = f"the mixer {type(mixer).__name__} gives an array of shape"
+    assert words in str(error.value) and f"it must be ({HORIZON},)" in str(error.value)
+
+
 # Agents
 
 

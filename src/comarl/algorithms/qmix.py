@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from comarl.nn.mixers import UtilityMixer, make_mixer
+from comarl.nn.mixers import UtilityMixer, make_mixer, mix
 from comarl.nn.recurrent import Memory, RecurrentNet
 from comarl.ops.exploration import Epsilon, epsilon_greedy, greedy, pick
 from comarl.ops.learner import Optimiser, RmsProp, Tracked
@@ -166,8 +166,8 @@ class Qmix:
             # The squared TD error: Eq. 6. For IQL it is a mean over agents, too.
             q, y = jax.vmap(lambda episode: self.values(network, target_network, episode))(batch)
             y = jax.lax.stop_gradient(y)
-            agents = [1] * (q.ndim - batch.mask.ndim)
-            mask = jnp.broadcast_to(batch.mask.reshape(*batch.mask.shape, *agents), q.shape)
+            mask = batch.mask[..., None] if network.mixer is None else batch.mask
+            mask = jnp.broadcast_to(mask, q.shape)
             td_loss = masked_mean(jnp.square(q - y), mask)
             return td_loss, {"td_loss": td_loss, **td_metrics(q, y, mask)}
 
@@ -199,7 +199,9 @@ class Qmix:
                 episode.reward, discount, next_value, episode.mask, self.td_lambda
             )
 
-        return q, targets(next_value) if q.ndim == 1 else jax.vmap(targets, 1, 1)(next_value)
+        if network.mixer is None:  # every agent has targets of its own
+            return q, jax.vmap(targets, 1, 1)(next_value)
+        return q, targets(next_value)
 
     def mix(
         self,
@@ -208,7 +210,7 @@ class Qmix:
         state: Float[Array, "time state"],
     ) -> Float[Array, "time *agents"]:
         """Q_tot of chosen utilities; for IQL the utilities themselves."""
-        return utilities if network.mixer is None else network.mixer(utilities, state)
+        return utilities if network.mixer is None else mix(network.mixer, utilities, state)
 
     def team_values(self, state: State, episode: Episode, key: Key) -> Float[Array, " time"]:
         """Q_tot of what the team did at each step of one episode.
@@ -217,4 +219,4 @@ class Qmix:
         """
         del key
         q, _ = self.values(state.network.value, state.network.target, episode)
-        return q if q.ndim == 1 else q.mean(axis=-1)
+        return q.mean(axis=-1) if state.network.value.mixer is None else q

@@ -103,6 +103,27 @@ class Sum(eqx.Module):
         return utilities.sum(-1)
 
 
+def mix(
+    mixer: UtilityMixer,
+    utilities: Float[Array, "*batch agents"],
+    state: Float[Array, "*batch state"],
+) -> Float[Array, "*batch"]:
+    """Q_tot by any mixer.
+
+    Raises ValueError, while JAX traces, if what the mixer gives has another shape.
+
+    >>> mix(Sum(), jnp.ones((8, 3)), jnp.ones((8, 4))).shape
+    (8,)
+    """
+    q_tot = mixer(utilities, state)
+    if q_tot.shape != utilities.shape[:-1]:
+        raise ValueError(
+            f"the mixer {type(mixer).__name__} gives an array of shape {q_tot.shape}: it must be "
+            f"{utilities.shape[:-1]}, one Q_tot for the agents' utilities {utilities.shape}"
+        )
+    return q_tot
+
+
 def make_mixer(
     mixing: Mixing, num_agents: int, state_size: int, *, width: int, hypernet: int, key: Key
 ) -> Mixer | Sum:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from comarl.types import Clock, Key
-from comarl.validation import check_range
+from comarl.validation import check_fields, check_range
 
 NEVER = -1e10
 """the logit of an action that is not available: finite, so that gradients stay numbers"""
@@ -45,6 +45,7 @@ class Epsilon:
     """environment steps over which it falls, of all teams"""
 
     def __post_init__(self):
+        check_fields(self)
         check_range(self, 0, 1, "first", "last")
         check_range(self, 0, None, "steps")
 

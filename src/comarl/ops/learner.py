@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from comarl.types import tree_where
-from comarl.validation import check_range
+from comarl.validation import check_fields, check_range
 
 Module = TypeVar("Module")
 Aux = TypeVar("Aux")
@@ -31,6 +31,7 @@ class Adam:
     """added to the root of the second moment"""
 
     def __post_init__(self):
+        check_fields(self)
         check_range(self, 0, None, "learning_rate", "max_grad_norm", "epsilon")
 
     @property
@@ -55,6 +56,7 @@ class RmsProp:
     """added to the root of the second moment"""
 
     def __post_init__(self):
+        check_fields(self)
         check_range(self, 0, None, "learning_rate", "max_grad_norm", "epsilon")
         check_range(self, 0, 1, "decay")
 

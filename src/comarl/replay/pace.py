@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from comarl.validation import check_range
+from comarl.validation import check_fields, check_range
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class StepPace:
     """episodes that each team plays side by side in a round"""
 
     def __post_init__(self):
+        check_fields(self)
         check_range(self, 1, None, "parallel_envs")
         check_range(self, 0, None, "warmup_steps", "updates_per_step")
 
@@ -63,6 +64,7 @@ class EpisodePace:
     """gradient steps per episode played, of any team"""
 
     def __post_init__(self):
+        check_fields(self)
         check_range(self, 1, None, "parallel_envs")
         check_range(self, 0, None, "updates_per_episode")
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from comarl.replay.slots import blank, latent_of, next_slots
 from comarl.types import EnvSpec, Episode, Key, Timestep, Transition
-from comarl.validation import check_range
+from comarl.validation import check_fields, check_range
 
 
 class RingState(eqx.Module):
@@ -63,6 +63,7 @@ class Ring:
     batch: ClassVar[type] = Transition
 
     def __post_init__(self):
+        check_fields(self)
         check_range(self, 2, None, "capacity")
         check_range(self, 1, None, "batch_size")
         check_range(self, 0, None, "latent")
