@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from comarl.algorithms import ALGORITHMS
+from comarl.cli import main
 from comarl.envs import TASKS, find_task
 from comarl.envs.smax import MISSING
 from comarl.evolution.population import HeadBreeding, NetworkBreeding
+from comarl.nn.mixers import mix
 from comarl.ops.exploration import Epsilon
 from comarl.ops.learner import Adam, RmsProp
 from comarl.replay.episodes import EpisodeRing
 from comarl.replay.pace import EpisodePace, StepPace
 from comarl.replay.transitions import Ring
+from comarl.report.runs import read_run
 from comarl.training.settings import Run
 
 ROOT = Path(__file__).parents[1]
@@ -135,13 +140,36 @@ def test_what_a_task_counts_is_on_the_page_of_metrics(name):
     assert all(f"| `{family}/*` | `{metric}` |" in text for metric in counted)
 
 
-def test_the_examples_of_extending_comarl_run(spec, make_batch, clock_at, key):
+@pytest.mark.parametrize("replay", [Ring, EpisodeRing])
+def test_every_option_of_a_replay_is_in_the_table_of_extending_comarl(replay):
+    table = (ROOT / "docs/extending.md").read_text().partition("| option |")[2]
+    column = 2 if replay is Ring else 3
+    rows = [row.split("|") for row in table.partition("\n\n")[0].splitlines() if "`" in row]
+    options = {row[1].strip(" `") for row in rows[1:] if row[column].strip() != "-"}
+    assert options == {field.name for field in dataclasses.fields(replay)}
+
+
+def test_the_examples_of_extending_comarl_run(
+    spec, make_batch, clock_at, key, tmp_path, monkeypatch, capsys
+):
     text = (ROOT / "docs/extending.md").read_text()
+    monkeypatch.chdir(tmp_path)  # one of them trains
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) >= 4
     names: dict[str, Any] = {"__name__": "example"}
     for block in blocks:
         exec(compile(block, "docs/extending.md", "exec"), names)
+    folder = Path("runs/uniform-noise")
+    left = {path.name for path in folder.iterdir()}
+    assert left >= {"config.json", "environment.json", "metrics.jsonl", "checkpoints"}
+    (seed,) = read_run(folder).seeds
+    assert seed.env_steps[-1] >= 400
+    assert main(("evaluate", str(folder))) == 2
+    assert "uniform-noise" in capsys.readouterr().err
+    mixer = names["WeightedQmix"](first_weight=0.0).make_mixer(spec, key)
+    agents, size = spec.num_agents, spec.state_size
+    q_tot = mix(mixer, jnp.ones((5, agents)), jnp.ones((5, size)))
+    np.testing.assert_allclose(q_tot, np.full(5, agents * np.log(2.0)), rtol=1e-5)
     batch, clock = make_batch(spec), clock_at(0)
     seen = jax.tree.map(lambda x: x[0], batch.now)
     for name in ("PlainGradients", "UniformNoise"):
