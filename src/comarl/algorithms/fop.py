@@ -1,7 +1,7 @@
 """FOP: factorising the optimal joint policy of maximum-entropy MARL
 (Zhang, Li, Wang, Xie, Lu, ICML 2021).
 
-Soft actor-critic for a team. The joint value duels as QPLEX's does, but by soft values; the best
+Soft actor-critic for a team, with QPLEX's duelling decomposition, but of soft values; the best
 soft joint policy is then the product of the agents' own, pi_i ~ exp(Q_i / alpha), so that each
 agent maximises its own utility, unmixed.
 
