@@ -53,7 +53,7 @@ ALGORITHMS = {
     ),
     "facmac": Entry(
         Facmac(),
-        "actors climb a factored critic of the team, all at once (Peng et al., NeurIPS 2021)",
+        "actors maximise a factored critic of the team, all at once (Peng et al., NeurIPS 2021)",
     ),
     "facmac-nonmonotonic": Entry(
         presets.FACMAC_NONMONOTONIC, "FACMAC whose mixer may weigh a utility negatively"
@@ -137,7 +137,7 @@ ALGORITHMS = {
     ),
     "lica": Entry(
         Lica(),
-        "actors climb a hypernetwork critic through their policies (Zhou et al., NeurIPS 2020)",
+        "actors maximise a hypernetwork critic through their policies (Zhou et al., NeurIPS 2020)",
     ),
     "lica-pymarl2": Entry(presets.LICA_PYMARL2, "LICA with the settings of PyMARL2"),
     "dop": Entry(

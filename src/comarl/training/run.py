@@ -352,7 +352,7 @@ class Session:
                     means.add(seed, name, float(values[seed]), 1)
 
     def tell_progress(self, phase: str, state: RunState, learnt: int = 0) -> None:
-        """Tells how far the run is, with what the round that goes on has learnt so far."""
+        """Tells how far the run is, with what the current round has learnt so far."""
         env_steps = np.asarray(state.clock.env_steps)
         self.tell(Progress(phase, env_steps, total_updates(state) + learnt))
 
