@@ -420,7 +420,7 @@ def test_without_messages_and_with_an_actor_greedy_in_the_critic_it_is_qmix(batc
     """The same values and targets; L_crit is half of QMIX's loss."""
     qmix = Qmix(hidden=4, mixer_width=3, hypernet=4, gamma=GAMMA, td_lambda=BASE.td_lambda)
     network, target = (
-        scramble(init(qmix, jax.random.key(k)).learner.value, k, 0.6) for k in (1, 2)
+        scramble(init(qmix, jax.random.key(k)).network.value, k, 0.6) for k in (1, 2)
     )
     algorithm = VARIANTS["masac"]
     lead = lambda tree: jax.tree.map(lambda x: x[None], tree)

@@ -328,7 +328,10 @@ class Session:
 
     def add(self, sums: Metrics, counts: Int[np.ndarray, " seeds"]) -> None:
         """Adds the metrics of a chunk's updates to the means."""
-        for name, values in jax.device_get(sums).items():
+        found = jax.device_get(sums)
+        # Losses first: one that is no number is the cause of a gradient that is none.
+        for name in sorted(found, key=lambda name: (not name.endswith("loss"), name)):
+            values = found[name]
             for seed, (value, count) in enumerate(zip(values, counts, strict=True)):
                 if not np.isfinite(value):
                     raise Diverged(
