@@ -19,6 +19,7 @@ from comarl.algorithms.qmix import Qmix
 from comarl.algorithms.qtran import Qtran
 from comarl.algorithms.wqmix import Wqmix
 from comarl.envs.matrix import GAMES
+from comarl.ops.exploration import Epsilon
 from comarl.ops.learner import Adam
 from comarl.types import Clock, Episode
 
@@ -26,7 +27,7 @@ GAME = GAMES["qtran"]
 PAYOFF = np.array(GAME.payoff[0])  # 8 at (A, A), else -12 where one chooses A, else 0
 JOINT_ACTIONS = jnp.array(list(itertools.product(range(3), repeat=2)), jnp.int32)
 ONCE_EACH: dict[str, Any] = dict(
-    hidden=16, mixer_width=8, hypernet=16, epsilon=(1.0, 1.0), optimiser=Adam(2e-3)
+    hidden=16, mixer_width=8, hypernet=16, epsilon=Epsilon(1.0, 1.0), optimiser=Adam(2e-3)
 )
 
 # VDN: the mean of the row plus that of the column less that of the table, which are -16/3 or -4,

@@ -15,6 +15,7 @@ from comarl.algorithms.race_matd3 import RaceMatd3
 from comarl.algorithms.si_moa import SiMoa
 from comarl.algorithms.vm3_ac import Vm3Ac
 from comarl.envs.probes import PROBES
+from comarl.evolution.population import HeadBreeding
 from comarl.nn.policies import choose, encode
 from comarl.nn.values import CriticInputs, each_critic
 from comarl.ops.learner import Adam
@@ -25,27 +26,32 @@ from tests.sessions import session
 
 GAMMA = 0.5
 FAST: dict[str, Any] = {
-    **{"hidden": (32, 32), "replay": Ring(4000, 64), "warmup_steps": 300, "updates_per_step": 4.0},
-    **{"gamma": GAMMA, "tau": 0.05, "target_noise": 0.05, "critic_optimiser": Adam(3e-3)},
+    "hidden": (32, 32),
+    "replay": Ring(4000, 64),
+    "pace": StepPace(300, 4.0),
+    "gamma": GAMMA,
+    "tau": 0.05,
+    "target_noise": 0.05,
+    "critic_optimiser": Adam(3e-3),
 }
 RACE: dict[str, Any] = {
-    **{"population": 3, "embedding": 8, "mine_width": 16, "mutated_fraction": 0.5, "beta": 0.01},
-    **{"encoder_optimiser": Adam(3e-3), "head_optimiser": Adam(3e-3)},
+    "breeding": HeadBreeding(3, mutated_fraction=0.5),
+    "embedding": 8,
+    "mine_width": 16,
+    "beta": 0.01,
+    "encoder_optimiser": Adam(3e-3),
+    "head_optimiser": Adam(3e-3),
 }
 MADDPG: dict[str, Any] = {
-    **{
-        name: FAST[name]
-        for name in ("hidden", "replay", "warmup_steps", "updates_per_step", "gamma", "tau")
-    },
-    **{"actor_optimiser": Adam(3e-3), "critic_optimiser": Adam(3e-3)},
+    **{name: FAST[name] for name in ("hidden", "replay", "pace", "gamma", "tau")},
+    "actor_optimiser": Adam(3e-3),
+    "critic_optimiser": Adam(3e-3),
 }
 VM3_AC: dict[str, Any] = {**MADDPG, "latent_size": 2}
 MA_AC = Vm3Ac(**{**VM3_AC, "latent_size": 0}, beta=0.0)
 ALGORITHMS = {
     "matd3": Matd3(**FAST, actor_optimiser=Adam(3e-3)),
-    "maddpg": Maddpg(
-        **MADDPG, pace=StepPace(warmup_steps=25600, updates_per_step=0.01, parallel_envs=1)
-    ),
+    "maddpg": Maddpg(**MADDPG),
     "race-matd3": RaceMatd3(**FAST, **RACE),
     "vm3-ac": Vm3Ac(**VM3_AC, beta=0.01),  # values are of the return and of beta times information
     "ma-ac": MA_AC,
@@ -100,9 +106,7 @@ def inner(algorithm, agent, obs):
 
 def policy(algorithm, agent, obs):
     if isinstance(algorithm, RaceMatd3):
-        return choose(
-            agent.head.value, encode(agent.encoders.value, obs), agent.team_critic.value.spec
-        )
+        return choose(agent.head.value, encode(agent.encoder.value, obs), agent.spec)
     if isinstance(algorithm, Vm3Ac):
         policies, seen = agent.policies.value, jnp.moveaxis(obs, 1, 0)
         return jnp.moveaxis(

@@ -25,7 +25,8 @@ COMMAND = (
         "--evaluate-every",
         "100",
     ),
-    *("--checkpoint-seconds", "0", "--algorithm.warmup-steps", "60", "--algorithm.population", "2"),
+    *("--checkpoint-seconds", "0", "--algorithm.pace.warmup-steps", "60"),
+    *("--algorithm.breeding.population", "2"),
     *("--algorithm.hidden", "8", "8", "--algorithm.embedding", "4", "--algorithm.mine-width", "8"),
     *(
         "--algorithm.replay.capacity",
@@ -133,7 +134,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(never_killed, environment, tmp_path)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    assert "the same command continues it" in output
+    assert "the same command resumes it" in output
     finish(tmp_path, environment)
     assert final_state(tmp_path) == final_state(never_killed)
 
