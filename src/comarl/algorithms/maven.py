@@ -43,7 +43,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from comarl.nn.mixers import Mixer, UtilityMixer
+from comarl.nn.mixers import Mixer, UtilityMixer, mix
 from comarl.nn.mlp import MLP, Linear
 from comarl.nn.recurrent import RecurrentEncoder, agent_inputs, input_size, unroll_episode
 from comarl.ops.exploration import Epsilon, epsilon_greedy, greedy, only_available, pick
@@ -290,9 +290,9 @@ class Maven:
         state = concat_latent(episode.timesteps.state, episode.memory.latent)
 
         # Q_tot of what was done, and V of what the live network likes best.
-        q = network.mixer(pick(utilities[:-1], episode.action), state[:-1])
+        q = mix(network.mixer, pick(utilities[:-1], episode.action), state[:-1])
         best_value = pick(target_utilities, greedy(utilities, available))
-        next_value = target.mixer(best_value[1:], state[1:])
+        next_value = mix(target.mixer, best_value[1:], state[1:])
 
         # The guess of z from the Boltzmann policies.
         policies = jax.nn.softmax(only_available(utilities, available))[:-1]

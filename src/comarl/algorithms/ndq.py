@@ -35,7 +35,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from comarl.nn.messages import MessageConditionedNet, Messages, Messenger, concat_messages, deliver
-from comarl.nn.mixers import Mixing, UtilityMixer, make_mixer
+from comarl.nn.mixers import Mixing, UtilityMixer, make_mixer, mix
 from comarl.nn.recurrent import Memory, agent_inputs, last_actions
 from comarl.ops.exploration import Epsilon, epsilon_greedy, greedy, pick
 from comarl.ops.learner import Optimiser, RmsProp, Tracked
@@ -216,12 +216,12 @@ class Ndq:
             # V of what the live network likes best, and y.
             utilities, messages = self.batch_utilities(network, x, online_keys)
             best_value = pick(target_utilities, greedy(utilities, timesteps.available))
-            next_value = target_network.mixer(best_value[:, 1:], timesteps.state[:, 1:])
+            next_value = mix(target_network.mixer, best_value[:, 1:], timesteps.state[:, 1:])
             y = episode_targets(batch, next_value, self.gamma, self.td_lambda)
 
             # L_TD: Eq. 12.
             chosen = pick(utilities[:, :-1], batch.action)
-            q = network.mixer(chosen, timesteps.state[:, :-1])
+            q = mix(network.mixer, chosen, timesteps.state[:, :-1])
             td_loss = masked_mean(jnp.square(q - y), batch.mask)
 
             # L_m: Eq. 9, 12.
@@ -273,4 +273,4 @@ class Ndq:
         timesteps = episode.timesteps
         x = agent_inputs(network.utilities.spec, timesteps.obs, last_actions(episode.action))
         utilities, _ = self.utilities(network, x[:-1], key)
-        return network.mixer(pick(utilities, episode.action), timesteps.state[:-1])
+        return mix(network.mixer, pick(utilities, episode.action), timesteps.state[:-1])

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from comarl.nn.mixers import Mixer, UtilityMixer
+from comarl.nn.mixers import Mixer, UtilityMixer, mix
 from comarl.nn.mlp import MLP
 from comarl.nn.recurrent import Memory, RecurrentNet
 from comarl.ops.exploration import Epsilon, epsilon_greedy, greedy, pick
@@ -221,7 +221,7 @@ class Wqmix:
 
         # Q_tot and Q* of what was done.
         central = unroll(network.unrestricted.utilities)
-        q_tot = network.mixer(pick(utilities[:, :-1], batch.action), state[:, :-1])
+        q_tot = mix(network.mixer, pick(utilities[:, :-1], batch.action), state[:, :-1])
         q_star = network.unrestricted.mix(pick(central[:, :-1], batch.action), state[:, :-1])
 
         # w: which errors of Q_tot matter.
@@ -250,7 +250,7 @@ class Wqmix:
         del key
         network = state.network.value
         utilities = pick(network.utilities.unroll(episode)[:-1], episode.action)
-        return network.mixer(utilities, episode.timesteps.state[:-1])
+        return mix(network.mixer, utilities, episode.timesteps.state[:-1])
 
     def unrestricted_values(
         self, state: State, episode: Episode, key: Key

@@ -11,14 +11,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from comarl.play.player import Player
-from comarl.runs.records import Records, write_about
+from comarl.runs.records import TEAM_LABELS, Records, write_about
 from comarl.training.settings import Run
 from comarl.training.train import seed_keys
 from comarl.types import Clock, Evolutionary, Keys
-
-TEAMS = ("marl_team", "best_team")
-"""what is evaluated: the team that MARL trains, and the one that did best in training, where there
-is a population"""
 
 
 def num_evaluated_teams(run: Run) -> int:
@@ -39,7 +35,7 @@ def evaluate(
     playing = np.broadcast_to(np.asarray(due)[:, None], teams.shape).copy()
     episodes = player(agent, clock, teams, playing, keys, "greedy")
     returns = np.asarray(episodes.returns())
-    names = TEAMS[: teams.shape[1] // run.evaluation_episodes]
+    names = [*TEAM_LABELS][: teams.shape[1] // run.evaluation_episodes]
     scores = {
         "": returns,
         **{f"_{name}": np.asarray(values) for name, values in episodes.metrics.items()},
