@@ -1,6 +1,6 @@
 # `make` lists what can be made. Needed beforehand: Python 3.11 or newer, git, make.
 
-.PHONY: help demo test check format learn bench bench-gpu results constraints clean
+.PHONY: help demo test check format learn fuzz bench bench-gpu results constraints clean
 
 DEMO = train race-matd3 mamujoco/Hopper-3x1 --minutes 3 --evaluate-every 1000
 TORCH = torch==2.13.0
@@ -20,6 +20,7 @@ help:
 	@echo "make check         formatting, lint, types, tests: what must pass before a change lands"
 	@echo "make format        put the code into the format that check wants"
 	@echo "make learn         run the slow tests, which learn for minutes"
+	@echo "make fuzz          feed every border far more damaged and senseless input than make test does"
 	@echo "make bench         measure steps and updates per second on this machine (JAXMARL=checkout compares with it)"
 	@echo "make bench-gpu     measure many seeds and many copies on one GPU, with the python3 that has JAX for it"
 	@echo "make results       run every results/*/command.sh again; this takes hours"
@@ -30,17 +31,20 @@ demo: .venv/.installed
 	$(BIN)/comarl $(DEMO)
 
 test: .venv/.installed-dev
-	$(TESTS) -m "not slow" $(ARGS)
+	$(TESTS) -m "not slow and not fuzz" $(ARGS)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(TESTS) -m "not slow" --durations 15 $(ARGS)
+	$(TESTS) -m "not slow and not fuzz" --durations 15 $(ARGS)
 
 format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+fuzz: .venv/.installed-dev
+	$(TESTS) -m fuzz --durations 0 $(ARGS)
 
 learn: .venv/.installed-dev
 	$(TESTS) -m slow --durations 0 $(ARGS)
