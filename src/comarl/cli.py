@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import operator
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -104,6 +105,9 @@ def main(arguments: Arguments | None = None) -> int:
     """Runs one command; returns the exit status: 0 done, 1 failed, 2 misused."""
     arguments = sys.argv[1:] if arguments is None else arguments
     keep_freed_memory(seeds_in(arguments))
+    if not {"", os.getcwd()} & set(sys.path):
+        # The installed script, unlike `python -m`, does not look for modules where the user is.
+        sys.path.append(os.getcwd())
     commands: dict[str, Callable[[Arguments, Console], int]] = {
         "train": train,
         "evaluate": evaluate,
@@ -185,6 +189,10 @@ def train(arguments: Arguments, console: Console) -> int:
             tyro.conf.AvoidSubcommands,
         ),  # a field of several kinds, such as an optimiser, keeps its kind
     )
+    if isinstance(settings.task, SuitsActions):  # --task options are merged with what suits
+        settings = dataclasses.replace(
+            settings, task=settings.task.suited_to(settings.algorithm.actions)
+        )
     check_pair(algorithm_name, settings.algorithm, task_name, settings.task)
     report_tuned(changes, settings.algorithm, console)
     return run_training(settings, algorithm_name, task_name, console)

@@ -9,6 +9,8 @@ import numpy as np
 
 from comarl.workers.serve import WorkerTimestep
 
+WRONG = ("nan obs", "inf reward", "short state")
+
 
 class Drift:
     """Two agents whom chance moves about; an episode ends at a time of its own, and is cut there if
@@ -36,20 +38,35 @@ class Drift:
             self.fail()
         self.place += action + self.random.normal(size=(2, 2))
         over = self.time >= self.length
+        if self.time == self.faulty_step and self.fault in WRONG:
+            return self.answer_wrongly()
         return self.observe(), float(self.place.sum()), over and not self.cut, over and self.cut
 
     def fail(self):
-        if self.fault != "always":
+        if self.folder:
             try:
                 (Path(self.folder) / "happened").touch(exist_ok=False)
             except FileExistsError:
                 return
         match self.fault:
-            case "killed" | "chance":
+            case "killed" | "chance" | "always killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "exits":
                 os._exit(3)
             case "hangs":
                 time.sleep(1000)
-            case "raises" | "always":
-                raise ArithmeticError("the walls are gone")
+            case "raises":
+                raise ArithmeticError("the walls\nare gone")
+            case "prints":
+                print(*(f"[red]line {i}" for i in range(100)), sep="\n")
+
+    def answer_wrongly(self):
+        """What no task may answer."""
+        seen = self.observe()
+        match self.fault:
+            case "nan obs":
+                seen.obs[1, 0] = np.nan
+                return seen, 0.0, False, False
+            case "inf reward":
+                return seen, np.inf, False, False
+        return seen._replace(state=np.ones(1, np.float32)), 0.0, False, False

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -31,6 +32,7 @@ from comarl.training.events import Note, Progress
 from comarl.training.run import Options, Session
 from comarl.training.settings import Run
 from comarl.types import EnvSpec, HostEnvironment, TaskDied
+from comarl.workers.output import LINES
 from comarl.workers.pool import TRIES, Pool, Workers
 from tests.envs.frail import Drift
 from tests.sessions import raw
@@ -106,7 +108,6 @@ def test_the_number_of_workers_changes_nothing(count, undisturbed):
     [
         ("killed", "was killed by SIGKILL in step 3 of the episode"),
         ("exits", "ended with exit status 3 in step 3"),
-        ("raises", "raised ArithmeticError: the walls are gone in step 3"),
         ("hangs", "gave no answer for 1 s in step 3"),
     ],
 )
@@ -134,22 +135,67 @@ def test_a_worker_that_died_between_two_episodes_is_replaced_and_plays_only_the_
     assert len(told) == 1 and "killed by SIGKILL in a reset" in told[0]
 
 
-def test_what_fails_again_and_again_ends_the_run_with_its_traceback():
-    pool, told = pool_of(functools.partial(Drift, "always"), copies=2, count=1), []
+def test_what_dies_again_and_again_ends_the_run():
+    pool, told = pool_of(functools.partial(Drift, "always killed"), copies=2, count=1), []
     pool.on_restart = told.append
     pool.reset(SEEDS[:2], PLAYING[:2])
     with pytest.raises(
-        TaskDied, match=rf"^worker 1 of 1 of drift raised ArithmeticError.* {TRIES} times"
-    ) as error:
+        TaskDied, match=rf"^worker 1 of 1 of drift was killed by SIGKILL .* {TRIES} times"
+    ):
         for _ in range(3):
             pool.step(np.zeros((2, 2, 2), np.float32))
     pool.close()
-    assert "frail.py" in str(error.value) and len(told) == TRIES - 1
+    assert len(told) == TRIES - 1
+
+
+def test_an_error_of_the_task_ends_the_run_at_once_with_its_place():
+    pool, told = pool_of(functools.partial(Drift, "raises"), copies=2, count=1), []
+    pool.on_restart = told.append
+    pool.reset(SEEDS[:2], PLAYING[:2])
+    with pytest.raises(TaskDied) as error:
+        for _ in range(3):
+            pool.step(np.zeros((2, 2, 2), np.float32))
+    pool.close()
+    assert re.fullmatch(
+        r"worker 1 of 1 of drift, in step 3 of the episode, raised ArithmeticError: the walls\n"
+        r"are gone \(.*frail.py, line \d+\)",
+        str(error.value),
+    )
+    assert not told, "an error would come again, so no worker is started in vain"
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("nan obs", "copy 0, step 3 of the episode: obs[1, 0] is nan; it must be finite"),
+        ("inf reward", "copy 0, step 3 of the episode: the reward is inf; it must be finite"),
+        ("short state", "copy 0, step 3 of the episode: state has shape [1]; it must have [4]"),
+    ],
+)
+def test_an_answer_that_is_no_number_or_of_another_shape_is_named(fault, words):
+    pool = pool_of(functools.partial(Drift, fault), copies=2, count=1)
+    pool.reset(SEEDS[:2], PLAYING[:2])
+    with pytest.raises(TaskDied, match=re.escape(words)):
+        for _ in range(3):
+            pool.step(np.zeros((2, 2, 2), np.float32))
+    pool.close()
+
+
+def test_what_a_task_prints_is_marked_and_bounded():
+    pool, told = pool_of(functools.partial(Drift, "prints"), copies=2, count=1), []
+    pool.on_print = told.append
+    pool.reset(SEEDS[:2], PLAYING[:2])
+    for _ in range(3):
+        pool.step(np.zeros((2, 2, 2), np.float32))
+    pool.close()
+    mark = "worker 1 of 1 of drift prints"
+    assert told[0] == f"{mark}: [red]line 0" and told[LINES - 1] == f"{mark}: [red]line {LINES - 1}"
+    assert told[LINES:] == [f"{mark} {2 * 100 - LINES} more lines, left out."]
 
 
 def test_a_team_that_cannot_be_made_in_a_worker_is_told_at_once():
     with pytest.raises(
-        TaskDied, match=r"worker 1 of 1 of drift raised TypeError: .*'nothing' at its start"
+        TaskDied, match=r"worker 1 of 1 of drift, at its start, raised TypeError: .*'nothing'"
     ):
         pool_of(functools.partial(Drift, **{"nothing": 1}), copies=1)
     assert not workers_of(psutil.Process())
@@ -158,7 +204,7 @@ def test_a_team_that_cannot_be_made_in_a_worker_is_told_at_once():
 def test_a_task_that_depends_on_more_than_its_seed_is_told_so(tmp_path):
     _, told = play(pool_of(functools.partial(Drift, "chance", str(tmp_path)), copies=2, count=1))
     (line,) = told  # one for each worker that was replaced: they are counted
-    assert "replaces it" in line and "came out differently" in line and "comarl.envs.check" in line
+    assert "replaces it" in line and "came out differently" in line and "`comarl check`" in line
 
 
 def test_an_action_that_is_no_number_ends_the_run():

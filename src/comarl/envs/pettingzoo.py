@@ -12,10 +12,12 @@ NeurIPS 2021), in worker processes.
    whole numbers one-hot. Pictures are refused. Agents of unequal size are padded.
 4. The state is the environment's own, `state()`, where it has one that is no picture; else all
    observations.
-5. An agent that is gone before the others sees zeros, can only choose action 0, and does nothing.
-   Its last observation is seen once.
-6. The episode is over when all agents are. It was truncated if any of those that ended last was
-   truncated rather than terminated; else it terminated.
+5. Agents may come, go and return, as long as `possible_agents` names them. One that is not in
+   `agents` sees zeros, can only choose action 0, and does nothing. Its last observation is seen
+   once. What is paid for it all the same counts.
+6. The episode is over when `agents` is empty. It was truncated if any of those that acted last was
+   truncated rather than terminated, and then values follow its last observations; else it
+   terminated. What ended one agent before the others does not matter to the team.
 7. Time runs out at `horizon`, by default the environment's own `max_cycles`, and that is a
    truncation. Some environments call it a termination, so where `max_cycles` is an argument they
    get one step more than `horizon`.
@@ -56,6 +58,8 @@ class PettingZoo:
     """what critics see: the environment's own state if it has one, or all observations"""
     horizon: int | None = None
     """steps after which an episode is truncated; by default the environment's own max_cycles"""
+    strict: bool = field(default=False, compare=False)
+    """refuse observations outside their spaces, too, as `comarl check` does"""
     workers: Workers = field(default=Workers(), compare=False)
     """the processes that step the copies"""
 
@@ -81,7 +85,9 @@ class PettingZoo:
     def _made(self) -> tuple[EnvSpec, Callable[[], ParallelTeam]]:
         """The sizes, read from one environment that is never played, and what makes others in a
         worker."""
-        make = functools.partial(ParallelTeam, self.module, reward=self.reward, state=self.state)
+        make = functools.partial(
+            ParallelTeam, self.module, reward=self.reward, state=self.state, strict=self.strict
+        )
         team = make(self.arguments)
         horizon = self.horizon or team.limit
         if horizon is None:

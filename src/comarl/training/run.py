@@ -170,7 +170,8 @@ class Session:
         """
         run, minutes = self.run, self.options.minutes
         state = self.resume() or self.begin()
-        make = functools.partial(make_player, run.algorithm, run.task, run.seeds)
+        on_print = lambda line: self.tell(Note(line))
+        make = functools.partial(make_player, run.algorithm, run.task, run.seeds, on_print=on_print)
         player, close_player = make(run.num_copies, self.restarted, self.placement)
         evaluator, close_evaluator = make(num_evaluated_teams(run), self.restarted, self.placement)
         deadline = None if minutes is None else self.log.began + 60 * minutes

@@ -1,10 +1,11 @@
 """Copies of a task in worker processes, side by side, and what happens when one of them dies.
 
-A worker that is killed, that raises, or that gives no answer in time is named in a line and
-replaced by a new one. That one plays its episodes again from their seeds, action by action, and
+A worker that is killed or that gives no answer in time is named in a line and replaced by a new
+one. That one plays its episodes again from their seeds, action by action, and
 continues. Where an episode follows from its seed and its actions, as it must, nothing else changes:
 a run is the same, bit for bit, whatever the number of workers, and however often they die. What
-dies in the same place again and again ends the run.
+dies in the same place again and again ends the run. What raises an error, or answers what no task
+may, would do so again, and ends the run at once.
 
 Workers are programs of their own, started anew rather than forked, so JAX's threads are nobody's
 concern. They end when the pool is closed and also, by themselves, when the process that started
@@ -28,6 +29,7 @@ from jaxtyping import Bool, Int
 from comarl.machine.hardware import usable_cores
 from comarl.types import EnvSpec, HostTimestep, TaskDied
 from comarl.validation import check_range
+from comarl.workers.output import Output
 from comarl.workers.serve import Team, WorkerTimestep
 
 TRIES = 4
@@ -38,6 +40,7 @@ START_TIMEOUT = 60.0
 """seconds that a worker has at least to load a task"""
 
 RestartCallback = Callable[[str], None]
+PrintCallback = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Pool:
 
     `make` makes one copy in a worker, so it must be something that pickles: a function or a class
     of a module, or a `functools.partial` of one. `on_restart` is called with a line whenever a
-    worker was replaced.
+    worker was replaced, `on_print` with each line that the task prints.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Pool:
     ):
         self.spec, self.num_copies = spec, num_copies
         self.on_restart: RestartCallback = log_to_stderr
+        self.on_print: PrintCallback = log_to_stderr
         self._name = name
         count = min(workers.count or usable_cores(), num_copies)
         shares = np.array_split(np.arange(num_copies), count)
@@ -116,7 +120,7 @@ class Pool:
         """`(timestep, team rewards, terminated, truncated)` after an action `[copies agents ...]`.
 
         Raises:
-            TaskDied: if a worker fails again and again in this step, or an action is not finite.
+            TaskDied: if a worker fails in this step, or an action or an answer is not finite.
         """
         self._elapsed += 1
         if not np.isfinite(action[self._playing]).all():
@@ -127,6 +131,8 @@ class Pool:
         terminated, truncated = np.zeros((2, self.num_copies), bool)
         for copy, (timestep, *outcome) in self._ask("step", action):
             self._record(copy, timestep)
+            if not np.isfinite(outcome[0]):
+                raise TaskDied(f"{self._at(copy)}: the reward is {outcome[0]}; it must be finite")
             reward[copy], terminated[copy], truncated[copy] = outcome
         if self._elapsed >= self.spec.horizon:
             truncated |= self._playing & ~terminated
@@ -139,6 +145,7 @@ class Pool:
             worker.part()
         for worker in self._workers:
             worker.end(patience=1.0)
+            self._pass_on(worker, last=True)
 
     def _ask(self, method: str, arguments: Any) -> Iterator[tuple[int, Any]]:
         """Has every copy that plays do something; `(copy, answer)` of each. Workers do it at the
@@ -153,9 +160,27 @@ class Pool:
                 asked.append((worker, mine))
         for worker, mine in asked:
             yield from zip([worker.copies[i] for i in mine], worker.answer(), strict=True)
+            self._pass_on(worker)
+
+    def _pass_on(self, worker: "Worker", last: bool = False) -> None:
+        """Tells what a worker printed."""
+        for line in worker.output.take(last):
+            self.on_print(line)
+
+    def _at(self, copy: int) -> str:
+        return f"{self._name}, copy {copy}, step {self._elapsed} of the episode"
 
     def _record(self, copy: int, timestep: WorkerTimestep) -> None:
-        self._obs[copy], self._state[copy], available = timestep
+        obs, state, available = timestep
+        for name, array, kept in (("obs", obs, self._obs), ("state", state, self._state)):
+            if array.shape != kept[copy].shape:
+                shapes = f"shape {list(array.shape)}; it must have {list(kept[copy].shape)}"
+                raise TaskDied(f"{self._at(copy)}: {name} has {shapes}")
+            if not np.isfinite(array).all():
+                entry = np.argwhere(~np.isfinite(array))[0].tolist()
+                value = array[tuple(entry)]
+                raise TaskDied(f"{self._at(copy)}: {name}{entry} is {value}; it must be finite")
+            kept[copy] = array
         if self._available is not None:
             self._available[copy] = available
 
@@ -169,12 +194,7 @@ class Pool:
 
 
 class WorkerFailed(Exception):
-    """A worker that gave no answer: the message says what it did instead; `details` may say
-    more."""
-
-    def __init__(self, what: str, details: str = ""):
-        super().__init__(what)
-        self.details = details
+    """A worker that gave no answer: the message says what it did instead."""
 
 
 class Worker:
@@ -203,8 +223,9 @@ class Worker:
         self._send(self._history[-1])
 
     def answer(self) -> Any:
-        """What came of it, from this process or one that replaces it. Raises TaskDied if that
-        fails, too."""
+        """What came of it, from this process or one that replaces it.
+
+        Raises TaskDied if that fails, too, and at once for an error of the task."""
         failure = None
         for _ in range(TRIES):
             try:
@@ -213,8 +234,7 @@ class Worker:
             except WorkerFailed as error:
                 failure = error
         assert failure is not None
-        story = f"{self.name} {failure} {self._where()}, {TRIES} times in a row."
-        raise TaskDied(f"{story}\n{failure.details}".strip())
+        raise TaskDied(f"{self.name} {failure} {self._where()}, {TRIES} times in a row.")
 
     def part(self) -> None:
         """Lets the process end when it has done what it does."""
@@ -242,11 +262,16 @@ class Worker:
             [sys.executable, "-c", code],
             # Never written to: its end tells the worker that this process is gone
             stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             pass_fds=[descriptor],
+            # The workers are the threads; what the task prints comes at once
             start_new_session=True,  # Ctrl-C is for this process, which then closes the pool
-            env={**os.environ, "OMP_NUM_THREADS": "1"},  # the workers are the threads
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
         )
         theirs.close()
+        assert self._process.stdout is not None, "it is a pipe"
+        self.output = Output(self.name, self._process.stdout)
 
     def _send(self, message: bytes) -> None:
         with suppress(OSError):
@@ -263,7 +288,7 @@ class Worker:
         except (EOFError, OSError):
             raise WorkerFailed(self._exit_reason()) from None
         if failure:
-            raise WorkerFailed(f"raised {failure.strip().splitlines()[-1]}", failure)
+            raise TaskDied(f"{self.name}, {self._where()}, {failure}")
         return answer
 
     def _replace(self, failure: WorkerFailed) -> Any:
@@ -287,7 +312,7 @@ class Worker:
                 line += (
                     " What was played again came out differently, so one step joins two "
                     "episodes: the task depends on more than its seed; "
-                    "`python -m comarl.envs.check` finds out."
+                    "`comarl check` finds out."
                 )
         finally:
             self._on_restart(line)  # once for each, because they are counted

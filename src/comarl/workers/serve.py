@@ -4,11 +4,12 @@ never outlive it."""
 import os
 import pickle
 import threading
-import traceback
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+from comarl.workers.answers import BrokenAnswer, described
 
 
 class WorkerTimestep(NamedTuple):
@@ -39,8 +40,8 @@ def serve(descriptor: int) -> None:
     """Answers what comes over the connection of this file descriptor until its other end is gone.
 
     A message is a pickled `(method, asked)`: first `("make", (function, number of copies))`, then
-    `("reset", {copy: seed})` or `("step", {copy: action})`. The answer is `(results, traceback)`,
-    of which one is None.
+    `("reset", {copy: seed})` or `("step", {copy: action})`. The answer is `(results, failure)`,
+    of which one is None; a failure is a sentence.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection, teams = Connection(descriptor), []
@@ -59,8 +60,10 @@ def serve(descriptor: int) -> None:
                 answer = [
                     getattr(teams[copy], method)(argument) for copy, argument in asked.items()
                 ]
-        except Exception:
-            failure = traceback.format_exc()
+        except BrokenAnswer as error:
+            failure = f"reports: {error}"
+        except Exception as error:
+            failure = f"raised {described(error)}"
         _send(connection, (answer, failure))
 
 

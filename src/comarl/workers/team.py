@@ -8,23 +8,27 @@ own spaces.
 import importlib
 import pkgutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 
 from comarl.validation import unknown
+from comarl.workers import answers
 from comarl.workers.serve import WorkerTimestep
 
 REMEDY = 'pip install "comarl[pettingzoo]"'
 MASK = "action_mask"  # PettingZoo's name for legal actions, in an observation or in an info
+STEP_PARTS = ("observations", "rewards", "terminations", "truncations", "infos")
 
 
 class ParallelTeam:
     """A team in the environment that `parallel_env` of a module makes.
 
-    Raises ValueError or ImportError, with what would be right, for what is no such environment.
+    `strict` refuses observations outside their spaces, too. Raises ValueError or ImportError, with
+    what would be right, for what is no such environment; BrokenAnswer, a ValueError, for the first
+    answer that PettingZoo does not allow.
     """
 
     def __init__(
@@ -33,21 +37,26 @@ class ParallelTeam:
         kwargs: Mapping[str, Any],
         reward: Literal["mean", "sum"] = "mean",
         state: Literal["environment", "observations"] = "environment",
+        strict: bool = False,
     ):
         with warnings.catch_warnings(action="ignore"):  # of PettingZoo, on its own old and new ways
-            self.env = make_env(module, kwargs)
-            agents = getattr(self.env, "possible_agents", None)
-            if not agents:
-                raise ValueError(
-                    f"module={module!r} has no possible_agents; a team needs a fixed list of its "
-                    "agents"
-                )
-            self.agents = list(agents)
+            self.env, self._module, self._strict = make_env(module, kwargs), module, strict
+            self.agents = possible_agents(module, self.env)
+            self._spaces = [
+                self._call("observation_space", "a space", self.env.observation_space, agent)
+                for agent in self.agents
+            ]
             self._encoders = [
-                encoder(module, agent, self.env.observation_space(agent)) for agent in self.agents
+                encoder(module, agent, space)
+                for agent, space in zip(self.agents, self._spaces, strict=True)
             ]
             self._controls = [
-                control(module, agent, self.env.action_space(agent)) for agent in self.agents
+                control(
+                    module,
+                    agent,
+                    self._call("action_space", "a space", self.env.action_space, agent),
+                )
+                for agent in self.agents
             ]
             kinds = {discrete for _, _, discrete in self._controls}
             if len(kinds) > 1:
@@ -60,33 +69,41 @@ class ParallelTeam:
             self.action_sizes = tuple(size for size, _, _ in self._controls)
             self.legal = np.arange(max(self.action_sizes)) < np.array(self.action_sizes)[:, None]
             self._share = 1.0 / len(self.agents) if reward == "mean" else 1.0
-            self._state: np.ndarray | None = None
-            observations, infos = self.env.reset(seed=0)
-            if state == "environment":
-                self._state = self._own_state()
-            self.own_state = self._state is not None
-            self.state_size = self._observe(observations, infos, {}).state.size
+            self.own_state = False
+            self.state_size = sum(self.obs_sizes)
+            self._state = np.zeros(self.state_size, np.float32)
+            self.reset(seed=0)
+            if state == "environment" and (own := self._first_state()) is not None:
+                self.own_state, self.state_size, self._state = True, own.size, own
 
     @property
     def limit(self) -> int | None:
         """The environment's own time limit, as far as it says."""
-        inner = self.env.unwrapped
+        inner = getattr(self.env, "unwrapped", self.env)
         found = [
             getattr(holder, "max_cycles", None) for holder in (inner, getattr(inner, "env", None))
         ]
-        return next((limit for limit in found if isinstance(limit, int)), None)
+        return next((limit for limit in found if type(limit) is int and limit > 0), None)
 
     def reset(self, seed: int) -> WorkerTimestep:
         """Starts an episode."""
-        observations, infos = self.env.reset(seed=seed)
-        return self._observe(observations, infos, {})
+        answer = self._call("reset", answers.RESET, self.env.reset, seed=seed)
+        where = self._where("reset")
+        observations, infos = answers.split(where, answers.RESET, answer, ("observations", "infos"))
+        self._living = self._agents_now("reset")
+        if not self._living:
+            raise answers.BrokenAnswer(
+                f"{where} left agents empty; PettingZoo wants those there that act first"
+            )
+        return self._observe("reset", observations, infos, set(self._living), set(self._living))
 
     def step(self, action: np.ndarray) -> tuple[WorkerTimestep, float, bool, bool]:
         """`(timestep, team reward, terminated, truncated)` after an action `[agents ...]`.
 
-        The end counts as truncated if one of those that ended last was truncated.
+        The episode is over when no agent is left. That counts as truncated if one of those that
+        ended last was truncated.
         """
-        acting = set(self.env.agents)
+        acting = self._living
         chosen = {
             agent: convert(action[i])
             for i, (agent, (_, convert, _)) in enumerate(
@@ -94,64 +111,164 @@ class ParallelTeam:
             )
             if agent in acting
         }
-        observations, rewards, terminations, truncations, infos = self.env.step(chosen)
-        reward = self._share * sum(float(rewards.get(agent, 0.0)) for agent in self.agents)
-        ended = lambda agent: terminations.get(agent, False) or truncations.get(agent, False)
-        over = not self.env.agents or all(map(ended, chosen))
-        ran_out = lambda agent: truncations.get(agent, False) and not terminations.get(agent, False)
-        truncated = over and any(map(ran_out, chosen))
-        timestep = self._observe(observations, infos, terminations)
-        return timestep, reward, over and not truncated, truncated
+        answer = self._call("step", answers.STEP, self.env.step, chosen)
+        where = self._where("step")
+        parts = answers.split(where, answers.STEP, answer, STEP_PARTS)
+        for name, part in zip(STEP_PARTS[:-1], parts, strict=False):
+            answers.check_names(where, name, part, self.agents)
+        observations, rewards, terminations, truncations, infos = parts
+        for agent in acting:
+            answers.of_agent(where, "rewards", rewards, agent)
+        paid = [
+            answers.number(where, f"a reward of agent {agent!r},", rewards[agent])
+            for agent in self.agents
+            if agent in rewards
+        ]
+        flagged = lambda name, part: {
+            agent
+            for agent in acting
+            if answers.flag(
+                where, f"{name} of agent {agent!r},", answers.of_agent(where, name, part, agent)
+            )
+        }
+        terminated = flagged("terminations", terminations)
+        truncated = flagged("truncations", truncations) - terminated
+        self._living = self._agents_now("step")
+        for agent in self._living:
+            if agent in terminated | truncated:
+                raise answers.BrokenAnswer(
+                    f"{where} ended agent {agent!r} and left it in agents; PettingZoo wants agents "
+                    "that ended to leave them"
+                )
+        over = not self._living
+        choosing = truncated if over else set(self._living)
+        timestep = self._observe(
+            "step", observations, infos, {*acting, *self._living}, choosing, choosing
+        )
+        ran_out = over and bool(truncated)
+        return timestep, self._share * sum(paid), over and not ran_out, ran_out
+
+    def _where(self, method: str) -> str:
+        return f"module={self._module!r}: {method}"
+
+    def _call(self, method: str, wants: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        return answers.called(self._where(method), wants, function, *args, **kwargs)
+
+    def _agents_now(self, method: str) -> list[Any]:
+        """Those that act next, as the environment says after one of its methods."""
+        where = self._where(method)
+        wants = "agents, a list of those that act next"
+        found = self._call("agents", wants, lambda: list(self.env.agents))
+        answers.check_names(where, "agents", found, self.agents)
+        return found
 
     def _observe(
-        self, observations: Mapping, infos: Mapping, terminations: Mapping
+        self,
+        method: str,
+        observations: Mapping,
+        infos: Mapping,
+        seeing: Set,
+        choosing: Set,
+        needed: Set | None = None,
     ) -> WorkerTimestep:
-        """What the environment gave each agent, as arrays; agents that are gone see zeros."""
+        """What the environment gave each agent, as arrays.
+
+        Agents that neither acted nor act next see zeros, and only those `choosing` can do more than
+        action 0, which does nothing.
+        """
+        where = self._where(method)
+        answers.check_names(where, "observations", observations, self.agents)
         obs = np.zeros((len(self.agents), max(self.obs_sizes)), np.float32)
         available = self.legal.copy() if self.discrete else None
-        for i, (agent, (size, encode)) in enumerate(zip(self.agents, self._encoders, strict=True)):
-            if agent in observations:
-                obs[i, :size] = encode(observations[agent])
+        for i, agent in enumerate(self.agents):
+            if agent in (choosing if needed is None else needed):
+                answers.of_agent(where, "observations", observations, agent)
+            if agent in seeing and agent in observations:
+                obs[i, : self.obs_sizes[i]] = self._encode(where, i, observations[agent])
             if available is None:
                 continue
-            if agent not in observations or terminations.get(agent, False):
-                available[i] = np.arange(available.shape[1]) == 0
+            if agent in choosing:
+                available[i] &= self._mask(where, i, observations[agent], infos.get(agent))
             else:
-                available[i] &= self._mask(agent, observations[agent], infos.get(agent, {}))
-        if self._state is None:
+                available[i] = np.arange(available.shape[1]) == 0
+        if not self.own_state:
             rows = [row[:size] for row, size in zip(obs, self.obs_sizes, strict=True)]
             return WorkerTimestep(obs, np.concatenate(rows), available)
         try:
-            self._state = self._own_state()
-        except Exception:
+            said = self._call("state", "state() that returns an array", self.env.state)
+        except answers.BrokenAnswer:
             # Some environments have no state any more when all agents are gone. No value follows
-            # there, so any will do.
-            if self.env.agents:
+            # a termination, so any will do.
+            if self._living:
                 raise
-        assert self._state is not None, "an environment that has a state keeps having one"
+        else:
+            self._state = answers.vector(self._where("state"), "a state", said, self.state_size)
         return WorkerTimestep(obs, self._state, available)
 
-    def _mask(self, agent: Any, observation: Any, info: Mapping) -> np.ndarray:
+    def _encode(self, where: str, i: int, observation: Any) -> np.ndarray:
+        """One agent's observation as a vector of the size that its space says."""
+        name, (size, encode) = f"an observation of agent {self.agents[i]!r},", self._encoders[i]
+        answers.check_observation(where, name, self._spaces[i], observation)
+        if self._strict and not self._spaces[i].contains(observation):
+            raise answers.BrokenAnswer(
+                f"{where} returned {name} {answers.shown(observation)} outside its space "
+                f"{answers.shown(self._spaces[i])}"
+            )
+        encoded = answers.called(where, name, encode, observation)
+        return answers.vector(where, name, encoded, size)
+
+    def _mask(self, where: str, i: int, observation: Any, info: Any) -> np.ndarray:
+        agent, size = self.agents[i], self.action_sizes[i]
+        if info is not None and not isinstance(info, Mapping):
+            raise answers.BrokenAnswer(
+                f"{where} returned an info of agent {agent!r}, {answers.shown(info)}; PettingZoo "
+                "wants a dictionary"
+            )
         given = observation.get(MASK) if isinstance(observation, Mapping) else None
-        given = info.get(MASK) if given is None else given
+        given = (info or {}).get(MASK) if given is None else given
         mask = np.ones(self.legal.shape[1], bool)
-        if given is not None:
-            mask[: len(given)] = np.asarray(given, bool)
-            if not mask[: len(given)].any():
-                raise ValueError(
-                    f"{MASK} of agent {agent!r} allows no action; one at least must always be legal"
-                )
+        if given is None:
+            return mask
+        array = answers.called(where, f"an array as {MASK}", np.asarray, given)
+        if array.shape != (size,) or array.dtype.kind not in "biuf":
+            raise answers.BrokenAnswer(
+                f"{where} returned {MASK} of agent {agent!r}, {answers.shown(given)}; it must have "
+                f"one entry for each of its {size} actions"
+            )
+        mask[:size] = array.astype(bool)
+        if not mask[:size].any():
+            raise answers.BrokenAnswer(
+                f"{where}: {MASK} of agent {agent!r} allows no action; one at least must always be "
+                "legal"
+            )
         return mask
 
-    def _own_state(self) -> np.ndarray | None:
+    def _first_state(self) -> np.ndarray | None:
         """What the environment says of itself; None if it has nothing to say, or a picture."""
-        try:
-            state = np.asarray(self.env.state())
-        except (NotImplementedError, AttributeError):
-            if self._state is not None:
-                raise
+        if not callable(getattr(self.env, "state", None)):
             return None
-        return None if is_picture(state) else state.astype(np.float32).reshape(-1)
+        try:
+            said = self._call("state", "state() that returns an array", self.env.state)
+        except answers.BrokenAnswer as error:
+            if isinstance(error.__cause__, NotImplementedError | AttributeError):
+                return None
+            raise
+        if is_picture(said):
+            return None
+        return answers.vector(self._where("state"), "a state", said)
+
+
+def possible_agents(module: str, env: Any) -> list[Any]:
+    """The agents that there can ever be."""
+    found = getattr(env, "possible_agents", None)
+    if not isinstance(found, list | tuple) or not found:
+        raise ValueError(
+            f"module={module!r} has no possible_agents; a team needs a fixed list of its agents"
+        )
+    agents = list(found)
+    if len(set(map(repr, agents))) < len(agents):
+        raise ValueError(f"module={module!r} names an agent twice in possible_agents {agents}")
+    return agents
 
 
 def make_env(module: str, kwargs: Mapping[str, Any]) -> Any:
@@ -174,7 +291,7 @@ def make_env(module: str, kwargs: Mapping[str, Any]) -> Any:
     except Exception as error:
         given = " ".join(f"{name}={value!r}" for name, value in kwargs.items()) or "nothing"
         raise ValueError(
-            f"kwargs {given}: parallel_env of {module} answers {type(error).__name__}: {error}"
+            f"kwargs {given}: parallel_env of {module} answers {answers.described(error)}"
         ) from error
 
 
@@ -244,7 +361,7 @@ def encoder(module: str, agent: Any, space: Any) -> tuple[int, Callable[[Any], n
             "has an argument for that, or write a module whose parallel_env encodes them into a "
             "Box of one axis"
         )
-    if not space.is_np_flattenable:
+    if not isinstance(space, spaces.Space) or not space.is_np_flattenable:
         raise ValueError(
             f"{found}is {space}, which has no fixed length; it must be one that gymnasium can "
             "flatten"
