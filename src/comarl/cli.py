@@ -1,7 +1,9 @@
 """The command line: `comarl train | evaluate | report | list | doctor`."""
 
 import argparse
+import contextlib
 import dataclasses
+import errno
 import operator
 import os
 import sys
@@ -16,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from comarl.machine.allocator import keep_freed_memory
+from comarl.machine.interrupt import StoppedAtOnce
 
 USAGE = """\
 usage: comarl COMMAND ...
@@ -62,6 +65,11 @@ class TrainSettings(Generic[AlgorithmT, TaskT]):
     """where the run is kept; by default runs/ and a name made of its settings"""
     checkpoint_seconds: float = 120.0
     """minimum number of seconds between checkpoints"""
+    overwrite: bool = False
+    """start anew in a folder that holds something but no checkpoint; a run's files there are
+    deleted"""
+    continue_with_other_code: bool = False
+    """resume although code or versions of packages have changed since the checkpoint"""
     vmapped_seeds: bool | None = None
     """put all seeds on one device, as an array axis (vmap) or one after another; this changes the
     speed and the rounding. By default an accelerator vmaps them, and a CPU has a device for each
@@ -115,6 +123,8 @@ def main(arguments: Arguments | None = None) -> int:
         "list": list_all,
         "doctor": doctor,
     }
+    if sys.stdout is None:  # closed by the caller: what is shown goes nowhere
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     console = Console()
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -124,10 +134,18 @@ def main(arguments: Arguments | None = None) -> int:
             from comarl.validation import unknown
 
             raise unknown("command", arguments[0], commands, "`comarl --help` shows all.")
-        return commands[arguments[0]](arguments[1:], console)
+        status = commands[arguments[0]](arguments[1:], console)
+        sys.stdout.flush()  # here, where an output that was closed is answered
+        return status
+    except StoppedAtOnce as stop:
+        print(f"comarl: stopped at once by {stop}.", file=sys.stderr)
+        return stop.exit_status
     except KeyboardInterrupt:
-        print("Interrupted. The same command resumes from the last checkpoint.", file=sys.stderr)
+        print("comarl: interrupted.", file=sys.stderr)
         return 130
+    except OSError as error:
+        print(f"comarl: {sentence(error)}", file=sys.stderr)
+        return 1
     except Exception as error:
         if not is_user_error(error):
             raise
@@ -143,6 +161,30 @@ def seeds_in(arguments: Arguments) -> int:
     given = parser.parse_known_args(arguments)[0].seeds
     # What is no number is refused later, with the other options
     return max(1, int(given)) if given.isdigit() else 1
+
+
+def sentence(error: OSError) -> str:
+    """What the operating system refused, and the remedy, on one line."""
+    if isinstance(error, BrokenPipeError):
+        # Else Python tries to write the rest when it ends, and fails again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return "whoever read the output has closed it."
+    if error.errno is None:
+        return str(error)
+    remedies = {
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "free some space, or name another folder",
+        (errno.EACCES, errno.EPERM, errno.EROFS): "name a folder that may be written",
+        (
+            errno.ENOTDIR,
+            errno.EEXIST,
+            errno.EISDIR,
+        ): "a folder and a file are confused; name another",
+        (errno.ENOENT,): "check the name",
+    }
+    remedy = next((text for codes, text in remedies.items() if error.errno in codes), None)
+    where = f"{error.filename}: " if error.filename else ""
+    hint = f": {remedy}" if remedy else ""
+    return f"{where}{error.strerror}{hint}. What was saved before stays; the same command resumes."
 
 
 def is_user_error(error: Exception) -> bool:
@@ -257,10 +299,15 @@ def run_training(
     if settings.dry_run:
         console.print(check_memory(run), highlight=False)
         return 0
-    options = Options(settings.minutes, settings.checkpoint_seconds, settings.vmapped_seeds)
-    state = Session.open(run, config, folder, options, Display(console)).train()
+    options = Options(**{f.name: vars(settings)[f.name] for f in dataclasses.fields(Options)})
+    session = Session.open(run, config, folder, options, Display(console))
+    try:
+        state = session.train()
+    except KeyboardInterrupt:
+        console.print(session.checkpoints.kept(), highlight=False, soft_wrap=True)
+        raise
     summarise(run, state, folder, console)
-    return 0
+    return session.log.stop.exit_status
 
 
 def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
@@ -314,7 +361,9 @@ def evaluate(arguments: Arguments, console: Console) -> int:
         if arguments and arguments[0] in ("-h", "--help"):
             return 0
         raise UsageError("evaluate needs the folder of a run, before any option")
+    from comarl.envs.matrix import MatrixGame
     from comarl.runs.identity import identity
+    from comarl.runs.lock import FolderInUse, locked
     from comarl.training.evaluate import record_once
     from comarl.training.load import load_settings, load_state
     from comarl.training.payoff import write as write_payoff
@@ -345,14 +394,15 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     state = load_state(folder, run, config)
     scores = evaluate_once(run, state)
     as_trained = (run.algorithm, run.task) == (trained.algorithm, trained.task)
-    if settings.folder is not None or as_trained:
-        write_payoff(settings.folder or folder, run, state)
     if settings.folder is not None:
         record_once(
             settings.folder, identity(run, algorithm_name, task_name), run, state.clock, scores
         )
     console.print(f"{algorithm_name} on {task_name}: {folder}", highlight=False)
     console.print(scores_table(scores, run.first_seed))
+    if isinstance(run.task, MatrixGame) and (settings.folder is not None or as_trained):
+        with contextlib.suppress(FolderInUse), locked(settings.folder or folder):
+            write_payoff(settings.folder or folder, run, state)  # else who trains there does
     return 0
 
 

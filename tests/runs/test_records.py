@@ -109,6 +109,7 @@ def test_a_fingerprint_differs_for_every_change_of_a_setting():
 
 
 def test_lines_come_back_as_they_were_written(tmp_path):
+    (tmp_path / "run").mkdir()
     file = Records(tmp_path / "run")
     assert file.position() == 0 and read(tmp_path / "run") == []
     file.append([LINE, {**LINE, "seed": 1}])
@@ -148,7 +149,7 @@ def test_a_half_written_last_line_is_dropped_on_opening_and_never_read(tmp_path)
     for length in range(len(whole) // 2, len(whole)):
         path.write_bytes(whole[:length])
         assert read(tmp_path) == [LINE]
-        file = Records(tmp_path)
+        file = Records(tmp_path).repair()
         file.append([{**LINE, "seed": 9}])
         assert read(tmp_path) == [LINE, {**LINE, "seed": 9}]
 
@@ -188,7 +189,7 @@ def test_the_folder_says_what_ran_and_with_what(tmp_path):
     records.write_about(tmp_path / "run", config)
     assert records.read_config(tmp_path / "run") == config
     assert (tmp_path / "run" / "config.json").read_text().startswith('{\n  "kind": "Outer"')
-    about = json.loads((tmp_path / "run" / "environment.json").read_text())
+    (about,) = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert about["versions"]["jax"] == jax.__version__ and about["versions"]["python"].startswith(
         "3."
     )

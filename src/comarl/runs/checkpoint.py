@@ -6,12 +6,10 @@ damage; nothing is pickled.
 """
 
 import json
-import os
 import re
-import struct
+import uuid
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,24 +22,16 @@ import numpy as np
 from jaxtyping import PyTree
 from numpy.lib import format as npy
 
+from comarl.runs.files import MIB, atomically, open_plain
 from comarl.runs.identity import first_difference
 
 # Bytes read at once: large enough to be fast, small enough to need no second copy of a replay
 # memory
 CHUNK = 1 << 24
-# What zipfile, json and numpy raise when they read a damaged file. LookupError is a member that is
-# not there, RuntimeError one that claims to be encrypted or compressed. No TypeError: that is a
-# mistake of ours.
-DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OSError,
-    LookupError,
-    ValueError,
-    RuntimeError,
-)
+# Bytes of header.json and of arrays.json that a checkpoint may have; its own are far smaller
+MOST_JSON = 4 * MIB
+# Bytes of a .npy member before its numbers; NumPy itself writes at most a few hundred
+MOST_NPY_HEADER = 4096
 
 
 class DamagedCheckpoint(Exception):
@@ -54,30 +44,6 @@ class DamagedCheckpointWarning(UserWarning):
 
 class OtherConfiguration(Exception):
     """A checkpoint that was written by a run with other settings."""
-
-
-@contextmanager
-def atomically(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `path` when the block ends: a crash leaves the old or
-    the new one whole.
-
-    If the block raises, `path` stays as it was.
-    """
-    beside = path.with_name(path.name + ".partial")
-    try:
-        with beside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name itself must survive a power cut
-    finally:
-        os.close(folder)
 
 
 def save(path: Path, state: PyTree, header: dict[str, Any]) -> None:
@@ -106,14 +72,14 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     DamagedCheckpoint if anything of the file is damaged or differs from `like`; TypeError if `like`
     has leaves that `save` would refuse.
     """
-    leaves = _leaves(like)
+    leaves, wanted = _leaves(like), describe(like)
     values = []
-    with path.open("rb") as file:
+    with _opened(path) as file:
         with _naming(path):
             archive = zipfile.ZipFile(file)
             header = _json(archive, "header.json")
             # Cheap to find out, so before anything large is read.
-            _compare(_json(archive, "arrays.json"), describe(like))
+            _compare(_json(archive, "arrays.json"), wanted)
         for name, leaf in leaves:
             if not _is_function(leaf):
                 raw = _empty(leaf)
@@ -137,12 +103,24 @@ def describe(state: PyTree) -> dict[str, str]:
 
 def read_header(path: Path) -> dict[str, Any]:
     """The header alone. Raises DamagedCheckpoint."""
-    with path.open("rb") as file, _naming(path):
+    with _opened(path) as file, _naming(path):
         return _json(zipfile.ZipFile(file), "header.json")
 
 
 def _warn(message: str) -> None:
     warnings.warn(message, DamagedCheckpointWarning, stacklevel=3)
+
+
+def _accept(header: dict[str, Any]) -> None:
+    """Accepts every header."""
+
+
+def _clear(path: Path) -> None:
+    """Deletes a file or link; a folder, which no run has made, is only put aside."""
+    if path.is_dir() and not path.is_symlink():
+        path.replace(path.with_name(f"not-a-file-{uuid.uuid4().hex[:8]}-{path.name}"))
+    else:
+        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -169,6 +147,12 @@ class Checkpoints:
         )
         return sorted((int(name[1]) for name in names if name), reverse=True)
 
+    def kept(self) -> str:
+        """A sentence that says what there is to resume from."""
+        if not (numbers := self.numbers()):
+            return "The run has no checkpoint yet: the same command starts it from the beginning."
+        return f"The same command resumes from {self.path(numbers[0])}."
+
     def save(self, number: int, state: PyTree, header: dict[str, Any]) -> Path:
         """Writes checkpoint `number`, then deletes those that are no longer needed.
 
@@ -178,32 +162,47 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         # Of a run that was killed while writing
         for stale in self.folder.glob("checkpoint-*.partial"):
-            stale.unlink(missing_ok=True)
+            _clear(stale)
+        if self.path(number).is_dir():
+            _clear(self.path(number))
         save(self.path(number), state, header)
         kept = [n for n in self.numbers() if n <= number][: self.keep]
         for n in set(self.numbers()) - set(kept):
-            self.path(n).unlink(missing_ok=True)
+            _clear(self.path(n))
         return self.path(number)
 
     def newest(
-        self, like: PyTree, config: dict[str, Any], tell: Callable[[str], None] = _warn
+        self,
+        like: PyTree,
+        config: dict[str, Any],
+        tell: Callable[[str], None] = _warn,
+        check: Callable[[dict[str, Any]], None] = _accept,
     ) -> tuple[PyTree, dict[str, Any]] | None:
         """State and header of the newest checkpoint that can be read, or None if there is no
         checkpoint.
 
         Damaged ones are named through `tell`, by default as a DamagedCheckpointWarning. Raises
         OtherConfiguration if a checkpoint is not of a run with `config`, DamagedCheckpoint if none
-        can be read.
+        can be read. `check` raises ValueError for a header that lacks what the run needs: then the
+        checkpoint is damaged, too.
         """
         causes = []
         for number in self.numbers():
             path = self.path(number)
             try:
                 # The configuration decides the shapes, so a difference there is the cause to name.
-                self._check(path, read_header(path), config)
+                header = read_header(path)
+                self._check(path, header, config)
+                with _naming(path):
+                    if header.get("round", number) != number:
+                        raise ValueError(f"it is of round {header['round']}, not of {number}")
+                    check(header)
                 found = load(path, like)
             except DamagedCheckpoint as damage:
                 causes.append(str(damage))
+                continue
+            except FileNotFoundError:  # its run has just replaced it by a newer one
+                causes.append(f"{path} was deleted meanwhile")
                 continue
             for cause in causes:
                 tell(f"{cause}. The run resumes from the older {path.name}.")
@@ -268,15 +267,41 @@ def _naming(path: Path) -> Iterator[None]:
     """Turns whatever reading a damaged file raises into a DamagedCheckpoint with path and cause."""
     try:
         yield
-    except DAMAGE as error:
+    except (MemoryError, DamagedCheckpoint):
+        raise
+    # Any failure to read is damage: no list is complete of what zipfile, json and numpy raise
+    except Exception as error:
         cause = " ".join(str(error).split()) or type(error).__name__
         raise DamagedCheckpoint(f"{path}: {cause}") from error
 
 
-def _json(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
-    if name not in archive.namelist():
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """A checkpoint's file, open; what is no plain file is damaged, what is not there is missing."""
+    try:
+        with _naming(path):
+            file = open_plain(path)
+    except DamagedCheckpoint as damage:
+        if isinstance(damage.__cause__, FileNotFoundError) and not path.is_symlink():
+            raise damage.__cause__ from None
+        raise
+    with file:
+        yield file
+
+
+def _member(archive: zipfile.ZipFile, name: str, most: int) -> zipfile.ZipInfo:
+    """A member's entry. Raises LookupError if there is none, ValueError if it is larger than what
+    is expected or compressed, as no member of a checkpoint is."""
+    if name not in archive.NameToInfo:
         raise LookupError(f"it has no {name}")
-    value = json.loads(archive.read(name))
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size > most:
+        raise ValueError(f"its {name} is compressed or larger than {most} bytes")
+    return info
+
+
+def _json(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
+    value = json.loads(archive.read(_member(archive, name, MOST_JSON)))
     if not isinstance(value, dict):
         raise ValueError(f"its {name} is not an object")
     return value
@@ -306,7 +331,8 @@ def _fill(raw: np.ndarray, archive: zipfile.ZipFile, name: str) -> None:
     array's name."""
     buffer, filled = raw.reshape(-1).view(np.uint8).data, 0
     try:
-        with archive.open(f"{name}.npy") as member:
+        entry = _member(archive, f"{name}.npy", MOST_NPY_HEADER + len(buffer))
+        with archive.open(entry) as member:
             if npy.read_magic(member) != (1, 0) or npy.read_array_header_1_0(member) != (
                 raw.shape,
                 False,
@@ -319,7 +345,9 @@ def _fill(raw: np.ndarray, archive: zipfile.ZipFile, name: str) -> None:
                 filled += len(piece)
         if filled < len(buffer):
             raise ValueError("it is too short")
-    except DAMAGE as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # as in `_naming`, with the array's name
         raise ValueError(f"its array {name} cannot be read: {error}") from error
 
 

@@ -7,7 +7,7 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from comarl.runs.checkpoint import atomically
+from comarl.runs.files import MIB, atomically, read_plain
 
 PAYOFF = "payoff.csv"
 ACTIONS = "ABC"
@@ -50,7 +50,7 @@ def read_payoff(folder: Path) -> list[PayoffLine]:
     """The lines of a run's `payoff.csv`. Raises FileNotFoundError if there is none, ValueError if
     it is not such a file."""
     path = folder / PAYOFF
-    rows = csv.DictReader(path.read_text().splitlines())
+    rows = csv.DictReader(read_plain(path, 16 * MIB).decode().splitlines())
     if rows.fieldnames != HEADER:
         raise ValueError(f"{path}: its columns are not those of a run's {PAYOFF}")
     return [

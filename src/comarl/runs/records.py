@@ -1,7 +1,9 @@
 """What a run leaves in its folder, and the names that runs go by.
 
     config.json        the run's settings, which its folder is named after
-    environment.json   what it ran with: versions, revision, machine, command line
+    environment.json   what each stretch of it ran with: versions, revision, machine, command line
+    run.lock           held by the process that trains (`runs/lock.py`)
+    no-checkpoint-yet  from a run's first moment to its first checkpoint (`runs/beginning.py`)
     metrics.jsonl      one line per seed and evaluation
     payoff.csv         on matrix games: what each seed has learnt (`runs/payoff.py`)
     checkpoints/       the newest states of the run
@@ -18,6 +20,7 @@ These keys are the same for every algorithm, so that one reader reads all runs, 
 people read says "return" where there is one team, and names the team where there is a population.
 """
 
+import datetime
 import importlib.metadata
 import json
 import math
@@ -34,7 +37,7 @@ import jax
 import numpy as np
 
 from comarl.machine.hardware import cpu_model, total_memory, usable_cores
-from comarl.runs.checkpoint import atomically
+from comarl.runs.files import MIB, atomically, read_plain
 
 CONFIG, ENVIRONMENT, METRICS, CHECKPOINTS = (
     "config.json",
@@ -42,6 +45,8 @@ CONFIG, ENVIRONMENT, METRICS, CHECKPOINTS = (
     "metrics.jsonl",
     "checkpoints",
 )
+MOST_RECORDS = 256 * MIB
+"""bytes of `metrics.jsonl` that are read; a line has a few thousand"""
 RETURN, WON = "return", "won"
 TEAM_LABELS = {"marl_team": "MARL team", "best_team": "best team"}
 """the teams that a record has scores of, as people read them; the second only in a population"""
@@ -67,16 +72,45 @@ def write_json(path: Path, value: Any) -> None:
         file.write((json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
 
 
-def write_about(folder: Path, config: dict[str, Any]) -> None:
-    """Writes `config.json` and `environment.json`, and makes the folder if need be."""
+def write_about(folder: Path, config: dict[str, Any], code: dict[str, Any] | None = None) -> None:
+    """Writes `config.json`, adds this stretch to `environment.json`, and makes the folder if need
+    be."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, config)
-    write_json(folder / ENVIRONMENT, environment())
+    write_json(folder / ENVIRONMENT, [*read_stretches(folder), environment() | (code or {})])
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The settings of the run in `folder`. Raises FileNotFoundError if there is none."""
-    return json.loads((folder / CONFIG).read_text())
+    """The settings of the run in `folder`. Raises FileNotFoundError if there is none, ValueError if
+    it is not a plain file with a JSON object of at most 4 MiB."""
+    config = parse(read_plain(folder / CONFIG, 4 * MIB), folder / CONFIG)
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / CONFIG} must be a JSON object, not {config!r:.40}")
+    return config
+
+
+def read_stretches(folder: Path) -> list[dict[str, Any]]:
+    """What each stretch of the run in `folder` ran with, oldest first; older versions wrote one
+    object. Of a file that cannot be read nothing is known: an empty list."""
+    try:
+        found = parse(read_plain(folder / ENVIRONMENT, 16 * MIB), folder / ENVIRONMENT)
+    except (OSError, ValueError):
+        return []
+    stretches = found if isinstance(found, list) else [found]
+    return [stretch for stretch in stretches if isinstance(stretch, dict)]
+
+
+def parse(content: bytes, where: Path | str) -> Any:
+    """What a JSON text says, which has no NaN and no infinity. Raises ValueError that names `where`
+    it stands."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON; what is not finite is null")
+
+    try:
+        return json.loads(content, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def plain(value: Any) -> Any:
@@ -122,17 +156,15 @@ def metric_label(metric: str) -> str:
 
 @dataclass(frozen=True)
 class Records:
-    """The file `metrics.jsonl` of one run, open for its only writer.
-
-    Opening it drops a last line that was only half written.
-    """
+    """The file `metrics.jsonl` of one run, for its only writer."""
 
     folder: Path
 
-    def __post_init__(self):
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def repair(self) -> "Records":
+        """The same, after a last line that was only half written was dropped."""
         if self.path.exists():
-            self._cut(_whole(self.path.read_bytes()))
+            self._cut(_whole(read_plain(self.path, MOST_RECORDS)))
+        return self
 
     @property
     def path(self) -> Path:
@@ -158,7 +190,7 @@ class Records:
         Raises ValueError if the file is shorter than that, or a line begins elsewhere: it is not
         the file of the run.
         """
-        content = self.path.read_bytes() if self.path.exists() else b""
+        content = read_plain(self.path, MOST_RECORDS) if self.path.exists() else b""
         if not 0 <= position <= len(content) or _whole(content[:position]) != position:
             raise ValueError(
                 f"{self.path} has {len(content)} bytes and no line that ends at byte {position}, "
@@ -183,17 +215,54 @@ def read(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's `metrics.jsonl`, also while it is being written; none if there is no
     such file.
 
-    Raises ValueError with the number of the line that is not JSON.
+    Raises ValueError with the number of the first line that no run has written there.
     """
     path = folder / METRICS
-    content = path.read_bytes() if path.exists() else b""
-    lines = []
-    for number, line in enumerate(content[: _whole(content)].splitlines(), start=1):
-        try:
-            lines.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
+    content = read_plain(path, MOST_RECORDS) if path.exists() else b""
+    lines, latest = [], {}
+    for number, text in enumerate(content[: _whole(content)].split(b"\n")[:-1], start=1):
+        where = f"{path}, line {number}"
+        line = parse(text, where)
+        if fault := line_fault(line, latest):
+            raise ValueError(f"{where}: {fault}")
+        latest[line["seed"]] = line["env_steps"]
+        lines.append(line)
     return lines
+
+
+def line_fault(line: Any, latest: Mapping[int, int]) -> str | None:
+    """What is wrong with a line of the records, given the latest `env_steps` of each seed; None if
+    nothing is.
+
+    >>> line_fault({"seed": 0, "env_steps": 10, "updates": 1}, {0: 20})
+    'env_steps 10 of seed 0 must be more than 20, which an earlier line has'
+    """
+    if not isinstance(line, dict):
+        return f"{line!r:.40} must be an object with seed, env_steps and returns"
+    for name in ("seed", "env_steps", "updates"):
+        if type(line.get(name)) is not int or not 0 <= line[name] < 2**63:
+            return f"{name} {line.get(name)!r:.40} must be a whole number from 0"
+    seed, steps = line["seed"], line["env_steps"]
+    if seed in latest and steps <= latest[seed]:
+        return (
+            f"env_steps {steps} of seed {seed} must be more than {latest[seed]}, which an earlier "
+            "line has"
+        )
+    for name, value in line.items():
+        team = name.startswith(tuple(TEAM_LABELS))
+        if team and not (isinstance(value, list) and all(map(_is_number, value))):
+            return f"{name} {value!r:.40} must be a list of numbers"
+    training = line.get("training", {})
+    if not isinstance(training, dict) or not all(map(_is_number, training.values())):
+        return f"training {training!r:.40} must be an object of numbers"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of the records is one: what was not finite is null."""
+    if value is None or isinstance(value, bool | int):
+        return True
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def environment() -> dict[str, Any]:
@@ -201,6 +270,7 @@ def environment() -> dict[str, Any]:
     return {
         "versions": versions(),
         "git": git_revision(Path(__file__).parents[1]),
+        "when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "platform": platform.platform(),
         "cpu": cpu_model(),
         "cores": usable_cores(),

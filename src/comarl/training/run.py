@@ -13,13 +13,16 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from comarl.machine.compile_time import compile_seconds
-from comarl.machine.interrupt import stop_requests
+from comarl.machine.interrupt import StopRequest, stop_requests
 from comarl.machine.placement import Placement, place
 from comarl.ops.learner import Optimiser
 from comarl.play.player import Player, make_player
 from comarl.play.rollout import Mode
+from comarl.runs import beginning
 from comarl.runs.checkpoint import Checkpoints
+from comarl.runs.lock import locked
 from comarl.runs.records import CHECKPOINTS, CONFIG, Records, read_config, versions, write_about
+from comarl.runs.sources import changes, fingerprints
 from comarl.training import payoff
 from comarl.training.evaluate import due, evaluate, evaluation_line, num_evaluated_teams
 from comarl.training.events import Ended, Evaluated, Listener, Note, Progress, Started, ignore
@@ -48,6 +51,10 @@ class Diverged(Exception):
     """A loss that is no longer a number."""
 
 
+class OtherCode(ValueError):
+    """A run that was begun with other code or other versions of packages."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How to run, as opposed to what: none of this changes a result.
@@ -59,6 +66,11 @@ class Options:
     """stop after so many minutes, at the end of a round; the run can be resumed"""
     checkpoint_seconds: float = 120.0
     """least time between checkpoints"""
+    overwrite: bool = False
+    """start anew in a folder that holds something but no checkpoint; a run's files there are
+    deleted"""
+    continue_with_other_code: bool = False
+    """resume although the code or the versions of packages have changed since the checkpoint"""
     vmapped_seeds: bool | None = None
     """map seeds over array axes, or compute them sequentially; by default the first on
     accelerators, and on CPUs neither: there each seed has a device of its own, if JAX sees so many
@@ -100,6 +112,10 @@ class Log:
     """seconds of all stretches before this one"""
     has_learnt: bool = False
     """whether this stretch has made an update: the first one waits for a compilation"""
+    code: dict[str, str] = field(default_factory=dict)
+    """fingerprints of the code that this stretch runs"""
+    stop: StopRequest = field(default_factory=StopRequest)
+    """whether somebody has asked to stop, and how"""
     began: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
 
@@ -165,9 +181,16 @@ class Session:
     def train(self) -> RunState:
         """Trains until the budget or the time is spent, and returns the state at the end.
 
-        Raises Diverged, OtherConfiguration, DamagedCheckpoint, or what a task raises when it dies;
-        whatever happens, the newest checkpoint stays good.
+        Raises Diverged, OtherConfiguration, OtherCode, FolderInUse, FolderNotEmpty,
+        DamagedCheckpoint, or what a task raises when it dies; whatever happens, the newest
+        checkpoint stays good.
         """
+        say = lambda text: self.tell(Note(text))
+        with locked(self.folder), stop_requests(say, self.log.stop):
+            return self.train_alone()
+
+    def train_alone(self) -> RunState:
+        """`train`, with the folder locked and signals turned into requests to stop."""
         run, minutes = self.run, self.options.minutes
         state = self.resume() or self.begin()
         on_print = lambda line: self.tell(Note(line))
@@ -188,6 +211,7 @@ class Session:
 
     def begin(self) -> RunState:
         """The state of a new run, whose settings are written."""
+        beginning.prepare(self.folder, self.config, self.options.overwrite)
         self.write_settings(self.run.steps)
         self.records.truncate(0)
         return start(self.run, self.placement)
@@ -197,10 +221,11 @@ class Session:
         none."""
         shapes = jax.eval_shape(lambda: start(self.run))
         warn = lambda text: self.tell(Note(text, warning=True))
-        found = self.checkpoints.newest(shapes, self.config, tell=warn)
+        found = self.checkpoints.newest(shapes, self.config, warn, check_header)
         if found is None:
             return None
         state, header = found
+        self.check_code(header)
         self.log.round = header["round"]
         self.log.wall_time = header["wall_time"]
         self.log.worker_restarts = header.get("worker_restarts", 0)
@@ -213,17 +238,37 @@ class Session:
         self.tell(Note(f"Resumed after round {self.log.round}, {steps:,} steps."))
         return self.placement.scatter(jax.tree.map(jax.numpy.asarray, state), PER_SEED_STATE)
 
+    def check_code(self, header: dict[str, Any]) -> None:
+        """Raises OtherCode if code or versions have changed since a checkpoint, unless told to go
+        on."""
+        if "code" not in header:
+            self.tell(Note("The checkpoint does not say which code wrote it; the run goes on."))
+            return
+        changed = changes(header["code"], self.code()) + changes(header["versions"], versions())
+        if not changed:
+            return
+        what = f"Since the checkpoint was written there changed: {', '.join(changed)}."
+        if not self.options.continue_with_other_code:
+            raise OtherCode(
+                f"{what} One curve would mix both. Give this run another --folder, or resume it "
+                "all the same with --continue-with-other-code."
+            )
+        self.tell(Note(what, warning=True))
+
+    def code(self) -> dict[str, str]:
+        """The fingerprints of the code that this run depends on, read once."""
+        if not self.log.code:
+            self.log.code = fingerprints(self.run.algorithm, self.run.task)
+        return self.log.code
+
     def write_settings(self, steps: int) -> None:
         """Writes the run's settings, with the budget that it has."""
-        write_about(self.folder, {**self.config, "steps": steps})
+        write_about(self.folder, {**self.config, "steps": steps}, {"code": self.code()})
 
     def rounds(self, state: RunState, players: Players) -> RunState:
         """Round after round, until the run is over or somebody asks to stop."""
-        with (
-            stop_requests(lambda text: self.tell(Note(text))) as stop_requested,
-            compile_seconds() as compiled,
-        ):
-            while not self.is_over(state) and not stop_requested():
+        with compile_seconds() as compiled:
+            while not self.is_over(state) and self.log.stop.signal is None:
                 had_learnt = self.log.has_learnt
                 state = self.round(state, players)
                 if self.log.has_learnt and not had_learnt:
@@ -337,8 +382,8 @@ class Session:
                 if not np.isfinite(value):
                     raise Diverged(
                         f"{name} of seed {self.run.first_seed + seed} became {value} in round "
-                        f"{self.log.round + 1}. The last good checkpoint is kept in "
-                        f"{self.checkpoints.folder}; try a smaller learning rate: "
+                        f"{self.log.round + 1}. {self.checkpoints.kept()} Try a smaller learning "
+                        f"rate: "
                         f"{learning_rate_option(self.run.algorithm, name)}"
                     )
                 self.log.means.add(seed, name, float(value), int(count))
@@ -385,6 +430,7 @@ class Session:
         header = {
             "config": self.config,
             "versions": versions(),
+            "code": self.code(),
             "round": self.log.round,
             "wall_time": self.log.elapsed(),
             "worker_restarts": self.log.worker_restarts,
@@ -392,7 +438,25 @@ class Session:
             "means": self.log.means.sums,
         }
         self.checkpoints.save(self.log.round, state, header)
+        beginning.saved(self.folder)
         self.log.saved = time.monotonic()
+
+
+def check_header(header: dict[str, Any]) -> None:
+    """Raises ValueError unless a checkpoint's header has all that a run resumes from."""
+    kinds = {"round": int, "wall_time": int | float, "records": int, "means": list}
+    optional = {"worker_restarts": int, "versions": dict, "code": dict}
+    for name, kind in (kinds | {n: k for n, k in optional.items() if n in header}).items():
+        if not isinstance(header.get(name), kind):
+            raise ValueError(f"its header has no {name}")
+    numbers = lambda cell: (
+        isinstance(cell, list)
+        and len(cell) == 2
+        and all(isinstance(number, int | float) for number in cell)
+    )
+    for means in header["means"]:
+        if not isinstance(means, dict) or not all(map(numbers, means.values())):
+            raise ValueError("its header's means are none")
 
 
 def total_updates(state: RunState) -> int:

@@ -1,0 +1,80 @@
+"""Fingerprints of the code that a result depends on, so that no edited code mixes into a run."""
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import comarl
+
+SHOWN_ONLY = ("report", "cli", "doctor", "api")
+"""the folders and modules of comarl that change no result"""
+
+
+def fingerprints(algorithm: Any, task: Any) -> dict[str, str]:
+    """A hash of the sources of comarl, and of those of the algorithm and of the task where they lie
+    outside it, by name.
+
+    Of a package outside comarl all modules count, else the one module. What has no file, such as a
+    notebook's class, has no hash.
+    """
+    found = {"comarl": _hash(Path(comarl.__file__).parent, SHOWN_ONLY)}
+    modules = {"algorithm": type(algorithm).__module__, "task": type(task).__module__}
+    # A task may name the module that its worker processes import
+    if isinstance(inside := vars(task).get("module"), str):
+        modules["task's environment"] = inside
+    for part, module in modules.items():
+        if (place := place_of(module)) is not None:
+            found[f"{part} {module}"] = _hash(place)
+    return found
+
+
+def place_of(module: str) -> Path | None:
+    """The folder of the package that a module belongs to, or its own file; None for comarl's and
+    for what has no file. Nothing is imported."""
+    top = module.partition(".")[0]
+    if top == "comarl":
+        return None
+    loaded = sys.modules.get(top)
+    if loaded is not None:
+        origin = vars(loaded).get("__file__")
+    else:
+        try:
+            spec = importlib.util.find_spec(top)
+        except (ImportError, ValueError):
+            return None
+        origin = None if spec is None else spec.origin
+    if origin is None or not Path(origin).is_file():
+        return None
+    return Path(origin).parent if Path(origin).name == "__init__.py" else Path(origin)
+
+
+def changes(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """What differs between two sets of fingerprints or of versions, a part each.
+
+    >>> changes({"jax": "0.10.0", "numpy": "2.1"}, {"jax": "0.12.0", "numpy": "2.1"})
+    ['jax 0.10.0 -> 0.12.0']
+    """
+    words = lambda value: "none" if value is None else str(value)
+    names = [*ours, *(name for name in theirs if name not in ours)]
+    return [
+        f"{name} {words(theirs.get(name))} -> {words(ours.get(name))}"
+        for name in names
+        if theirs.get(name) != ours.get(name)
+    ]
+
+
+def _hash(place: Path, without: Iterable[str] = ()) -> str:
+    """Twelve hex digits of the Python files in a folder, or of one file; line endings do not
+    count."""
+    files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+    digest = hashlib.sha256()
+    for file in files:
+        name = file.relative_to(place).as_posix() if place.is_dir() else file.name
+        if name.partition("/")[0].removesuffix(".py") in without:
+            continue
+        content = file.read_bytes().replace(b"\r\n", b"\n")
+        digest.update(f"{name} {len(content)} ".encode() + content)
+    return digest.hexdigest()[:12]
