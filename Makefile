@@ -1,6 +1,6 @@
 # `make` lists what can be made. Needed beforehand: Python 3.11 or newer, git, make.
 
-.PHONY: help demo test check format learn fuzz bench bench-gpu results constraints clean
+.PHONY: help demo test check format learn fuzz kills bench bench-gpu results constraints clean
 
 DEMO = train race-matd3 mamujoco/Hopper-3x1 --minutes 3 --evaluate-every 1000
 TORCH = torch==2.13.0
@@ -21,6 +21,7 @@ help:
 	@echo "make format        put the code into the format that check wants"
 	@echo "make learn         run the slow tests, which learn for minutes"
 	@echo "make fuzz          feed every border far more damaged and senseless input than make test does"
+	@echo "make kills         kill runs 120 times at random moments: each must end as if nobody had"
 	@echo "make bench         measure steps and updates per second on this machine (JAXMARL=checkout compares with it)"
 	@echo "make bench-gpu     measure many seeds and many copies on one GPU, with the python3 that has JAX for it"
 	@echo "make results       run every results/*/command.sh again; this takes hours"
@@ -48,6 +49,9 @@ fuzz: .venv/.installed-dev
 
 learn: .venv/.installed-dev
 	$(TESTS) -m slow --durations 0 $(ARGS)
+
+kills: .venv/.installed-dev
+	$(BIN)/python scripts/kills.py $(ARGS)
 
 # First of all, both sides of each comparison must compute the same.
 bench: .venv/.installed-bench

@@ -53,6 +53,8 @@ def environment(tmp_path_factory):
 
 def launch(folder: Path, environment: dict, *more: str) -> subprocess.Popen:
     call = "import sys; from comarl.cli import main; sys.exit(main())"
+    if "EDITED" in environment:
+        call = "import comarl.runs.sources as sources; sources._hash = lambda *_: 'edited'; " + call
     command = [sys.executable, "-c", call, *COMMAND, "--folder", str(folder), *more]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -123,7 +125,12 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_like_the_one_that_never_w
     assert records(tmp_path) == records(never_killed)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(never_killed, environment, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(
+    number, status, never_killed, environment, tmp_path
+):
     process = launch(tmp_path, environment, "--checkpoint-seconds", "1e9")
     wait_for(
         lambda: (
@@ -131,12 +138,31 @@ def test_ctrl_c_saves_and_says_how_to_go_on(never_killed, environment, tmp_path)
         ),
         process,
     )
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    assert "the same command resumes it" in output
+    assert process.returncode == status, output
+    assert "the same command resumes it" in output and newest_checkpoint(tmp_path)
     finish(tmp_path, environment)
     assert final_state(tmp_path) == final_state(never_killed)
+
+
+def test_no_two_processes_and_no_edited_code_mix_in_one_run(environment, tmp_path):
+    process = launch(tmp_path, environment)
+    wait_for(lambda: (tmp_path / "checkpoints").exists(), process)
+    second = launch(tmp_path, environment)
+    output, _ = second.communicate(timeout=120)
+    assert second.returncode == 2 and f"in use by process {process.pid} on" in output
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    edited = {**environment, "EDITED": "1"}
+    refused = launch(tmp_path, edited)
+    output, _ = refused.communicate(timeout=120)
+    assert refused.returncode == 2 and "comarl " in output and " -> edited" in output
+    allowed = launch(tmp_path, edited, "--continue-with-other-code", "--steps", "100")
+    output, _ = allowed.communicate(timeout=300)
+    assert allowed.returncode == 0 and "Warning" in output
+    stretches = json.loads((tmp_path / "environment.json").read_text())
+    assert len(stretches) == 2 and stretches[-1]["code"]["comarl"] == "edited"
 
 
 def test_a_run_that_is_done_says_so_and_changes_nothing(never_killed, environment):

@@ -61,5 +61,6 @@ def holder(folder: Path) -> str:
     try:
         about = json.loads(read_plain(folder / HOLDER, MIB))
         return f"process {about['pid']} on {about['host']} since {about['since']}"
-    except (OSError, ValueError, LookupError, TypeError):  # it has just begun, or just ended
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        # It has just begun, or just ended
         return "another process"
