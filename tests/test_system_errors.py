@@ -13,7 +13,7 @@ CALL = "import sys; from comarl.cli import main; sys.exit(main())"
 LIMITED = (
     "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)); " + CALL
 )  # as on a full disk, no file may grow beyond a KiB
-QMIX = ("train", "qmix", "matrix/qtran", "--steps", "40", "--algorithm.pace.warmup-steps", "8")
+QMIX = ("train", "qmix", "matrix/qtran", "--steps", "40")
 
 
 def comarl(*arguments, call=CALL, environment=None, **options):

@@ -38,6 +38,15 @@ TaskT = TypeVar("TaskT")
 Arguments = Sequence[str]
 
 
+class Terminal(Console):
+    """Where a command shows things. An output that was closed is an error like others; Rich itself
+    would end the process without a word."""
+
+    def on_broken_pipe(self) -> None:
+        """Called while the BrokenPipeError is handled."""
+        raise  # noqa: PLE0704
+
+
 class UsageError(ValueError):
     """A command line that cannot be meant."""
 
@@ -125,7 +134,7 @@ def main(arguments: Arguments | None = None) -> int:
     }
     if sys.stdout is None:  # closed by the caller: what is shown goes nowhere
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    console = Console()
+    console = Terminal()
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if arguments else 2

@@ -206,7 +206,10 @@ def test_a_seed_that_was_run_twice_counts_once(tmp_path):
     [
         (None, r"bad: no metrics\.jsonl in it; give the folder of a run"),
         ("", r"bad: no evaluation yet; wait"),
-        ('{"seed": 0, "training": {}}\n', r"bad: no evaluation yet; wait"),
+        (
+            '{"seed": 0, "env_steps": 1, "updates": 0, "training": {}}\n',
+            r"bad: no evaluation yet; wait",
+        ),
         (
             '{"seed": 0, "marl_team": [1.0]}\n',
             r"bad: its metrics\.jsonl is not a run's record .*env_steps",

@@ -204,7 +204,7 @@ def test_damaged_records_are_read_as_what_they_say_or_named(tmp_path):
 
 @pytest.mark.fuzz
 def test_damaged_records_are_read_as_what_they_say_or_named_at_length(tmp_path):
-    fuzz_records(tmp_path, 50_000)
+    fuzz_records(tmp_path, 20_000)
 
 
 def test_records_and_settings_that_are_no_plain_files_are_refused_at_once(tmp_path):

@@ -33,6 +33,7 @@ class Outer:
 LINE: dict[str, Any] = {
     "seed": 0,
     "env_steps": 100,
+    "updates": 4,
     "marl_team": [1.5, 2.0],
     "training": {"critic_loss": 0.25},
 }
@@ -143,7 +144,7 @@ def test_arrays_become_numbers_and_what_is_not_finite_becomes_null(tmp_path):
 
 
 def test_a_half_written_last_line_is_dropped_on_opening_and_never_read(tmp_path):
-    Records(tmp_path).append([LINE, LINE])
+    Records(tmp_path).append([LINE, {**LINE, "seed": 1}])
     path = tmp_path / "metrics.jsonl"
     whole = path.read_bytes()
     for length in range(len(whole) // 2, len(whole)):
@@ -179,7 +180,7 @@ def test_a_position_that_the_file_does_not_have_is_refused_and_nothing_is_lost(t
 
 
 def test_a_line_that_is_not_json_is_named_by_its_number(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"seed": 0}\n{"seed":\n{"seed": 2}\n')
+    (tmp_path / "metrics.jsonl").write_text(f'{json.dumps(LINE)}\n{{"seed":\n{{"seed": 2}}\n')
     with pytest.raises(ValueError, match="line 2"):
         read(tmp_path)
 

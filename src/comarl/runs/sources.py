@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import comarl
-
 SHOWN_ONLY = ("report", "cli", "doctor", "api")
 """the folders and modules of comarl that change no result"""
 
@@ -20,7 +18,7 @@ def fingerprints(algorithm: Any, task: Any) -> dict[str, str]:
     Of a package outside comarl all modules count, else the one module. What has no file, such as a
     notebook's class, has no hash.
     """
-    found = {"comarl": _hash(Path(comarl.__file__).parent, SHOWN_ONLY)}
+    found = {"comarl": _hash(Path(__file__).parents[1], SHOWN_ONLY)}
     modules = {"algorithm": type(algorithm).__module__, "task": type(task).__module__}
     # A task may name the module that its worker processes import
     if isinstance(inside := vars(task).get("module"), str):
