@@ -44,7 +44,7 @@ class Terminal(Console):
 
     def on_broken_pipe(self) -> None:
         """Called while the BrokenPipeError is handled."""
-        raise  # noqa: PLE0704
+        raise
 
 
 class UsageError(ValueError):
