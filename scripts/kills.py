@@ -36,7 +36,8 @@ KINDS = {
     "--algorithm.pace.warmup-steps 300 --algorithm.replay.capacity 3000",
     "workers": "matd3 pettingzoo/mpe2.simple_spread_v3 --steps 3000 --evaluate-every 500 "
     "--task.workers.count 2 --algorithm.pace.warmup-steps 100 --algorithm.replay.capacity 2000",
-    "packed": "qmix predator-prey/full --seeds 2 --steps 4000 --evaluate-every 1000",
+    "packed": "qmix predator-prey/full --seeds 2 --steps 3000 --evaluate-every 1000 "
+    "--algorithm.replay.capacity 16 --algorithm.replay.batch-size 4",
 }
 CALL = "import sys; from comarl.cli import main; sys.exit(main())"
 UNEQUAL = {"wall_time", "worker_restarts"}
