@@ -214,3 +214,9 @@ def test_records_and_settings_that_are_no_plain_files_are_refused_at_once(tmp_pa
         records.read(tmp_path)
     with pytest.raises(ValueError, match="is no plain file"):
         records.read_config(tmp_path)
+
+
+def test_no_checkpoint_is_promised_where_there_is_none(kept, tmp_path):
+    assert kept.kept() == f"The same command resumes from {kept.path(2)}."
+    none = Checkpoints(tmp_path / "new")
+    assert none.kept().startswith("The run has no checkpoint yet: the same command starts it from")
