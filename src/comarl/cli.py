@@ -1,4 +1,4 @@
-"""The command line: `comarl train | evaluate | report | list | doctor`."""
+"""The command line: `comarl train | evaluate | report | check | list | doctor`."""
 
 import argparse
 import contextlib
@@ -26,6 +26,7 @@ usage: comarl COMMAND ...
   train ALGORITHM TASK   train, or resume a run; --help after both names shows every option
   evaluate RUN           greedy episodes of a trained team; --help after the run shows every option
   report RUN...          learning curves, a table of final returns, and the CSV of every seed
+  check TASK             plays random actions, and names what breaks the contract of a task
   list                   algorithms and tasks, a line each
   doctor                 versions, devices, extras, rendering, disk and memory
 
@@ -102,6 +103,17 @@ class EvaluateSettings(Generic[AlgorithmT, TaskT]):
 
 
 @dataclass(frozen=True)
+class CheckSettings(Generic[TaskT]):
+    """Play random actions on a task, twice, and name the first thing that breaks its contract."""
+
+    task: TaskT
+    steps: int = 1000
+    """about so many steps are played"""
+    seed: int = 0
+    """of the actions and the task"""
+
+
+@dataclass(frozen=True)
 class ReportSettings:
     """Draw learning curves and tables of one or more runs."""
 
@@ -129,6 +141,7 @@ def main(arguments: Arguments | None = None) -> int:
         "train": train,
         "evaluate": evaluate,
         "report": report,
+        "check": check_task,
         "list": list_all,
         "doctor": doctor,
     }
@@ -454,6 +467,30 @@ def report(arguments: Arguments, console: Console) -> int:
         )
     for path in written:
         console.print(str(path), highlight=False, soft_wrap=True)
+    return 0
+
+
+def check_task(arguments: Arguments, console: Console) -> int:
+    """`comarl check`: the contract of a task."""
+    if not arguments or arguments[0].startswith("-"):
+        print(USAGE, end="")
+        if arguments and arguments[0] in ("-h", "--help"):
+            return 0
+        raise UsageError("check needs the name of a task, before any option")
+    from comarl.envs import find_task
+    from comarl.envs.check import check_strictly, report_text
+
+    name = arguments[0]
+    task = find_task(name)
+    settings = tyro.cli(
+        CheckSettings[type(task)],  # type: ignore[misc]
+        prog=f"comarl check {name}",
+        args=list(arguments[1:]),
+        default=CheckSettings(task),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    found = check_strictly(settings.task, settings.steps, settings.seed)
+    console.print(report_text(name, found), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

@@ -3,7 +3,9 @@ PettingZoo's rules."""
 
 import itertools
 import re
+import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
@@ -274,3 +276,42 @@ def test_the_table_of_values_is_not_all_refused_or_all_allowed():
     pairs = itertools.product(PLACES, VALUES)
     allowed = sum(bool(is_allowed(place[0], place[1], place[2], value)) for place, value in pairs)
     assert 0 < allowed < len(PLACES) * len(VALUES)
+
+
+OWN = """
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+class parallel_env:
+    metadata, possible_agents = {}, ["ann"]
+    def __init__(self, far=0.0): self.far = far
+    def observation_space(self, agent): return Box(-1.0, 1.0, (2,))
+    def action_space(self, agent): return Discrete(2)
+    def seen(self): return {"ann": np.full(2, self.far, np.float32)}
+    def reset(self, seed=None, options=None):
+        self.agents = ["ann"]
+        return self.seen(), {}
+    def step(self, actions):
+        no = {"ann": False}
+        return self.seen(), {"ann": 1.0}, no, no, {}
+"""
+
+
+def test_a_module_beside_the_user_is_checked_by_the_installed_script(tmp_path):
+    (tmp_path / "carry.py").write_text(OWN)
+    script = str(Path(sys.executable).parent / "comarl")
+    if not Path(script).exists():
+        pytest.skip("comarl is not installed as a script here")
+
+    def run(*options):
+        common = ("check", "pettingzoo/carry", "--task.horizon", "3", "--steps", "12")
+        workers = ("--task.workers.count", "1")
+        return subprocess.run(
+            [script, *common, *workers, *options], cwd=tmp_path, capture_output=True, text=True
+        )
+
+    good, far = run(), run("--task.kwargs", "far=5.0")
+    assert "pettingzoo/carry keeps the contract: 8 episodes" in good.stdout, good.stderr
+    assert far.returncode != 0 and "Traceback" not in far.stderr
+    words = "module='carry': reset returned an observation of agent 'ann', array([5., 5."
+    assert words in far.stderr and "outside its space" in far.stderr

@@ -1,4 +1,4 @@
-"""The contract of a task, as a check that users run on their own: `python -m comarl.envs.check
+"""The contract of a task, as a check that users run on their own: `comarl check
 smax/3m`.
 
 It plays episodes of random actions twice over, and raises `ContractViolation` for the first thing
@@ -7,6 +7,7 @@ that is wrong. Shapes and types are checked before anything is compiled.
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 from typing import Any, NamedTuple
 
@@ -15,7 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from comarl.envs import find_task
-from comarl.types import Environment, EnvSpec, HostEnvironment, HostTimestep, Key, Task
+from comarl.envs.pettingzoo import PettingZoo
+from comarl.types import (
+    Environment,
+    EnvSpec,
+    HostEnvironment,
+    HostTimestep,
+    Key,
+    Task,
+    TaskDied,
+    Timestep,
+)
 
 FEWEST_EPISODES = 8
 
@@ -97,11 +108,12 @@ def is_hashable(value: Any) -> bool:
 def check_signature(env: Environment) -> None:
     """Shapes and types of all that a jittable task returns, found without running it."""
     spec, key = env.spec, jax.random.key(0)
-    env_state, first = jax.eval_shape(env.reset, key)
+    env_state, first = shapes_of("reset", ("env_state", "timestep"), env.reset, key)
     check_timestep(spec, first, "reset")
     action = jax.eval_shape(lambda: random_action(spec, None, key))
-    after_state, after, reward, terminated, truncated = jax.eval_shape(
-        env.step, env_state, action, key
+    results = ("env_state", "timestep", "reward", "terminated", "truncated")
+    after_state, after, reward, terminated, truncated = shapes_of(
+        "step", results, env.step, env_state, action, key
     )
     check_timestep(spec, after, "step")
     check_array("the reward of step", reward, (), "float32", "a scalar: the team shares it")
@@ -115,9 +127,28 @@ def check_signature(env: Environment) -> None:
         check_array(f"{name!r} of metrics", value, (), "float32", "a scalar")
 
 
+def shapes_of(method: str, results: tuple[str, ...], function: Any, *given: Any) -> tuple:
+    """Shapes and types of what a method returns, which must be a tuple of as many results."""
+    try:
+        found = jax.eval_shape(function, *given)
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise ContractViolation(
+            f"{method} cannot be compiled: {type(error).__name__}: {said}"
+        ) from error
+    right = isinstance(found, tuple) and len(found) == len(results)
+    number = f"a tuple of {len(found)}" if isinstance(found, tuple) else type(found).__name__
+    require(right, f"{method} returns {number}; it must return ({', '.join(results)})")
+    return found
+
+
 def check_timestep(spec: EnvSpec, timestep: Any, where: str, lead: tuple[int, ...] = ()) -> None:
     """Shapes and types of what a team sees. `lead` are axes in front of those that the spec
     knows."""
+    require(
+        isinstance(timestep, Timestep | HostTimestep),
+        f"the timestep of {where} is of {type(timestep).__name__}; it must be a Timestep",
+    )
     obs = (*lead, spec.num_agents, spec.obs_size)
     state = (*lead, spec.state_size)
     actions = (*lead, spec.num_agents, spec.action_size)
@@ -300,6 +331,21 @@ def first_step(flags: np.ndarray) -> int:
     return int(flags.any(0).argmax()) + 1 if flags.any() else 0
 
 
+def check_strictly(task: Any, steps: int, seed: int) -> Report:
+    """The same, with all that a task of PettingZoo shows held against its spaces, too."""
+    if isinstance(task, PettingZoo):
+        task = dataclasses.replace(task, strict=True)
+    return check(task, steps, seed)
+
+
+def report_text(name: str, report: Report) -> str:
+    """What a task that keeps the contract came to, in a line."""
+    return (
+        f"{name} keeps the contract: {report.episodes} episodes of random actions, "
+        f"mean length {report.mean_length:.1f}, mean return {report.mean_return:.4g}"
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Checks the task that the command line names. Returns 0 if it keeps the contract, else 1."""
     parser = argparse.ArgumentParser(
@@ -310,15 +356,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
-        report = check(find_task(options.task), options.steps, options.seed)
-    except (ValueError, ImportError) as error:
+        report = check_strictly(find_task(options.task), options.steps, options.seed)
+    except (ValueError, ImportError, TaskDied) as error:
         # A ContractViolation and an UnknownName are ValueErrors.
         print(f"{options.task}: {error}", file=sys.stderr)
         return 1
-    print(
-        f"{options.task} keeps the contract: {report.episodes} episodes of random actions, "
-        f"mean length {report.mean_length:.1f}, mean return {report.mean_return:.4g}"
-    )
+    print(report_text(options.task, report))
     return 0
 
 

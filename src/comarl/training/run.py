@@ -12,10 +12,12 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
+from comarl.envs.check import check_signature
 from comarl.machine.compile_time import compile_seconds
 from comarl.machine.interrupt import StopRequest, stop_requests
 from comarl.machine.placement import Placement, place
 from comarl.ops.learner import Optimiser
+from comarl.play.finite import check_finite
 from comarl.play.player import Player, make_player
 from comarl.play.rollout import Mode
 from comarl.runs import beginning
@@ -39,7 +41,7 @@ from comarl.training.train import (
     start,
     store_and_evolve,
 )
-from comarl.types import Episode, Evolutionary, Metrics, Transition
+from comarl.types import Environment, Episode, Evolutionary, Metrics, TaskDied, Transition
 
 CHUNKS = {Transition: 64, Episode: 1}
 """most updates per compiled call, by what a batch is: short enough for a live display, long enough
@@ -165,6 +167,8 @@ class Session:
                 f"config has no {' and no '.join(missing)}: make it with "
                 "comarl.runs.identity.identity(run, algorithm_name, task_name)"
             )
+        if isinstance(run.task, Environment):
+            check_signature(run.task)
         tell(Note(check_memory(run)))
         return cls(
             run=run,
@@ -295,7 +299,14 @@ class Session:
         teams, playing = self.lineup(phase, active)
         mode: Mode = "random" if phase == "warm-up" else "explore"
         keys = play_keys(state.key)
-        episodes = players.train(state.agent, state.clock, teams, playing, keys, mode)
+        try:
+            episodes = players.train(state.agent, state.clock, teams, playing, keys, mode)
+            check_finite(episodes, self.config["task_name"], run.first_seed)
+        except TaskDied:
+            # Nothing of this round is kept: what came before it is good.
+            if self.log.round:
+                self.save(state)
+            raise
         state, plan = store_and_evolve(
             run.algorithm, run.spec, state, episodes, active, phase, self.placement
         )
