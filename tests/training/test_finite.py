@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from comarl.algorithms.qmix import Qmix
-from comarl.envs.check import ContractViolation
 from comarl.envs import find_task
+from comarl.envs.check import ContractViolation
 from comarl.envs.matrix import MatrixGame
 from comarl.play.finite import all_finite, check_finite
 from comarl.runs.identity import identity
@@ -84,7 +84,7 @@ def session(task, folder, tell=lambda event: None):
 def test_a_sick_step_ends_the_run_with_the_last_good_state(tmp_path):
     task = Sick(**vars(find_task("matrix/climbing")))
     ill = session(task, tmp_path)
-    with pytest.raises(TaskDied, match="matrix/climbing, seed 0, copy .*: the reward is nan"):
+    with pytest.raises(TaskDied, match=r"matrix/climbing, seed 0, copy .*: the reward is nan"):
         ill.train()
     again = session(task, tmp_path)
     state = again.resume()
@@ -98,5 +98,5 @@ def test_a_sick_step_ends_the_run_with_the_last_good_state(tmp_path):
 
 def test_a_task_that_breaks_the_contract_is_refused_before_training(tmp_path):
     whole = replace(Sick(**vars(find_task("matrix/climbing"))), whole=True)
-    with pytest.raises(ContractViolation, match="the reward of step is of int32; it must be of fl"):
+    with pytest.raises(ContractViolation, match="the reward of step is of int32"):
         session(whole, tmp_path)
