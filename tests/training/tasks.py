@@ -17,7 +17,7 @@ class Wander:
     episode."""
 
     reward_after: float = 0.0
-    """added to the reward from the fourth step on; NaN makes losses NaN"""
+    """added to the reward from the fourth step on; 1e30 is finite and makes losses infinite"""
     spec = SPEC
 
     def look(self, env_state):
