@@ -410,6 +410,8 @@ def test_an_environment_with_both_kinds_of_actions_takes_those_of_the_algorithm(
     assert continuous.kwargs == ("continuous_actions=True",) and not continuous.spec.discrete
     assert PettingZoo(SPREAD).suited_to(frozenset({"discrete"})) == PettingZoo(SPREAD)
     assert main(("train", "matd3", f"pettingzoo/{SPREAD}", "--dry-run")) == 0
+    own = ("--task.kwargs", "N=4", "--dry-run")
+    assert main(("train", "matd3", f"pettingzoo/{SPREAD}", *own)) == 0, "both kwargs apply"
     assert (
         main(
             (
