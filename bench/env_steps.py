@@ -72,7 +72,7 @@ class GymnasiumRobotics:
 
     def __init__(self, task: MultiAgentMujoco, copies: int):
         self.envs = [
-            new_reference(task.robot, task.partition, task.agent_obsk) for _ in range(copies)
+            new_reference(task.robot, task.partition, task.view) for _ in range(copies)
         ]
         spaces = {agent: self.envs[0].action_space(agent) for agent in self.envs[0].possible_agents}
         draw = np.random.default_rng(0).uniform

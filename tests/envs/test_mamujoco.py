@@ -17,6 +17,7 @@ pytest.importorskip("gymnasium_robotics")
 
 from comarl.envs import mamujoco_physics
 from comarl.envs.mamujoco import PARTITIONS, TASKS, MultiAgentMujoco, MultiAgentMujocoCopies, parse
+from comarl.envs.mamujoco_physics import ViewSettings
 from comarl.types import HostEnvironment, Task, TaskDied
 
 OTHERS = (
@@ -47,7 +48,11 @@ class Reference:
 
         with mamujoco_physics.no_mujoco_log():
             self.env = mamujoco_v1.parallel_env(
-                task.robot, task.partition, agent_obsk=task.agent_obsk
+                task.robot,
+                task.partition,
+                agent_obsk=task.agent_obsk,
+                global_categories=task.global_categories,
+                local_categories=task.local_categories,
             )
         self.scale = self.env.single_agent_env.unwrapped.model.actuator_ctrlrange[0, 1]
 
@@ -101,10 +106,63 @@ def compare(task, episodes, steps):
     return compared
 
 
+@pytest.mark.parametrize("global_categories", [(), ("qpos", "qvel")])
 @pytest.mark.parametrize("agent_obsk", [0, 1])
 @pytest.mark.parametrize("name", TASKS)
-def test_the_tasks_of_race_equal_those_of_gymnasium_robotics(name, agent_obsk):
-    assert compare(task_of(name, agent_obsk=agent_obsk), episodes=4, steps=80) >= 150
+def test_the_tasks_of_race_equal_those_of_gymnasium_robotics(name, agent_obsk, global_categories):
+    task = task_of(name, agent_obsk=agent_obsk, global_categories=global_categories)
+    assert compare(task, episodes=4, steps=80) >= 150
+
+
+@pytest.mark.parametrize(
+    ("name", "local_categories"),
+    [
+        ("HalfCheetah-2x3", (("qvel",), ("qpos", "qvel"))),
+        ("Ant-4x2", (("qpos", "cfrc_ext"), ("cvel",))),
+        ("Humanoid-9|8", (("qfrc_actuator", "qpos"), ())),
+    ],
+)
+def test_what_agents_see_of_joints_can_be_chosen(name, local_categories):
+    task = task_of(name, agent_obsk=1, local_categories=local_categories)
+    if name == "Ant-4x2":  # no state of Ant-v5 holds velocities of bodies
+        with pytest.raises(ValueError, match="gymnasium-robotics cannot make Ant-4x2"):
+            _ = task.spec
+        return
+    assert compare(task, episodes=2, steps=60) >= 60
+
+
+def test_an_agent_sees_its_own_joints_alone_unless_told_otherwise():
+    sizes = lambda name, **view: task_of(name, **view).spec.obs_size
+    assert sizes("HalfCheetah-2x3") == 6
+    assert sizes("HalfCheetah-6x1") == sizes("Hopper-3x1") == 2
+    torso = {"global_categories": ("qpos", "qvel")}
+    assert sizes("HalfCheetah-2x3", **torso) == 11
+    assert sizes("HalfCheetah-6x1", **torso) == sizes("Hopper-3x1", **torso) == 7
+
+
+def test_a_delayed_reward_is_the_sum_of_what_was_earned_since_the_last():
+    actions = random_actions(parse("Hopper-3x1").spec, 4, 60).astype(np.float64)
+    rewards = play(task_of("Hopper-3x1", horizon=50), range(4), actions)[1]
+    delayed = play(task_of("Hopper-3x1", horizon=50, reward_delay=20), range(4), actions)[1]
+    lengths = (rewards != 0).sum(axis=0)
+    assert len(set(lengths.tolist())) > 1, "some fall sooner than others"
+    for copy, length in enumerate(lengths.tolist()):
+        ends = [*range(20, length, 20), length]
+        expected = np.zeros(60)
+        for begin, end in zip([0, *ends], ends, strict=False):
+            expected[end - 1] = rewards[begin:end, copy].sum()
+        np.testing.assert_allclose(delayed[:, copy], expected, rtol=0, atol=1e-12)
+
+
+def test_a_delayed_reward_is_not_carried_into_the_next_episode():
+    copies = task_of("HalfCheetah-2x3", reward_delay=3).make(1)
+    actions = random_actions(copies.spec, 1, 3)
+    episodes = []
+    for _ in range(2):
+        copies.reset(np.zeros(1, int), np.ones(1, bool))
+        episodes.append([copies.step(action)[1][0] for action in actions])
+        copies.step(actions[0])  # one more, which is not paid
+    assert episodes[0] == episodes[1] and episodes[0][:2] == [0, 0] and episodes[0][2] != 0
 
 
 @pytest.mark.parametrize("agent_obsk", [0, 1])
@@ -159,7 +217,7 @@ def test_arrays_are_as_the_spec_says(name):
 
 def test_agents_of_unequal_size_are_padded():
     spec = MultiAgentMujoco("Humanoid", "9|8", agent_obsk=1).spec
-    assert spec.obs_sizes == (242, 170) and spec.obs_size == 242
+    assert spec.obs_sizes == (231, 159) and spec.obs_size == 231
     assert spec.action_sizes == (9, 8) and spec.action_size == 9
     assert spec.action_mask.sum() == 17
     assert parse("HalfCheetah-2x3").spec.action_sizes is None
@@ -315,6 +373,34 @@ def test_an_action_that_is_no_number_is_an_error_that_names_it():
             lambda: MultiAgentMujoco("Hopper", "3x1", horizon=0),
             "horizon=0 is too small: it must be 1 or more",
         ),
+        (
+            lambda: MultiAgentMujoco("Hopper", "3x1", reward_delay=0),
+            "reward_delay=0 is too small: it must be 1 or more",
+        ),
+        (
+            lambda: MultiAgentMujoco("Hopper", "3x1", agent_obsk=99).spec,
+            "agent_obsk=99 of Hopper-3x1 must be 2 or less: no joint is farther",
+        ),
+        (
+            lambda: MultiAgentMujoco("Hopper", "3x1", global_categories=("qpo",)),
+            r"category 'qpo' .*; did you mean 'qpos'\? The categories are qpos, qvel, ",
+        ),
+        (
+            lambda: MultiAgentMujoco("Hopper", "3x1", local_categories=(("qpos",), ("qvel",))),
+            "has 2 entries: it must have one for each distance from 0 to agent_obsk=0",
+        ),
+        (
+            lambda: parse("coupled_half_cheetah"),
+            "'coupled_half_cheetah' is called mamujoco/CoupledHalfCheetah-1p1 here",
+        ),
+        (
+            lambda: parse("manyagent_swimmer"),
+            "is called mamujoco/ManySegmentSwimmer-<agents>x<segments of each> here",
+        ),
+        (
+            lambda: parse("2-Agent-HalfCheetah"),
+            "'2-Agent-HalfCheetah' is called mamujoco/HalfCheetah-2x3 here",
+        ),
     ],
 )
 def test_an_impossible_task_is_refused_with_what_would_be_right(make, message):
@@ -351,7 +437,7 @@ def test_a_missing_extra_is_an_error_with_its_remedy(missing, remedy, monkeypatc
 
     monkeypatch.setattr(builtins, "__import__", import_all_but)
     with pytest.raises(ImportError, match=remedy):
-        mamujoco_physics.new_reference("Hopper", "3x1", 0)
+        mamujoco_physics.new_reference("Hopper", "3x1", ViewSettings(0, (), None))
 
 
 def test_the_named_partitions_are_those_of_gymnasium_robotics():
@@ -377,7 +463,7 @@ def test_loading_a_robot_leaves_nothing_in_the_users_folder(tmp_path, monkeypatc
     mujoco: Any = importlib.import_module("mujoco")
     before = mujoco.MjLogConfig.get().logto_file
     monkeypatch.chdir(tmp_path)
-    mamujoco_physics.new_reference("HalfCheetah", "2x3", 0)  # what a first use loads
+    mamujoco_physics.new_reference("HalfCheetah", "2x3", ViewSettings(0, (), None))  # what a first use loads
     parse("HalfCheetah-2x3").make(2)
     assert not list(tmp_path.iterdir()) and capfd.readouterr().err == ""
     assert mujoco.MjLogConfig.get().logto_file == before

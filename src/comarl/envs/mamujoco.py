@@ -3,10 +3,13 @@ them.
 
 The tasks are those of gymnasium-robotics (`mamujoco_v1`, after Peng et al., FACMAC, NeurIPS 2021),
 which gives models, partitions and observations. States, observations, rewards and ends equal those
-of gymnasium-robotics to 1e-9.
+of gymnasium-robotics to 1e-9. Its default differs in one setting: there every agent sees the torso,
+too (`global_categories=("qpos", "qvel")`); here, as in the benchmark's first version and in RACE,
+it does not.
 """
 
 import functools
+import itertools
 import re
 from dataclasses import dataclass, field
 
@@ -18,11 +21,12 @@ from comarl.envs.mamujoco_physics import (
     BatchPhysics,
     GymnasiumPhysics,
     Reference,
+    ViewSettings,
     new_reference,
 )
 from comarl.machine.hardware import usable_cores
 from comarl.types import EnvSpec, HostTimestep, TaskDied
-from comarl.validation import unknown
+from comarl.validation import UnknownName, unknown
 
 TASKS = {
     "HalfCheetah-2x3": "a two-legged runner; its hind and its front leg are agents",
@@ -53,6 +57,35 @@ PARTITIONS = {
 """the names that `gymnasium_robotics.envs.multiagent_mujoco.obsk` knows; what they stand for is
 read there"""
 
+CATEGORIES = (
+    "qpos",
+    "qvel",
+    "qfrc_actuator",
+    "cinert",
+    "cvel",
+    "cfrc_ext",
+    "fingertip_dist",  # of Reacher
+    "ten_J",  # of CoupledHalfCheetah, as the next two
+    "ten_length",
+    "ten_velocity",
+)
+"""what can be seen of joints and bodies, by MuJoCo's names"""
+
+OTHER_NAMES = {
+    "manyagent_swimmer": "ManySegmentSwimmer-<agents>x<segments of each>",
+    "manyagent_ant": "ManySegmentAnt-<agents>x<segments of each>",
+    "coupled_half_cheetah": "CoupledHalfCheetah-1p1",
+    "2-agent-halfcheetah": "HalfCheetah-2x3",
+    "6-agent-halfcheetah": "HalfCheetah-6x1",
+    "2-agent-ant": "Ant-2x4",
+    "2-agent-ant-v2": "Ant-2x4d",
+    "4-agent-ant": "Ant-4x2",
+    "3-agent-hopper": "Hopper-3x1",
+    "2-agent-humanoid": "Humanoid-9|8",
+    "2-agent-humanoidstandup": "HumanoidStandup-9|8",
+}
+"""what the benchmark's first version and RACE's figures call them, in lower case"""
+
 
 @dataclass(frozen=True)
 class MultiAgentMujoco:
@@ -66,6 +99,17 @@ class MultiAgentMujoco:
     agent_obsk: int = 0
     """how many joints away an agent sees: 0 is its own joints only (RACE), 1 is what the benchmark
     recommends"""
+    global_categories: tuple[str, ...] = ()
+    """what every agent sees of the robot's root besides: nothing (the benchmark's first version and
+    RACE), or qpos qvel (gymnasium-robotics' default), the torso's position and velocity"""
+    local_categories: tuple[tuple[str, ...], ...] | None = None
+    """what an agent sees of the joints at each distance, those of distance 0 first; by default
+    gymnasium-robotics' choice: position and velocity of its own joints (and what else its state has
+    of them), position of others"""
+    reward_delay: int = 1
+    """steps between rewards: at every such step and at the end of an episode the team gets the sum
+    of those since the last; 1 is no delay. Sparse rewards are where RACE's introduction places the
+    strength of evolution"""
     horizon: int = 1000
     """steps after which an episode is truncated"""
     num_threads: int | None = field(default=None, compare=False)
@@ -84,19 +128,38 @@ class MultiAgentMujoco:
             raise unknown(
                 "partition", self.partition, known, f"{self.robot} has {', '.join(known)}."
             )
-        for name, minimum in (("agent_obsk", 0), ("horizon", 1), ("num_threads", 1)):
+        limits = (("agent_obsk", 0), ("reward_delay", 1), ("horizon", 1), ("num_threads", 1))
+        for name, minimum in limits:
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise ValueError(f"{name}={value} is too small: it must be {minimum} or more")
+        self._check_categories()
+
+    def _check_categories(self) -> None:
+        seen_by_distance = self.local_categories or ()
+        for name in itertools.chain(self.global_categories, *seen_by_distance):
+            if name not in CATEGORIES:
+                hint = f"The categories are {', '.join(CATEGORIES)}."
+                raise unknown("category", name, CATEGORIES, hint)
+        if self.local_categories is not None and len(seen_by_distance) != self.agent_obsk + 1:
+            raise ValueError(
+                f"local_categories={self.local_categories} has {len(seen_by_distance)} entries: it "
+                f"must have one for each distance from 0 to agent_obsk={self.agent_obsk}"
+            )
 
     def __str__(self) -> str:
         return f"{self.robot}-{self.partition}"
+
+    @property
+    def view(self) -> ViewSettings:
+        """What its agents see, as `new_reference` takes it."""
+        return ViewSettings(self.agent_obsk, self.global_categories, self.local_categories)
 
     @functools.cached_property
     def spec(self) -> EnvSpec:
         """The sizes of the task; `obs_from_state` is None for the few robots whose agents see what
         no state has."""
-        reference = _reference(self.robot, self.partition, self.agent_obsk)
+        reference = _reference(self.robot, self.partition, self.view)
         obs_sizes = tuple(
             reference.observation_space(agent).shape[0] for agent in reference.possible_agents
         )
@@ -132,6 +195,8 @@ def parse(name: str) -> MultiAgentMujoco:
         UnknownName: a ValueError, if there is no such robot or partition; it says what would be
             right.
     """
+    if (ours := OTHER_NAMES.get(name.lower())) is not None:
+        raise UnknownName(f"task {name!r} is called mamujoco/{ours} here")
     robot, dash, partition = name.partition("-")
     if not dash:
         raise unknown("task", name, TASKS, "A name is <robot>-<partition>.")
@@ -149,7 +214,7 @@ class MultiAgentMujocoCopies:
     def __init__(self, task: MultiAgentMujoco, num_copies: int, dtype: type = np.float32):
         self.spec, self.num_copies = task.spec, num_copies
         self._task, self._dtype = task, dtype
-        names = task.robot, task.partition, task.agent_obsk
+        names = task.robot, task.partition, task.view
         reference = _reference(*names)
         entries = {  # of a team's flattened action, by actuator
             node.act_ids: agent * self.spec.action_size + slot
@@ -168,6 +233,7 @@ class MultiAgentMujocoCopies:
                 [new_reference(*names) for _ in range(num_copies)], *sizes, dtype
             )
         self._elapsed = 0
+        self._withheld = np.zeros(num_copies)  # rewards that `reward_delay` has not yet paid
         self._play(np.zeros(num_copies, bool))
 
     def reset(
@@ -176,6 +242,7 @@ class MultiAgentMujocoCopies:
         """Starts an episode in the copies that play, each drawn as Gymnasium draws it from the
         copy's seed alone."""
         self._elapsed = 0
+        self._withheld[:] = 0
         self._play(playing.copy())
         self.physics.start(self._ids, seeds)
         return self._timestep()
@@ -210,8 +277,18 @@ class MultiAgentMujocoCopies:
         over = terminated | truncated
         if over.any():
             self._play(playing & ~over)
-        rewards = (reward * playing).astype(self._dtype)
+        rewards = self._pay(reward * playing, over).astype(self._dtype)
         return self._timestep(), rewards, terminated, truncated
+
+    def _pay(
+        self, earned: Float[np.ndarray, " copies"], over: Bool[np.ndarray, " copies"]
+    ) -> Float[np.ndarray, " copies"]:
+        """What the team gets now for what it has earned since it was last paid."""
+        self._withheld += earned
+        is_due = over | (self._elapsed % self._task.reward_delay == 0)
+        paid = np.where(is_due, self._withheld, 0.0)
+        self._withheld[is_due] = 0
+        return paid
 
     def close(self) -> None:
         """Gives back threads and memory; the copies cannot be used any more."""
@@ -225,6 +302,6 @@ class MultiAgentMujocoCopies:
 
 
 @functools.lru_cache
-def _reference(robot: str, partition: str, agent_obsk: int) -> Reference:
+def _reference(robot: str, partition: str, view: ViewSettings) -> Reference:
     """What a task's sizes and model are read from; it is never stepped."""
-    return new_reference(robot, partition, agent_obsk)
+    return new_reference(robot, partition, view)

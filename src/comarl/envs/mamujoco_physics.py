@@ -12,7 +12,7 @@ import contextlib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -306,18 +306,38 @@ class GymnasiumPhysics:
         return f"in copy {np.argmin(finite)} the simulation became unstable"
 
 
-def new_reference(robot: str, partition: str, agent_obsk: int) -> Reference:
+class ViewSettings(NamedTuple):
+    """What agents see, in the words of gymnasium-robotics."""
+
+    agent_obsk: int
+    """the distance in joints up to which an agent sees"""
+    global_categories: tuple[str, ...]
+    """what all see of the root"""
+    local_categories: tuple[tuple[str, ...], ...] | None
+    """what they see of joints at each distance; None is the robot's default"""
+
+
+def new_reference(robot: str, partition: str, view: ViewSettings) -> Reference:
     """gymnasium-robotics' environment of a task: it knows the model, the partition and the
-    observations."""
+    observations.
+
+    Raises ValueError if it cannot be made, or if no agent's `agent_obsk` reaches that far.
+    """
     mamujoco_v1 = _import_gymnasium_robotics()
     try:
         with no_mujoco_log():
-            reference = mamujoco_v1.parallel_env(robot, partition, agent_obsk=agent_obsk)
+            reference = mamujoco_v1.parallel_env(robot, partition, **view._asdict())
     except Exception as error:
         # It raises no narrower one; CoupledHalfCheetah fails so with mujoco 4.
         raise ValueError(
             f"gymnasium-robotics cannot make {robot}-{partition} with this mujoco: {error}"
         ) from error
+    reach = max(k for near in reference.k_dicts for k, nodes in near.items() if nodes)
+    if view.agent_obsk > reach:
+        raise ValueError(
+            f"agent_obsk={view.agent_obsk} of {robot}-{partition} must be {reach} or less: no joint "
+            "is farther from any agent"
+        )
     # Joints are ordered by label alone, but two of Pusher's share one: their order would change
     # from run to run.
     by_label = lambda nodes: sorted(nodes, key=lambda node: (node.label, node.act_ids))
