@@ -228,7 +228,7 @@ def play_comarl(turns: Turns, config: Config, episodes: int, seeds: int, togethe
     """comarl's training, as the command line runs it."""
     run = Run(
         algorithm(config, episodes),
-        Smax(config["MAP_NAME"]),
+        Smax(config["MAP_NAME"], reward_scale=1.0),
         seeds,
         steps=LONG,
         evaluate_every=LONG,

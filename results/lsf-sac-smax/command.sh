@@ -6,6 +6,7 @@
 # which is for returns of 20 rather than 2, it wins nothing on 3m, and that is recorded, too.
 #
 # What lies here stopped where time did on 3s_vs_5z: at 50,000 steps, QMIX at 90,000.
+# Made while SMAX had JaxMARL's scale of rewards (returns up to 2) by default; the option below keeps that.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 same=(
@@ -16,7 +17,7 @@ cool=(--algorithm.temperature 0.05 0.005)
 folders=()
 fight() { # algorithm, map, steps, name of the folder, options
     folder=runs/$4-smax-$2
-    comarl train "$1" "smax/$2" --seeds 2 --steps "$3" --folder "$folder" "${same[@]}" "${@:5}"
+    comarl train "$1" "smax/$2" --seeds 2 --steps "$3" --task.reward-scale 1 --folder "$folder" "${same[@]}" "${@:5}"
     folders+=("$folder")
 }
 for map in 3m 3s_vs_5z; do

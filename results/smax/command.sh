@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # QMIX, FACMAC and RACE on SMAX. Hours of a CPU; started again, it resumes.
 # On 2s3z there is an update for every second episode, rather than for every one: half the papers' pace, for all three.
+# Made while SMAX had JaxMARL's scale of rewards (returns up to 2) by default; the option below keeps that.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 folders=()
 fight() { # algorithm, map, options
     folder=runs/$1-smax-$2
-    comarl train "$1" "smax/$2" --seeds 3 --steps 300000 --folder "$folder" "${@:3}"
+    comarl train "$1" "smax/$2" --seeds 3 --steps 300000 --task.reward-scale 1 --folder "$folder" "${@:3}"
     folders+=("$folder")
 }
 for algorithm in qmix facmac race-facmac; do

@@ -139,7 +139,7 @@ def test_every_step_is_that_of_jaxmarl(battles):
     for i, agent in enumerate(theirs.agents):
         np.testing.assert_array_equal(timesteps.obs[:, :, i], obs[agent])
         np.testing.assert_array_equal(timesteps.available[:, :, i], available[agent])
-        np.testing.assert_array_equal(rewards, reward[agent])
+        np.testing.assert_array_equal(rewards, 10 * reward[agent])
     world = np.asarray(obs["world_state"])
     expected = np.array([[scaled_by_hand(state) for state in battle] for battle in world])
     np.testing.assert_allclose(timesteps.state, expected, atol=1e-6)
@@ -163,7 +163,7 @@ def test_the_state_may_be_left_in_jaxmarls_units():
     np.testing.assert_allclose(states[0], scaled_by_hand(states[1]), atol=1e-6)
 
 
-def test_a_win_returns_two_and_nothing_else_does(battles):
+def test_a_win_returns_twenty_as_in_smac_and_nothing_else_does(battles):
     rewards, terminated, _, won = map(np.asarray, battles[4:])
     before_end = np.cumsum(terminated, axis=1) <= terminated
     returns = np.where(before_end, rewards, 0).sum(1)
@@ -171,8 +171,21 @@ def test_a_win_returns_two_and_nothing_else_does(battles):
     assert 0 < won.sum() < EPISODES, (
         "choose another seed: of these battles some should be won and some lost"
     )
-    np.testing.assert_allclose(returns[won], 2.0, rtol=1e-6)
-    assert (returns[~won] <= 1.0 + 1e-6).all()
+    np.testing.assert_allclose(returns[won], 20.0, rtol=1e-6)
+    assert (returns[~won] <= 10.0 + 1e-5).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 10.0),
+        ({"reward_scale": 1.0}, 1.0),
+        ({"reward": "sparse"}, 1.0),
+        ({"reward": "sparse", "reward_scale": 0.05}, 0.05),
+    ],
+)
+def test_rewards_have_the_scale_of_smac_unless_told_otherwise(settings, expected):
+    assert Smax("3m", **settings).scale == expected
 
 
 # Health after a step of three marines against three -> what it gives; all were alive before
@@ -264,7 +277,7 @@ def test_a_side_without_units_terminates_and_only_survivors_win(short, health, o
     assert bool(terminated) == over
     assert bool(truncated) == (time == 4 and not over)
     assert Smax("3m").metrics(after) == {"won": won}
-    assert reward == won  # nothing was shot in this step, so it is the bonus alone
+    assert reward == 10 * won  # nothing was shot in this step, so it is the bonus alone
 
 
 def test_the_dead_see_nothing_can_only_stop_and_change_nothing(short):
@@ -290,7 +303,7 @@ def test_enemies_can_be_shot_when_they_are_in_range_and_alive(short):
     assert shootable[0, 0] and not shootable[0, 2]
     assert not shootable[1:].any()
     # A marine takes 9 once in this time, of one enemy of three
-    np.testing.assert_allclose(reward, 9 / FULL / 3)
+    np.testing.assert_allclose(reward, 10 * 9 / FULL / 3, rtol=1e-6)
 
 
 def test_a_first_use_inside_a_trace_leaks_nothing_and_prints_nothing():

@@ -7,9 +7,10 @@ towards one in sight, else across the map. What happens and what is seen is that
 
 - Actions: 0 to 3 move up, right, down, left; 4 stops; 5 + j shoots enemy j. The dead can only stop.
   Walls kill.
-- Reward, one for the team: the share of the enemies' health that is lost, summed over them and
-  divided by their number, and 1 for the win. The most that an episode can return is 2. The other
-  one, `reward` "sparse", is that of the authors of VM3-AC (Kim et al., AAMAS 2023) as far as it is
+- Reward, one for the team: 10 times the share of the enemies' health that is lost, summed over
+  them and divided by their number, and 10 for the win. The most that an episode can return is 20,
+  as in SMAC, for whose returns papers chose temperatures and weights of losses. JaxMARL's own
+  scale, 2, is `reward_scale` 1. The other reward, `reward` "sparse", is that of the authors of VM3-AC (Kim et al., AAMAS 2023) as far as it is
   known: `SPARSE`, and nothing for damage.
 - The end: a side without units terminates; both at once is a draw, which is not won. Time that runs
   out truncates after exactly `horizon` steps, and is not won either. (JaxMARL plays a step more,
@@ -20,7 +21,7 @@ towards one in sight, else across the map. What happens and what is seen is that
   None.
 - The state is JaxMARL's, scaled much as SMAC scales its own. As JaxMARL has it, positions go up to
   32, types to 5, a cooldown falls by 0.5 each step without end, although it matters only while
-  positive: with such inputs QMIX's values began at 20 and grew to 60, where no return is above 2.
+  positive: with such inputs QMIX's values began at 20 and grew to 60, where no return was above 2.
   `scaled_state` off leaves it as it is.
 
 Win rates are not comparable with SMAC's: there is no terrain, no shield and no healing, and the
@@ -92,6 +93,10 @@ MISSING = {
 """the maps of SMAC that SMAX cannot play -> the unit that it lacks"""
 
 
+SMAC_SCALE = 10.0
+"""rewards of SMAC over those of JaxMARL: 20, the most that an episode returns, over 2"""
+
+
 class Sparse(NamedTuple):
     """What the sparse reward gives for each enemy that dies, each ally that dies, each step, and
     the win."""
@@ -133,8 +138,9 @@ class Smax:
     """entries of the state in about [0, 1], rather than in JaxMARL's units"""
     reward: Literal["dense", "sparse"] = "dense"
     """for damage and the win, or for deaths, time and the win"""
-    reward_scale: float = 1.0
-    """what every reward is multiplied by"""
+    reward_scale: float | None = None
+    """what every reward is multiplied by; by default 10 if dense, so that an episode returns at
+    most 20, as SMAC's do (1 is JaxMARL's scale, at most 2), and 1 if sparse"""
 
     def __post_init__(self):
         check_fields(self)
@@ -185,7 +191,13 @@ class Smax:
             earned = reward[game.agents[0]]  # the same for all
         else:
             earned = self.sparse_reward(env_state, after)
-        return after, timestep, self.reward_scale * earned, terminated, truncated
+        return after, timestep, self.scale * earned, terminated, truncated
+
+    @property
+    def scale(self) -> float:
+        """What rewards are multiplied by."""
+        by_default = SMAC_SCALE if self.reward == "dense" else 1.0
+        return by_default if self.reward_scale is None else self.reward_scale
 
     def sparse_reward(self, before: PyTree, after: PyTree) -> Float[Array, ""]:
         """Of one step, by who was alive before it and is no longer."""
@@ -209,11 +221,11 @@ class Smax:
         """What JaxMARL gives agent by agent, as arrays."""
         game = _game(self)
         stack = lambda by_agent: jnp.stack([by_agent[agent] for agent in game.agents])
-        state = scale(game, obs["world_state"]) if self.scaled_state else obs["world_state"]
+        state = scaled(game, obs["world_state"]) if self.scaled_state else obs["world_state"]
         return Timestep(stack(obs), state, stack(game.get_avail_actions(env_state)) != 0)
 
 
-def scale(game: Any, state: Float[Array, " state"]) -> Float[Array, " state"]:
+def scaled(game: Any, state: Float[Array, " state"]) -> Float[Array, " state"]:
     """Positions in widths of the field, cooldowns while they last in the longest there is, types by
     their number."""
     count, features = game.num_allies + game.num_enemies, len(game.own_features)
