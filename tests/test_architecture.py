@@ -30,7 +30,7 @@ LAYERS = (
     ("runs",),
     ("workers",),
     ("machine",),
-    ("types", "validation"),
+    ("types", "validation", "escape"),
 )
 """from the top: each imports from those below it, and from itself"""
 

@@ -107,7 +107,7 @@ class Matd3:
         check_layers(self, "hidden")
         check_range(self, 1, None, "critics", "policy_delay")
         check_range(self, 0, 1, "gamma", "tau")
-        check_range(self, 0, None, "exploration_noise", "target_noise")
+        check_range(self, 0, None, "exploration_noise", "target_noise", "target_noise_clip")
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         """The state before training; targets begin as what they follow."""

@@ -143,6 +143,7 @@ class RaceFacmac:
     def __post_init__(self):
         check_fields(self)
         check_range(self, 1, None, "hidden", "mixer_width", "target_period")
+        check_range(self, 1, None, "embedding", "mine_width", "value_hidden")
         check_range(self, 0, 1, "gamma", "td_lambda")
         check_range(self, 0, None, "beta", "hypernet", "population_after")
 

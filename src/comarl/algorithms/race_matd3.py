@@ -141,9 +141,9 @@ class RaceMatd3:
     def __post_init__(self):
         check_fields(self)
         check_layers(self, "hidden")
-        check_range(self, 1, None, "policy_delay")
+        check_range(self, 1, None, "policy_delay", "embedding", "mine_width")
         check_range(self, 0, 1, "gamma", "tau")
-        check_range(self, 0, None, "beta", "exploration_noise", "target_noise")
+        check_range(self, 0, None, "beta", "exploration_noise", "target_noise", "target_noise_clip")
 
     @property
     def num_teams(self) -> int:

@@ -39,6 +39,10 @@ TASKS: dict[str, str] = {
 """name -> what the task is, in a line"""
 
 
+FIXED = frozenset({"robot", "partition", "module", "name", "map_name", "summary", "payoff"})
+"""fields of tasks that say which task it is"""
+
+
 def find_task(name: str) -> Any:
     """The task of a name: an `Environment` or a `Task`.
 
@@ -61,3 +65,8 @@ def find_task(name: str) -> Any:
         TASKS,
         "`comarl list` shows all; other partitions of a robot work by name, too.",
     )
+
+
+def task_names(task: Any) -> dict[str, Any]:
+    """The fields of a task that its name fixes, and so no option nor setting may change."""
+    return {name: value for name, value in vars(task).items() if name in FIXED}

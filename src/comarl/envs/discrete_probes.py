@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from comarl.envs.probes import ProbeState
 from comarl.types import EnvSpec, Key, Timestep
+from comarl.validation import check_fields, check_range
 
 Step = tuple[ProbeState, Timestep, Float[Array, ""], Bool[Array, ""], Bool[Array, ""]]
 
@@ -37,6 +38,10 @@ class DiscreteProbe:
     terminates: bool = True
     """whether the last step is a termination; else time runs out after two steps, and a value
     follows"""
+
+    def __post_init__(self):
+        check_fields(self)
+        check_range(self, 1, 2, "steps")
 
     @property
     def spec(self) -> EnvSpec:

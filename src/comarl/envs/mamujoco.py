@@ -26,7 +26,7 @@ from comarl.envs.mamujoco_physics import (
 )
 from comarl.machine.hardware import usable_cores
 from comarl.types import EnvSpec, HostTimestep, TaskDied
-from comarl.validation import UnknownName, unknown
+from comarl.validation import UnknownName, check_fields, unknown
 
 TASKS = {
     "HalfCheetah-2x3": "a two-legged runner; its hind and its front leg are agents",
@@ -117,6 +117,7 @@ class MultiAgentMujoco:
     it"""
 
     def __post_init__(self):
+        check_fields(self)
         known = PARTITIONS.get(self.robot)
         if known is None:
             raise unknown(

@@ -23,6 +23,7 @@ import tyro
 from jaxtyping import Array, Bool, Float, Int
 
 from comarl.types import EnvSpec, Key, Timestep
+from comarl.validation import check_fields
 
 Row = tuple[float, float, float]
 Table = tuple[Row, Row, Row]
@@ -44,6 +45,7 @@ class MatrixGame:
     parity picks one"""
 
     def __post_init__(self):
+        check_fields(self)
         if len(self.payoff) not in (1, 2):
             raise ValueError(
                 f"payoff of MatrixGame holds {len(self.payoff)} tables; it must be one or two"

@@ -32,7 +32,7 @@ import functools
 from dataclasses import dataclass, field
 
 from comarl.types import EnvSpec
-from comarl.validation import check_range
+from comarl.validation import check_fields, check_range
 from comarl.workers.pool import Pool, Workers
 from comarl.workers.walkers import Walkers
 
@@ -57,6 +57,7 @@ class Multiwalker:
     """the processes that step the copies"""
 
     def __post_init__(self):
+        check_fields(self)
         check_range(self, 1, 40, "walkers")
         check_range(self, 1, None, "horizon")
         # The last walker stands at piece 10 N, and the finish is 10 before the end

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from comarl.types import EnvSpec
-from comarl.validation import check_fields, check_range
+from comarl.validation import WrongSetting, check_fields, check_range, short
 from comarl.workers.pool import Pool, Workers
 from comarl.workers.team import ParallelTeam
 
@@ -65,6 +65,12 @@ class PettingZoo:
 
     def __post_init__(self):
         check_fields(self)
+        if not all(part.isidentifier() for part in self.module.split(".")):
+            raise WrongSetting(
+                f"module={short(self.module)} of PettingZoo must be the name under which Python "
+                "imports it, such as 'mpe2.simple_spread_v3'",
+                "module",
+            )
         if self.horizon is not None:
             check_range(self, 1, None, "horizon")
         if LIMIT in self.arguments:

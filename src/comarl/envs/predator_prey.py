@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from comarl.types import EnvSpec, Key, Timestep
-from comarl.validation import check_range
+from comarl.validation import check_fields, check_range
 
 ACTIONS = ("right", "down", "left", "up", "stay", "catch")
 MOVES = ((0, 1), (1, 0), (0, -1), (-1, 0))  # row and column of the first four
@@ -75,6 +75,7 @@ class PredatorPrey:
     """reward, 0 or less, for each prey that a lone agent tried to catch"""
 
     def __post_init__(self):
+        check_fields(self)
         check_range(self, 1, None, "agents", "prey", "size", "horizon")
         if self.agents + self.prey > self.size**2:
             raise ValueError(

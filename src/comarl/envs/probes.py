@@ -15,6 +15,7 @@ import tyro
 from jaxtyping import Array, Bool, Float, Int
 
 from comarl.types import EnvSpec, Key, Timestep
+from comarl.validation import check_fields, check_range
 
 
 class ProbeState(NamedTuple):
@@ -40,6 +41,10 @@ class Probe:
     terminates: bool = True
     """whether the last step is a termination; else it is a truncation, behind which a value
     follows"""
+
+    def __post_init__(self):
+        check_fields(self)
+        check_range(self, 1, None, "horizon")
 
     spec_sizes: ClassVar = (2, 2, 2, 1)  # agents, observation, state, action
 

@@ -44,7 +44,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from comarl.envs.particles import lengths, move, offsets, repulsion
 from comarl.types import EnvSpec, Key, Timestep
-from comarl.validation import check_range
+from comarl.validation import check_fields, check_range
 
 COLLECTOR, DEPOSIT, TREASURE = 0.05, 0.075, 0.025  # radii
 COLLECTOR_MASS, DEPOSIT_MASS = 1.0, 2.25
@@ -99,6 +99,7 @@ class Treasure:
     """the rules of MAAC's own code, quirks included, rather than those of mpe2"""
 
     def __post_init__(self):
+        check_fields(self)
         check_range(self, 1, None, "collectors", "deposits", "horizon")
         if self.treasures is not None:
             check_range(self, 1, None, "treasures")

@@ -32,7 +32,8 @@ class Adam:
 
     def __post_init__(self):
         check_fields(self)
-        check_range(self, 0, None, "learning_rate", "max_grad_norm", "epsilon")
+        check_range(self, 0, 1000, "learning_rate")
+        check_range(self, 0, None, "max_grad_norm", "epsilon")
 
     @property
     def transform(self) -> optax.GradientTransformation:
@@ -57,7 +58,8 @@ class RmsProp:
 
     def __post_init__(self):
         check_fields(self)
-        check_range(self, 0, None, "learning_rate", "max_grad_norm", "epsilon")
+        check_range(self, 0, 1000, "learning_rate")
+        check_range(self, 0, None, "max_grad_norm", "epsilon")
         check_range(self, 0, 1, "decay")
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from comarl import escape
 from comarl.report.runs import Curves, Team, compared_by, read_run, shown_scale
 from comarl.report.statistics import SEEDS_FOR_AN_INTERVAL, Middle, summarise
 from comarl.runs.records import RETURN, WON, metric_label
@@ -353,14 +354,14 @@ def _draw_line(
 def _describe(axis: Any, here: Sequence[Curves], title: str, caption: str, y_label: str) -> None:
     """The words around a panel."""
     axis.set_xlabel(x_label(here), fontsize=9)
-    axis.set_ylabel(y_label, fontsize=9)
-    whole = caption.replace(
+    axis.set_ylabel(escape.plot(y_label), fontsize=9)
+    whole = "\n".join(map(escape.plot, caption.split("\n"))).replace(
         "95 % t interval", "95\u00a0%\u00a0t\u00a0interval"
     )  # no line ends within it
     lines = [
         part for line in whole.split("\n") for part in textwrap.wrap(line, 56)
     ]  # a panel is about as wide
-    axis.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=8 + 11 * len(lines))
+    axis.set_title(escape.plot(title), loc="left", fontsize=11, fontweight="bold", pad=8 + 11 * len(lines))
     place = {"xycoords": "axes fraction", "xytext": (0, 5), "textcoords": "offset points"}
     axis.annotate("\n".join(lines), (0, 1), **place, fontsize=8, color="0.35", va="bottom")
 
@@ -374,7 +375,7 @@ def _limit(axis: Any, metric: str) -> None:
 def _legend(figure: Any, entries: Sequence[tuple[str, dict[str, Any]]]) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], label=label, linewidth=1.8, **style) for label, style in entries]
+    handles = [Line2D([], [], label=escape.plot(label), linewidth=1.8, **style) for label, style in entries]
     widest = 0.8 + 0.075 * max(len(label) for label, _ in entries)  # inches
     columns = max(1, min(len(entries), int(figure.get_figwidth() / widest)))
     figure.legend(

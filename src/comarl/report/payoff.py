@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from comarl.escape import csv_cell, markdown
 from comarl.report.runs import Curves, ReportError
 from comarl.runs.payoff import JOINT_ACTIONS, PAYOFF, PayoffLine, read_payoff
 
@@ -103,7 +104,7 @@ def payoff_csv(found: Sequence[Learnt]) -> str:
     for run in found:
         for line in run.lines:
             values = [f"{value:.3f}" for value in line.values] or [""] * len(JOINT_ACTIONS)
-            about = [run.label, run.task, line.seed, line.state, line.choice, f"{line.reward:g}"]
+            about = [csv_cell(run.label), csv_cell(run.task), line.seed, line.state, line.choice, f"{line.reward:g}"]
             writer.writerow([*about, *values])
     return text.getvalue()
 
@@ -115,12 +116,12 @@ def payoff_markdown(found: Sequence[Learnt]) -> str:
     for task in dict.fromkeys(run.task for run in found):
         runs = [run for run in found if run.task == task]
         lines = [
-            f"## {task}",
+            f"## {markdown(task)}",
             "",
             "| algorithm | seeds that choose the best | mean reward of the choices |",
             "|---|---|---|",
             *(
-                f"| {run.label} | {run.hits} of {len(run.seeds)} | {run.mean_reward:.2f} |"
+                f"| {markdown(run.label)} | {run.hits} of {len(run.seeds)} | {run.mean_reward:.2f} |"
                 for run in runs
             ),
         ]
@@ -148,5 +149,5 @@ def _tables(runs: Sequence[Learnt]) -> list[str]:
             continue
         known = PAPER.get(run.algorithm.removesuffix("-pymarl2"))
         paper = known if known and run.task == "matrix/qtran" else ((), ())
-        lines.append(f"| {run.label} | {rows(values)} | {rows(paper)} |")
+        lines.append(f"| {markdown(run.label)} | {rows(values)} | {rows(paper)} |")
     return lines

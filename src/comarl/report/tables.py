@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from comarl import escape
 from comarl.report.papers import Paper, paper_numbers
 from comarl.report.runs import Curves, SeedCurve, Team, compared_by, shown_scale
 from comarl.report.statistics import (
@@ -27,22 +28,6 @@ ALL_PAIRS = 4
 """up to so many algorithms on a task, all pairs of them are compared; of more, the first with each
 other one"""
 TEAMS: tuple[Team, ...] = ("marl_team", "best_team")
-LATEX = {
-    **{character: "\\" + character for character in "&%$#_{}"},
-    **{
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "|": r"\textbar{}",
-    },
-    **{
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "±": r"$\pm$",
-        "†": r"$^\dagger$",
-        "‡": r"$^\ddagger$",
-    },
-}
 
 
 class Final(NamedTuple):
@@ -264,7 +249,7 @@ def markdown_table(rows: Sequence[Row], chances: Sequence[str] = ()) -> str:
     """A Markdown table, its notes, and what `improvements` found."""
     heads, *body = lines_of(rows)
     lines = [heads, ("---", "---", *("---:",) * (len(heads) - 2)), *body]
-    table = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
+    table = ["| " + " | ".join(map(escape.markdown, line)) + " |" for line in lines]
     below = ["", *(f"- {note}" for note in notes(rows))]
     if chances:
         measured = " or ".join(dict.fromkeys(metric_label(row.metric) for row in rows))
@@ -274,7 +259,7 @@ def markdown_table(rows: Sequence[Row], chances: Sequence[str] = ()) -> str:
             "seeds on with its 95 %",
             "percentile interval by the stratified bootstrap over seeds:",
             "",
-            *(f"- {line}" for line in chances),
+            *(f"- {escape.markdown(line)}" for line in chances),
         ]
     return "\n".join([*table, *below]) + "\n"
 
@@ -283,14 +268,10 @@ def latex_table(rows: Sequence[Row]) -> str:
     """A LaTeX tabular with the rules of the package booktabs, and its notes as comments above
     it."""
     lines = lines_of(rows)
-    body = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in lines]
+    body = [" & ".join(map(escape.latex, line)) + r" \\" for line in lines]
     begin = r"\begin{tabular}{ll" + "r" * (len(lines[0]) - 2) + "}"
     rules = [begin, r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*(f"% {note}" for note in notes(rows)), *rules]) + "\n"
-
-
-def _latex(cell: str) -> str:
-    return "".join(LATEX.get(character, character) for character in cell)
+    return "\n".join([*(f"% {escape.line(note)}" for note in notes(rows)), *rules]) + "\n"
 
 
 def rich_table(rows: Sequence[Row]) -> Any:
@@ -307,7 +288,7 @@ def rich_table(rows: Sequence[Row]) -> Any:
             name.replace(" ", "\n"), justify="left" if place < 2 else "right", overflow="fold"
         )
     for line in body:  # broken where it can be, to fit 80 columns
-        table.add_row(*(Text(cell.replace(" to ", " to\n").replace("/", "/\n")) for cell in line))
+        table.add_row(*(Text(escape.line(cell).replace(" to ", " to\n").replace("/", "/\n")) for cell in line))
     return table
 
 
@@ -326,13 +307,13 @@ def per_seed_csv(runs: Sequence[Curves]) -> str:
     heads = [
         head for name in names for head in (f"{name}_mean", "returns" if name == RETURN else name)
     ]
-    writer.writerow([*CSV_HEADER, *(prefix + head for head in heads for prefix in prefixes)])
+    writer.writerow([*CSV_HEADER, *(escape.csv_cell(prefix + head) for head in heads for prefix in prefixes)])
     for run in runs:
         for seed in run.seeds:
             of_metrics = zip(*(_texts(seed, name, teams) for name in names), strict=True)
             steps = zip(seed.env_steps, seed.updates, of_metrics, strict=True)
             for env_steps, updates, texts in steps:
-                about = [run.label, run.task, seed.seed, env_steps, updates]
+                about = [*names_of(run), seed.seed, env_steps, updates]
                 writer.writerow([*about, *chain(*texts)])
     return file.getvalue()
 
@@ -342,7 +323,7 @@ def training_csv(runs: Sequence[Curves], names: Sequence[str]) -> str:
     measured."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["algorithm", "task", "seed", "env_steps", "updates", *names])
+    writer.writerow(["algorithm", "task", "seed", "env_steps", "updates", *map(escape.csv_cell, names)])
     for run in runs:
         for seed in run.seeds:
             columns = [seed.training.get(name, (math.nan,) * len(seed.env_steps)) for name in names]
@@ -350,8 +331,13 @@ def training_csv(runs: Sequence[Curves], names: Sequence[str]) -> str:
                 seed.env_steps, seed.updates, *columns, strict=True
             ):
                 texts = (exact(value) if math.isfinite(value) else "" for value in values)
-                writer.writerow([run.label, run.task, seed.seed, env_steps, updates, *texts])
+                writer.writerow([*names_of(run), seed.seed, env_steps, updates, *texts])
     return file.getvalue()
+
+
+def names_of(run: Any) -> tuple[str, str]:
+    """What a run is called in a CSV: its label and its task."""
+    return escape.csv_cell(run.label), escape.csv_cell(run.task)
 
 
 def _texts(seed: SeedCurve, metric: str, teams: Sequence[Team]) -> list[tuple[str, ...]]:

@@ -7,9 +7,11 @@ import math
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
+
+from comarl.validation import alternatives, field_types
 
 
 def to_config(value: Any) -> Any:
@@ -45,6 +47,7 @@ def to_config(value: Any) -> Any:
 
 def _fields(value: Any) -> dict[str, Any]:
     config = {"kind": type(value).__name__}
+    types = field_types(type(value))
     for field in dataclasses.fields(value):
         if not field.compare:
             continue  # it changes no result
@@ -54,7 +57,7 @@ def _fields(value: Any) -> dict[str, Any]:
             )
         item = getattr(value, field.name)
         # beta=0 and beta=0.0 are one setting, so they must not be two folders.
-        kinds = get_args(field.type) or (field.type,)
+        kinds = alternatives(types[field.name])
         if type(item) is int and float in kinds and int not in kinds:
             item = float(item)
         config[field.name] = to_config(item)

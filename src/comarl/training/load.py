@@ -1,6 +1,9 @@
 """A run from its folder: its settings, and its newest state."""
 
 import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,30 +11,41 @@ import jax
 import jax.numpy as jnp
 
 from comarl.algorithms import find_algorithm
-from comarl.envs import find_task
+from comarl.envs import find_task, task_names
+from comarl.envs.pettingzoo import PettingZoo
+from comarl.escape import line
 from comarl.runs.checkpoint import Checkpoints, describe
 from comarl.runs.identity import differences, identity
 from comarl.runs.records import CHECKPOINTS, CONFIG, read_config
 from comarl.training.settings import Run
 from comarl.training.train import RunState, start
+from comarl.validation import UnknownName, WrongSetting, alternatives, field_types, short
 
 
-def load_run(folder: Path) -> tuple[Run, dict[str, Any], RunState]:
+NAMES = ("algorithm_name", "task_name")
+"""what a configuration says besides the fields of a Run"""
+
+
+def load_run(
+    folder: Path, imports: Sequence[str] = ()
+) -> tuple[Run, dict[str, Any], RunState]:
     """The run in `folder`, its configuration, and the state of its newest good checkpoint.
 
-    Raises as `load_settings` and `load_state` do.
+    `imports` are the modules that the run's task may import. Raises as `load_settings` and `load_state` do.
     """
-    run, config = load_settings(folder)
+    run, config = load_settings(folder, imports)
     return run, config, load_state(folder, run, config)
 
 
-def load_settings(folder: Path) -> tuple[Run, dict[str, Any]]:
-    """The run in `folder`, and its configuration. Raises FileNotFoundError if the folder holds
-    none."""
+def load_settings(folder: Path, imports: Sequence[str] = ()) -> tuple[Run, dict[str, Any]]:
+    """The run in `folder`, and its configuration.
+
+    Raises FileNotFoundError if the folder holds none, ValueError as `rebuild` does.
+    """
     if not (folder / CONFIG).exists():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {CONFIG}")
     config = read_config(folder)
-    return rebuild(config), config
+    return rebuild(config, imports), config
 
 
 def load_state(folder: Path, run: Run, config: dict[str, Any]) -> RunState:
@@ -45,7 +59,9 @@ def load_state(folder: Path, run: Run, config: dict[str, Any]) -> RunState:
     ours = identity(run, config["algorithm_name"], config["task_name"])
     like = jax.eval_shape(lambda: start(run))
     changed = list(differences(theirs, ours))
-    if changed and describe(like) != describe(jax.eval_shape(lambda: start(rebuild(config)))):
+    # Whoever has a run of this task has let its code be imported
+    trained = rebuild(config, [run.task.module] if isinstance(run.task, PettingZoo) else [])
+    if changed and describe(like) != describe(jax.eval_shape(lambda: start(trained))):
         options = (
             f"--{field.replace('_', '-')} (trained with {was})"
             for field, was, _ in changed
@@ -61,34 +77,97 @@ def load_state(folder: Path, run: Run, config: dict[str, Any]) -> RunState:
     return jax.tree.map(jnp.asarray, found[0])
 
 
-def rebuild(config: dict[str, Any]) -> Run:
+def rebuild(config: dict[str, Any], imports: Sequence[str] = ()) -> Run:
     """The settings that `config.json` holds, as the dataclasses that they were.
 
-    Raises ValueError if it has a field that this version has not.
+    Raises ValueError for a field that this version has not, for a value that the field cannot have,
+    and for code that would be imported though it is neither in `imports` nor imported already.
     """
-    algorithm = find_algorithm(config["algorithm_name"]).algorithm
-    template = Run(algorithm, find_task(config["task_name"]))
-    settings = {k: v for k, v in config.items() if k not in ("algorithm_name", "task_name")}
-    return fill(template, settings)
+    names = [config.get(name) for name in NAMES]
+    for name, value in zip(NAMES, names, strict=True):
+        if not isinstance(value, str):
+            raise ValueError(f"{name}={short(value)} of {CONFIG} must be a name, in quotes")
+    algorithm, task = find_algorithm(names[0]).algorithm, find_task(names[1])
+    settings = {name: value for name, value in config.items() if name not in NAMES}
+    parts = {"algorithm": algorithm, "task": task}
+    known = {field.name: settings[field.name] for field in fields(Run) if field.name in settings}
+    for name in settings:
+        if name not in field_types(Run):
+            raise unknown_field(name)
+    parts |= {name: fill(parts[name], known.pop(name), name) for name in parts if name in known}
+    check_named(task, parts["task"])
+    check_imports(parts["task"], imports)
+    return Run(**parts, **known)
 
 
-def fill(template: Any, data: Any, path: str = "") -> Any:
-    """`template` with the values of `data`, its JSON form, field by field.
+def check_named(named: Any, task: Any) -> None:
+    """Raises ValueError where the settings of a task say another task than its name does."""
+    if type(named) is not type(task) or task_names(named) != task_names(task):
+        raise ValueError(f"task of {CONFIG} is {task}, but task_name says {named}; restore it")
 
-    Raises ValueError for a field that the template has not: then the run is of another version.
+
+def check_imports(task: Any, imports: Sequence[str]) -> None:
+    """Raises ValueError for a task that would import code which only the folder of a run names.
+
+    Whoever gives away a folder could else choose what runs on the machine of whoever opens it.
     """
-    if dataclasses.is_dataclass(template) and isinstance(data, dict):
-        known = vars(template)
-        changes = {}
-        for name, value in data.items():
-            if name == "kind":  # the class, which the template has
-                continue
-            if name not in known:
-                raise ValueError(
-                    f"{path}{name}: the run has this setting, and this version of comarl has not. "
-                    "Its records can be reported. To evaluate or resume it, use the version that "
-                    "environment.json names; or train anew"
-                )
-            changes[name] = fill(known[name], value, f"{path}{name}.")
-        return dataclasses.replace(template, **changes)  # type: ignore[type-var]
-    return tuple(fill(None, item) for item in data) if isinstance(data, list) else data
+    if not isinstance(task, PettingZoo):
+        return
+    if task.module not in imports and task.module not in sys.modules:
+        raise ValueError(
+            f"the run's task is code of the module {short(task.module)}, which is imported only if "
+            f"you name it, too: add --import {task.module}"
+        )
+
+
+def fill(template: Any, data: Any, path: str) -> Any:
+    """`template` with the values of `data`, its JSON form, field by field; `path` is its name.
+
+    Raises ValueError for a field that the template has not: then the run is of another version; and
+    for a value that the field cannot have.
+    """
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} of {CONFIG} must be an object of settings, not {short(data)}")
+    types, changes = field_types(type(template)), {}
+    for name, value in data.items():
+        if name == "kind":
+            continue
+        here = f"{path}.{name}"
+        if name not in types:
+            raise unknown_field(here)
+        part = template_of(types[name], value, vars(template)[name], here)
+        is_part = dataclasses.is_dataclass(part)
+        changes[name] = fill(part, value, here) if is_part and value is not None else tuples(value)
+    try:
+        return dataclasses.replace(template, **changes)
+    except WrongSetting as error:
+        raise ValueError(f"{path}.{error.field} of {CONFIG}: {error}") from None
+    except UnknownName as error:
+        raise ValueError(f"{path} of {CONFIG}: {error}") from None
+
+
+def template_of(hint: Any, data: Any, usual: Any, path: str) -> Any:
+    """The settings that `data` changes: the usual ones, or others of the class that it names."""
+    kinds = {kind.__name__: kind for kind in alternatives(hint) if dataclasses.is_dataclass(kind)}
+    if not kinds or not isinstance(data, dict):
+        return usual
+    kind = data.get("kind", type(usual).__name__)
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(
+            f"{path}.kind={short(kind)} of {CONFIG} must be {' or '.join(map(repr, kinds))}"
+        )
+    return usual if type(usual) is kinds[kind] else kinds[kind]()
+
+
+def unknown_field(path: str) -> ValueError:
+    """What to say of a setting that this version has not."""
+    return ValueError(
+        f"{line(path)[:100]}: the run has this setting, and this version of comarl has not. "
+        "Its records can be reported. To evaluate or resume it, use the version that "
+        "environment.json names; or train anew"
+    )
+
+
+def tuples(data: Any) -> Any:
+    """JSON data with tuples for its lists."""
+    return tuple(map(tuples, data)) if isinstance(data, list) else data

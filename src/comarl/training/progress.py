@@ -9,10 +9,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
+from comarl import escape
 from comarl.runs.records import RETURN, WON
 from comarl.training.events import Ended, Evaluated, Event, Note, Progress, Started
 
+WIDE = 110  # columns of a terminal on which everything fits
 WINDOW = 20.0  # seconds over which speeds are averaged
 
 
@@ -122,7 +125,9 @@ class Display:
                 self.evaluated(line)
             case Note(text, warning):
                 text = f"Warning: {text}" if warning else text
-                self.console.print(text, highlight=False, soft_wrap=True)
+                # Text from outside, such as an environment's message, is neither markup nor escapes
+                shown = Text(escape.terminal(text))
+                self.console.print(shown, highlight=False, soft_wrap=True)
             case Ended():
                 if self.bar is not None:
                     self.bar.stop()
@@ -132,9 +137,9 @@ class Display:
         self.began = time.monotonic()
         self.meter = Meter(event.steps, event.seeds, event.deadline)
         columns = (
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24 if self.console.width >= 110 else 6),
-            TextColumn("{task.percentage:>3.0f}%  {task.fields[line]}"),
+            TextColumn("{task.description}", style="bold", markup=False),
+            BarColumn(bar_width=24 if self.console.width >= WIDE else 6),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[line]}", markup=False),
         )
         live = self.console.is_terminal
         self.bar = Bar(*columns, console=self.console, disable=not live, transient=False)
@@ -148,9 +153,10 @@ class Display:
         env_steps = event.env_steps
         self.meter.add(event.phase, time.monotonic(), env_steps, event.updates)
         steps_per_second, updates_per_second = self.meter.speeds()
-        steps = f"{float(env_steps.min()):,.0f} steps  " if self.console.width >= 110 else ""
-        speeds = f"{steps_per_second:,.0f} steps/s  {updates_per_second:,.0f} updates/s"
-        line = f"{self.score}  {steps}{speeds}  {self.meter.time_left(env_steps)}"
+        wide = self.console.width >= WIDE
+        updates = f"  {updates_per_second:,.0f} updates/s" if wide else ""
+        steps = f"{float(env_steps.min()):,.0f} steps  {steps_per_second:,.0f} steps/s{updates}"
+        line = f"{self.score}  {steps}  {self.meter.time_left(env_steps)}"
         completed = self.meter.fraction(env_steps, self.began)
         for task in self.bar.task_ids:
             self.bar.update(task, description=event.phase, completed=completed, line=line)
@@ -167,4 +173,5 @@ class Display:
             f"seed {line['seed']}  {line['env_steps']:>9,} steps  {line['updates']:>9,} updates"
             f"  {shown}  ({clock_text(line['wall_time'])})",
             highlight=False,
+            soft_wrap=True,
         )

@@ -42,6 +42,7 @@ from comarl.training.train import (
     store_and_evolve,
 )
 from comarl.types import Environment, Episode, Evolutionary, Metrics, TaskDied, Transition
+from comarl.validation import check_fields, check_range
 
 CHUNKS = {Transition: 64, Episode: 1}
 """most updates per compiled call, by what a batch is: short enough for a live display, long enough
@@ -77,6 +78,10 @@ class Options:
     """map seeds over array axes, or compute them sequentially; by default the first on
     accelerators, and on CPUs neither: there each seed has a device of its own, if JAX sees so many
     (`comarl.machine.placement.see_a_device_for_each`)"""
+
+    def __post_init__(self):
+        check_fields(self)
+        check_range(self, 0, None, "minutes", "checkpoint_seconds")
 
 
 @dataclass

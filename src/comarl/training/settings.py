@@ -3,8 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
-from comarl.types import Algorithm, EnvSpec, Evolutionary
-from comarl.validation import check_range
+from comarl.types import Algorithm, Environment, EnvSpec, Evolutionary, Task
+from comarl.validation import LARGEST_INT, Wide, WrongSetting, check_fields, check_range, short
+
+MOST_SEEDS = 4096
+"""that train together: far more than any machine has room for"""
+MOST_STEPS = 2_000_000_000
+"""of a seed: its clock counts in 32 bits, and the last round is finished"""
+MOST_EPISODES = 100_000
+"""of an evaluation"""
+SEED_RANGE = 2**32
+"""seeds are numbers of 32 bits without a sign"""
 
 
 @dataclass(frozen=True)
@@ -17,7 +26,7 @@ class Run:
     """the task and its settings"""
     seeds: int = 1
     """how many seeds train together"""
-    first_seed: int = 0
+    first_seed: Wide = 0
     """the first seed; the others count up from it"""
     steps: int = 1_000_000
     """environment steps of each seed, those of all its teams together; a round begun is finished"""
@@ -27,8 +36,26 @@ class Run:
     """greedy episodes of each evaluation"""
 
     def __post_init__(self):
-        check_range(self, 1, None, "seeds", "steps", "evaluate_every", "evaluation_episodes")
+        check_parts(self.algorithm, self.task)
+        check_fields(self)
+        check_range(self, 1, MOST_SEEDS, "seeds")
+        check_range(self, 1, MOST_STEPS, "steps", "evaluate_every")
+        check_range(self, 1, MOST_EPISODES, "evaluation_episodes")
+        check_range(self, 0, SEED_RANGE - self.seeds, "first_seed")
+        check_pair(self.algorithm, self.task)
+        self._check_round()
         self.algorithm.pace.check(self.num_copies, self.spec.horizon)
+
+    def _check_round(self) -> None:
+        """Raises WrongSetting where a seed's clock could not count the steps of a round."""
+        round_steps = self.num_copies * self.spec.horizon
+        if round_steps > LARGEST_INT - MOST_STEPS:
+            raise WrongSetting(
+                f"a round has {self.num_copies} episodes of up to {self.spec.horizon} steps, and "
+                f"may have {LARGEST_INT - MOST_STEPS:,} steps in all: lower the task's horizon or "
+                "the algorithm's parallel_envs",
+                "parallel_envs",
+            )
 
     @property
     def num_teams(self) -> int:
@@ -54,3 +81,25 @@ class Run:
 def num_teams(algorithm: Algorithm) -> int:
     """Teams that play: those that evolve, and the one that MARL trains."""
     return algorithm.num_teams if isinstance(algorithm, Evolutionary) else 1
+
+
+def check_parts(algorithm: Any, task: Any) -> None:
+    """Raises WrongSetting for what is no algorithm or no task, such as their names."""
+    if isinstance(algorithm, type) or not isinstance(algorithm, Algorithm):
+        example = 'an algorithm, such as comarl.algorithms.find_algorithm("qmix").algorithm'
+        raise WrongSetting(f"algorithm of Run must be {example}, not {short(algorithm)}", "algorithm")
+    if isinstance(task, type) or not isinstance(task, Environment | Task):
+        example = 'a task, such as comarl.envs.find_task("matrix/climbing")'
+        raise WrongSetting(f"task of Run must be {example}, not {short(task)}", "task")
+
+
+def check_pair(algorithm: Algorithm, task: Any) -> None:
+    """Raises WrongSetting where the algorithm cannot choose the task's kind of actions."""
+    kind = "discrete" if task.spec.discrete else "continuous"
+    if kind not in algorithm.actions:
+        able = " or ".join(sorted(algorithm.actions))
+        raise WrongSetting(
+            f"{type(algorithm).__name__} chooses {able} actions and {task} has {kind} ones; choose "
+            "another algorithm or task",
+            "algorithm",
+        )

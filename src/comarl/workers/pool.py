@@ -28,7 +28,7 @@ from jaxtyping import Bool, Int
 
 from comarl.machine.hardware import usable_cores
 from comarl.types import EnvSpec, HostTimestep, TaskDied
-from comarl.validation import check_range
+from comarl.validation import check_fields, check_range
 from comarl.workers.output import Output
 from comarl.workers.serve import Team, WorkerTimestep
 
@@ -53,6 +53,7 @@ class Workers:
     """seconds without an answer after which one is replaced"""
 
     def __post_init__(self):
+        check_fields(self)
         if self.count is not None:
             check_range(self, 1, None, "count")
         if not self.timeout > 0:
