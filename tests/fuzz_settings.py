@@ -11,10 +11,26 @@ from comarl.replay.pace import StepPace
 from comarl.training.events import Started
 from comarl.training.run import Options
 from comarl.training.settings import Run
-from comarl.validation import LARGEST_INT, alternatives, field_types, fits
+from comarl.validation import alternatives, field_types, fits
 
 NUMBERS = (math.nan, math.inf, -math.inf, -1, -0.5, -(2**31), 2**31, 10**18, 10**400, 1e39)
-OTHERS = (True, None, "", "3", "nan", (), (0,), (-1,), (math.nan,), [], [64], {}, {"a": 1}, b"x", ...)
+OTHERS = (
+    True,
+    None,
+    "",
+    "3",
+    "nan",
+    (),
+    (0,),
+    (-1,),
+    (math.nan,),
+    [],
+    [64],
+    {},
+    {"a": 1},
+    b"x",
+    ...,
+)
 NESTED = (((),), ((64, (64,)),), ([[1]],), object(), int, Options, Started(1, 1, None))
 WRONG = (*NUMBERS, *OTHERS, *NESTED)
 
@@ -75,8 +91,15 @@ def is_meant(settings: Any, name: str, value: Any, hint: Any) -> bool:
     return (type(settings).__name__, name) in MEANT
 
 
-EMPTY = {("Qplex", "importance_hidden"), ("PettingZoo", "kwargs")}
-"""tuples that may be empty"""
+EMPTY = {
+    ("Qplex", "importance_hidden"),
+    ("PettingZoo", "kwargs"),
+    *((name, "hidden") for name in ("Maddpg", "FacmacContinuous", "Vm3Ac")),
+    *((name, "discriminator") for name in ("Maven", "MavenAc")),
+    ("Qtran", "joint_hidden"),
+    ("SiMoa", "model_hidden"),
+}
+"""tuples that may be empty: a network without hidden layers is linear"""
 
 
 def wrong_settings() -> Iterator[Wrong]:

@@ -17,7 +17,7 @@ SOURCE = Path(comarl.__file__).parent
 
 LAYERS = (
     ("cli",),
-    ("api", "doctor"),
+    ("api", "doctor", "options", "terminal"),
     ("report",),
     ("training",),
     ("algorithms",),

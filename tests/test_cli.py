@@ -23,6 +23,7 @@ from comarl.training.load import rebuild
 from comarl.training.settings import Run
 from tests.report.folders import noisy_run
 
+GAME = ("train", "qmix", "matrix/climbing")
 HOPPER = ("train", "race-matd3", "mamujoco/Hopper-3x1")
 
 
@@ -47,12 +48,24 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
             (*HOPPER, "--task.robot", "Ant", "--task.partition", "4x2", "--dry-run"),
             ("--task.robot", "Hopper"),
         ),
-        ((*HOPPER, "--steps", "0"), ("steps", "0", "must be 1 or more")),
-        ((*HOPPER, "--seeds", "-1"), ("seeds", "-1", "1 or more")),
+        ((*HOPPER, "--steps", "0"), ("--steps", "steps=0", "between 1 and 2000000000")),
+        ((*HOPPER, "--seeds", "-1"), ("--seeds", "seeds=-1", "between 1 and 4096")),
         (
-            (*HOPPER, "--algorithm.replay.capacity", "10000000000", "--dry-run"),
+            (*HOPPER, "--algorithm.replay.capacity", "2000000000", "--dry-run"),
             ("replay", "GiB", "would fit"),
         ),
+        ((*GAME, "--algorithm.lr", "1"), ("mean --algorithm.optimiser.learning-rate?", "--help")),
+        ((*GAME, "--first-seed", "4294967296"), ("--first-seed", "between 0 and 4294967295")),
+        ((*GAME, "--first-seed", "-1"), ("--first-seed", "between 0 and 4294967295")),
+        ((*GAME, "--first-seed", "1" + "0" * 20), ("--first-seed", "between 0 and 4294967295")),
+        ((*GAME, "--seeds", "1" + "0" * 18), ("--seeds", "an int of at most 2147483647")),
+        ((*GAME, "--steps", "1" + "0" * 18), ("--steps", "an int of at most 2147483647")),
+        ((*GAME, "--evaluate-every", "2147483648"), ("--evaluate-every", "at most 2147483647")),
+        ((*GAME, "--minutes", "nan", "--dry-run"), ("--minutes", "a finite float", "not nan")),
+        ((*GAME, "--minutes", "-1"), ("--minutes", "minutes=-1.0 of Options must be 0 or more")),
+        ((*GAME, "--checkpoint-seconds", "inf"), ("--checkpoint-seconds", "not inf")),
+        (("train", "qmix", "pettingzoo/.."), ("module='..'", "mpe2.simple_spread_v3")),
+        (("train", "qmix", "nothing/like-it"), ("'nothing/like-it' does not exist", "comarl list")),
     ],
 )
 def test_a_mistake_is_answered_in_one_line_that_names_it_and_what_would_be_right(
@@ -64,9 +77,67 @@ def test_a_mistake_is_answered_in_one_line_that_names_it_and_what_would_be_right
     assert "Traceback" not in text
 
 
-def test_an_unknown_option_suggests_the_nearest(capsys):
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("optimiser.learning-rate", "inf", "learning_rate of RmsProp must be a finite float"),
+        ("optimiser.learning-rate", "-1", "learning_rate=-1.0 of RmsProp must be between 0 and"),
+        ("pace.updates-per-episode", "inf", "updates_per_episode of EpisodePace must be a finite"),
+        ("pace.parallel-envs", "0", "parallel_envs=0 of EpisodePace must be 1 or more"),
+        ("hidden", "0", "hidden=0 of Qmix must be 1 or more"),
+        ("gamma", "nan", "gamma of Qmix must be a finite float, not nan"),
+    ],
+)
+def test_a_meaningless_setting_of_the_algorithm_is_refused_where_it_stands(
+    option, value, words, capsys
+):
+    with pytest.raises(SystemExit) as stop:
+        main((*GAME, f"--algorithm.{option}", value))
+    text = " ".join(said(capsys).replace("│", " ").split())
+    assert stop.value.code == 2 and words in text
+    assert f"algorithm.{option}".rpartition(".")[0] in text
+
+
+def test_a_name_like_no_other_is_not_answered_with_all_names(capsys):
+    assert main(("train", "qmix", "nothing/like-it")) == 2
+    assert len(said(capsys)) < 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--version",), "comarl "),
+        (("help",), "usage: comarl COMMAND"),
+        (("help", "train"), "train ALGORITHM TASK"),
+        (("list", "--help"), "usage: comarl list"),
+        (("doctor", "--help"), "usage: comarl doctor"),
+    ],
+)
+def test_what_people_try_first_works(arguments, words, capsys):
+    assert main(arguments) == 0
+    assert words in said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("task", "fields"),
+    [
+        ("matrix/climbing", ("summary", "payoff")),
+        ("mamujoco/Hopper-3x1", ("robot", "partition")),
+        ("probe/action", ("name", "summary")),
+    ],
+)
+def test_what_the_name_of_a_task_says_is_no_option(task, fields, capsys):
+    algorithm = "qmix" if task.startswith("matrix") else "matd3"
     with pytest.raises(SystemExit):
-        main((*HOPPER, "--algorithm.bta", "1"))
+        main(("train", algorithm, task, "--help"))
+    text = said(capsys)
+    assert not any(f"--task.{field}" in text for field in fields)
+    assert main(("train", algorithm, task, f"--task.{fields[0]}", "x")) == 2
+    assert "give another name" in said(capsys)
+
+
+def test_an_unknown_option_suggests_the_nearest(capsys):
+    assert main((*HOPPER, "--algorithm.bta", "1")) == 2
     assert "--algorithm.beta" in said(capsys)
 
 
@@ -147,9 +218,12 @@ def test_an_algorithm_that_cannot_choose_a_tasks_actions_says_so_before_anything
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_configuration_in_a_folder_is_the_run_it_was_written_from(name):
-    algorithm, _ = tuned(name, "mamujoco/Ant-4x2")
-    run = Run(algorithm, find_task("mamujoco/Ant-4x2"), seeds=3, steps=77)
-    config = {**identity(run, name, "mamujoco/Ant-4x2"), "steps": 77}
+    task = (
+        "mamujoco/Ant-4x2" if "continuous" in find_algorithm(name).algorithm.actions else "smax/3m"
+    )
+    algorithm, _ = tuned(name, task)
+    run = Run(algorithm, find_task(task), seeds=3, steps=77)
+    config = {**identity(run, name, task), "steps": 77}
     assert rebuild(config) == run
     assert to_config(rebuild(config)) == to_config(run)
 

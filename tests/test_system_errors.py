@@ -71,5 +71,5 @@ def test_without_an_output_and_without_a_home_a_command_works():
     ],
 )
 def test_each_cause_has_a_remedy(number, remedy):
-    told = cli.sentence(OSError(number, os.strerror(number), "/data/run"))
+    told = terminal.sentence(OSError(number, os.strerror(number), "/data/run"))
     assert told.startswith(f"/data/run: {os.strerror(number)}: ") and remedy in told

@@ -1,9 +1,8 @@
 """The command line: `comarl train | evaluate | report | check | list | doctor`."""
 
-import argparse
 import contextlib
 import dataclasses
-import errno
+import importlib.metadata
 import operator
 import os
 import sys
@@ -17,8 +16,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from comarl import escape
 from comarl.machine.allocator import keep_freed_memory
 from comarl.machine.interrupt import StoppedAtOnce
+from comarl.options import check_options, seeds_in, values_of, with_option
+from comarl.terminal import make_console, sentence
+from comarl.validation import WrongSetting, unknown
 
 USAGE = """\
 usage: comarl COMMAND ...
@@ -29,6 +32,7 @@ usage: comarl COMMAND ...
   check TASK             plays random actions, and names what breaks the contract of a task
   list                   algorithms and tasks, a line each
   doctor                 versions, devices, extras, rendering, disk and memory
+  help COMMAND           the same as COMMAND --help;  --version  shows the version
 
 For example:
   comarl train race-matd3 mamujoco/Hopper-3x1 --seeds 3 --steps 200000 --algorithm.beta 0
@@ -37,15 +41,6 @@ For example:
 AlgorithmT = TypeVar("AlgorithmT")
 TaskT = TypeVar("TaskT")
 Arguments = Sequence[str]
-
-
-class Terminal(Console):
-    """Where a command shows things. An output that was closed is an error like others; Rich itself
-    would end the process without a word."""
-
-    def on_broken_pipe(self) -> None:
-        """Called while the BrokenPipeError is handled."""
-        raise
 
 
 class UsageError(ValueError):
@@ -100,6 +95,11 @@ class EvaluateSettings(Generic[AlgorithmT, TaskT]):
     folder: Path | None = None
     """a new folder to record the returns in, which `comarl report` takes as a run's; by default
     they are only shown"""
+    import_: Annotated[
+        tuple[str, ...], tyro.conf.arg(name="import", help_behavior_hint="(default: none)")
+    ] = ()
+    """modules that the run's task may import; code that only the run's folder names is not
+    imported"""
 
 
 @dataclass(frozen=True)
@@ -147,15 +147,18 @@ def main(arguments: Arguments | None = None) -> int:
     }
     if sys.stdout is None:  # closed by the caller: what is shown goes nowhere
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    console = Terminal()
+    console = make_console()
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"comarl {importlib.metadata.version('comarl')}")
+        return 0
     try:
         if arguments[0] not in commands:
-            from comarl.validation import unknown
-
-            raise unknown("command", arguments[0], commands, "`comarl --help` shows all.")
+            raise unknown("command", arguments[0], commands, "`comarl help` shows all.")
         status = commands[arguments[0]](arguments[1:], console)
         sys.stdout.flush()  # here, where an output that was closed is answered
         return status
@@ -171,42 +174,9 @@ def main(arguments: Arguments | None = None) -> int:
     except Exception as error:
         if not is_user_error(error):
             raise
-        print(f"comarl: {error}", file=sys.stderr)
+        told = with_option(error, arguments) if isinstance(error, WrongSetting) else str(error)
+        print(f"comarl: {escape.terminal(told)}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
-
-
-def seeds_in(arguments: Arguments) -> int:
-    """The number of seeds asked for, which is needed before anything is loaded that could parse
-    the other options."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--seeds", nargs="?", default="1", const="1")
-    given = parser.parse_known_args(arguments)[0].seeds
-    # What is no number is refused later, with the other options
-    return max(1, int(given)) if given.isdigit() else 1
-
-
-def sentence(error: OSError) -> str:
-    """What the operating system refused, and the remedy, on one line."""
-    if isinstance(error, BrokenPipeError):
-        # Else Python tries to write the rest when it ends, and fails again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return "whoever read the output has closed it."
-    if error.errno is None:
-        return str(error)
-    remedies = {
-        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "free some space, or name another folder",
-        (errno.EACCES, errno.EPERM, errno.EROFS): "name a folder that may be written",
-        (
-            errno.ENOTDIR,
-            errno.EEXIST,
-            errno.EISDIR,
-        ): "a folder and a file are confused; name another",
-        (errno.ENOENT,): "check the name",
-    }
-    remedy = next((text for codes, text in remedies.items() if error.errno in codes), None)
-    where = f"{error.filename}: " if error.filename else ""
-    hint = f": {remedy}" if remedy else ""
-    return f"{where}{error.strerror}{hint}. What was saved before stays; the same command resumes."
 
 
 def is_user_error(error: Exception) -> bool:
@@ -231,7 +201,7 @@ def train(arguments: Arguments, console: Console) -> int:
             "train needs the names of an algorithm and a task, in this order, before any option"
         )
     from comarl.algorithms import tuned
-    from comarl.envs import find_task
+    from comarl.envs import FIXED, find_task
     from comarl.machine.placement import see_a_device_for_each
     from comarl.types import SuitsActions
 
@@ -242,13 +212,14 @@ def train(arguments: Arguments, console: Console) -> int:
     task = find_task(task_name)
     if isinstance(task, SuitsActions):  # a task that has both kinds of actions
         task = task.suited_to(algorithm.actions)
+    usual = TrainSettings(algorithm, task, evaluation_episodes=32 if task.spec.discrete else 10)
+    prog = f"comarl train {algorithm_name} {task_name}"
+    check_options(arguments[2:], usual, tuple(FIXED), prog)
     settings = tyro.cli(
         TrainSettings[type(algorithm), type(task)],  # type: ignore[misc]
-        prog=f"comarl train {algorithm_name} {task_name}",
+        prog=prog,
         args=list(arguments[2:]),
-        default=TrainSettings(
-            algorithm, task, evaluation_episodes=32 if task.spec.discrete else 10
-        ),
+        default=usual,
         config=(
             tyro.conf.AvoidSubcommands,
         ),  # a field of several kinds, such as an optimiser, keeps its kind
@@ -263,8 +234,8 @@ def train(arguments: Arguments, console: Console) -> int:
 
 
 def check_pair(algorithm_name: str, algorithm: Any, task_name: str, task: Any) -> None:
-    """Raises UsageError where the algorithm cannot choose the task's kind of actions, or the task
-    is another's."""
+    """Raises UsageError where the algorithm cannot choose the task's kind of actions, with the
+    algorithms that can."""
     kind = "discrete" if task.spec.discrete else "continuous"
     if kind not in algorithm.actions:
         from comarl.algorithms import ALGORITHMS
@@ -274,17 +245,6 @@ def check_pair(algorithm_name: str, algorithm: Any, task_name: str, task: Any) -
             f"{algorithm_name} chooses {' or '.join(sorted(algorithm.actions))} actions and "
             f"{task_name} has {kind} ones; algorithms for it are {', '.join(able)}."
         )
-    from comarl.envs import find_task
-
-    named = find_task(task_name)
-    for field in ("robot", "partition", "module", "name"):
-        given = vars(task).get(field)
-        right = vars(named).get(field)
-        if given != right:
-            raise UsageError(
-                f"--task.{field} {given!r}: the task's name already says {right!r}; give another "
-                "name"
-            )
 
 
 def report_tuned(changes: dict[str, Any], algorithm: Any, console: Console) -> None:
@@ -312,6 +272,7 @@ def run_training(
 
     names = [field.name for field in dataclasses.fields(Run)]
     run = Run(**{name: vars(settings)[name] for name in names})
+    options = Options(**{f.name: vars(settings)[f.name] for f in dataclasses.fields(Options)})
     config = identity(run, algorithm_name, task_name)
     folder = settings.folder or Path("runs") / folder_name(config)
     what = (
@@ -321,7 +282,6 @@ def run_training(
     if settings.dry_run:
         console.print(check_memory(run), highlight=False)
         return 0
-    options = Options(**{f.name: vars(settings)[f.name] for f in dataclasses.fields(Options)})
     session = Session.open(run, config, folder, options, Display(console))
     try:
         state = session.train()
@@ -383,6 +343,7 @@ def evaluate(arguments: Arguments, console: Console) -> int:
         if arguments and arguments[0] in ("-h", "--help"):
             return 0
         raise UsageError("evaluate needs the folder of a run, before any option")
+    from comarl.envs import FIXED
     from comarl.envs.matrix import MatrixGame
     from comarl.runs.identity import identity
     from comarl.runs.lock import FolderInUse, locked
@@ -391,13 +352,15 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     from comarl.training.payoff import write as write_payoff
     from comarl.training.run import evaluate_once
 
-    folder = Path(arguments[0])
-    trained, config = load_settings(folder)
+    folder, prog = Path(arguments[0]), f"comarl evaluate {arguments[0]}"
+    trained, config = load_settings(folder, values_of(arguments[1:], "--import"))
+    usual = EvaluateSettings(trained.algorithm, trained.task)
+    check_options(arguments[1:], usual, tuple(FIXED), prog)
     settings = tyro.cli(
         EvaluateSettings[type(trained.algorithm), type(trained.task)],  # type: ignore[misc]
-        prog=f"comarl evaluate {folder}",
+        prog=prog,
         args=list(arguments[1:]),
-        default=EvaluateSettings(trained.algorithm, trained.task),
+        default=usual,
         config=(tyro.conf.AvoidSubcommands,),
     )
     algorithm_name, task_name = config["algorithm_name"], config["task_name"]
@@ -496,6 +459,9 @@ def check_task(arguments: Arguments, console: Console) -> int:
 
 def list_all(arguments: Arguments, console: Console) -> int:
     """`comarl list`: algorithms and tasks, a line each."""
+    if arguments[:1] in (["-h"], ["--help"]):
+        print("usage: comarl list\n\nShows the names of all algorithms and tasks, a line each.")
+        return 0
     if arguments:
         raise UsageError(f"list takes no arguments, not {arguments[0]!r}")
     from comarl.algorithms import ALGORITHMS
@@ -518,6 +484,9 @@ def list_all(arguments: Arguments, console: Console) -> int:
 
 def doctor(arguments: Arguments, console: Console) -> int:
     """`comarl doctor`: what this machine lacks."""
+    if arguments[:1] in (["-h"], ["--help"]):
+        print("usage: comarl doctor\n\nShows what this machine lacks, and what to do about it.")
+        return 0
     if arguments:
         raise UsageError(f"doctor takes no arguments, not {arguments[0]!r}")
     from comarl.doctor import main as diagnose

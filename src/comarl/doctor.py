@@ -20,7 +20,18 @@ from comarl.machine.hardware import cpu_model, total_memory, usable_cores
 
 Status = Literal["ok", "warn", "fail"]
 
-CORE = ("jax", "jaxlib", "equinox", "optax", "numpy", "jaxtyping", "tyro", "rich", "psutil")
+CORE = (
+    "comarl",
+    "jax",
+    "jaxlib",
+    "equinox",
+    "optax",
+    "numpy",
+    "jaxtyping",
+    "tyro",
+    "rich",
+    "psutil",
+)
 EXTRAS = {  # each extra in pyproject.toml that a user may want -> its modules, and what it is for
     "mujoco": (("mujoco", "mujoco.batch", "gymnasium", "gymnasium_robotics"), "the mamujoco tasks"),
     "smax": (("jaxmarl",), "the smax tasks"),

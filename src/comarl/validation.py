@@ -18,6 +18,8 @@ LARGEST_INT = 2**31 - 1
 """of a whole number in a setting: JAX counts in 32 bits"""
 LARGEST_FLOAT = 1e9
 """of any other number: no weight, rate, size or duration that is meant is larger"""
+MOST_SEEDS = 4096
+"""that train together: far more than any machine has room for"""
 Wide = Annotated[int, "wide"]
 """of a field that is an int beyond 32 bits, whose bounds are checked by `check_range`"""
 FEW = 8
@@ -199,7 +201,7 @@ def _sentence(whose: str, name: str, value: Any, hint: Any) -> str:
     words = " or ".join(_noun(kind) for kind in kinds)
     article = "" if words.startswith("None") else "an " if words[0] in "AEIOaeio" else "a "
     if _is_number(value) and float in kinds:
-        finite = "finite " if not math.isfinite(value) else ""
+        finite = "" if abs(value) < math.inf else "finite "
         article = "a " if finite else article
         words = f"{finite}{words}" + ("" if finite else f" of at most {LARGEST_FLOAT:g}")
     elif is_whole(value) and int in kinds:

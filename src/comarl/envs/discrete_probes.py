@@ -29,7 +29,7 @@ Step = tuple[ProbeState, Timestep, Float[Array, ""], Bool[Array, ""], Bool[Array
 class DiscreteProbe:
     """One probe, by what it rewards."""
 
-    name: str
+    name: tyro.conf.Suppress[str]
     """which probe"""
     summary: tyro.conf.Suppress[str]
     """what it isolates"""

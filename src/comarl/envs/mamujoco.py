@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass, field
 
 import numpy as np
+import tyro
 from jaxtyping import Bool, Float, Int
 
 from comarl.envs.mamujoco_physics import (
@@ -91,10 +92,10 @@ OTHER_NAMES = {
 class MultiAgentMujoco:
     """One robot of Multi-Agent MuJoCo, and how its joints are shared out among agents."""
 
-    robot: str
+    robot: tyro.conf.Suppress[str]
     """which robot: HalfCheetah, Ant, Hopper, Humanoid, HumanoidStandup, Walker2d, Swimmer, Reacher,
     ..."""
-    partition: str
+    partition: tyro.conf.Suppress[str]
     """which agent moves which joints; 2x3 is two agents of three joints each"""
     agent_obsk: int = 0
     """how many joints away an agent sees: 0 is its own joints only (RACE), 1 is what the benchmark

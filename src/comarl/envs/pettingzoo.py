@@ -29,6 +29,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import tyro
+
 from comarl.types import EnvSpec
 from comarl.validation import WrongSetting, check_fields, check_range, short
 from comarl.workers.pool import Pool, Workers
@@ -48,7 +50,7 @@ LIMIT = "max_cycles"  # what most environments call their time limit
 class PettingZoo:
     """Settings of a parallel environment of PettingZoo, and of how it is made a team's task."""
 
-    module: str
+    module: tyro.conf.Suppress[str]
     """the module that has the environment's parallel_env"""
     kwargs: tuple[str, ...] = ()
     """arguments of parallel_env, each as name=value with the value as Python writes it"""

@@ -38,6 +38,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import tyro
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from comarl.types import EnvSpec, Key, Timestep
@@ -130,7 +131,7 @@ Step = tuple[PyTree, Timestep, Float[Array, ""], Bool[Array, ""], Bool[Array, ""
 class Smax:
     """One battle, by its map."""
 
-    map_name: str = "3m"
+    map_name: tyro.conf.Suppress[str] = "3m"
     """which map of SMAC, or smacv2_<5, 10 or 20>_units"""
     horizon: int | None = None
     """steps after which an episode is truncated, by default the map's limit in SMAC"""

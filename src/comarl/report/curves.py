@@ -361,7 +361,9 @@ def _describe(axis: Any, here: Sequence[Curves], title: str, caption: str, y_lab
     lines = [
         part for line in whole.split("\n") for part in textwrap.wrap(line, 56)
     ]  # a panel is about as wide
-    axis.set_title(escape.plot(title), loc="left", fontsize=11, fontweight="bold", pad=8 + 11 * len(lines))
+    axis.set_title(
+        escape.plot(title), loc="left", fontsize=11, fontweight="bold", pad=8 + 11 * len(lines)
+    )
     place = {"xycoords": "axes fraction", "xytext": (0, 5), "textcoords": "offset points"}
     axis.annotate("\n".join(lines), (0, 1), **place, fontsize=8, color="0.35", va="bottom")
 
@@ -375,7 +377,9 @@ def _limit(axis: Any, metric: str) -> None:
 def _legend(figure: Any, entries: Sequence[tuple[str, dict[str, Any]]]) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], label=escape.plot(label), linewidth=1.8, **style) for label, style in entries]
+    handles = [
+        Line2D([], [], label=escape.plot(label), linewidth=1.8, **style) for label, style in entries
+    ]
     widest = 0.8 + 0.075 * max(len(label) for label, _ in entries)  # inches
     columns = max(1, min(len(entries), int(figure.get_figwidth() / widest)))
     figure.legend(

@@ -104,7 +104,14 @@ def payoff_csv(found: Sequence[Learnt]) -> str:
     for run in found:
         for line in run.lines:
             values = [f"{value:.3f}" for value in line.values] or [""] * len(JOINT_ACTIONS)
-            about = [csv_cell(run.label), csv_cell(run.task), line.seed, line.state, line.choice, f"{line.reward:g}"]
+            about = [
+                csv_cell(run.label),
+                csv_cell(run.task),
+                line.seed,
+                line.state,
+                line.choice,
+                f"{line.reward:g}",
+            ]
             writer.writerow([*about, *values])
     return text.getvalue()
 

@@ -288,7 +288,9 @@ def rich_table(rows: Sequence[Row]) -> Any:
             name.replace(" ", "\n"), justify="left" if place < 2 else "right", overflow="fold"
         )
     for line in body:  # broken where it can be, to fit 80 columns
-        table.add_row(*(Text(escape.line(cell).replace(" to ", " to\n").replace("/", "/\n")) for cell in line))
+        table.add_row(
+            *(Text(escape.line(cell).replace(" to ", " to\n").replace("/", "/\n")) for cell in line)
+        )
     return table
 
 
@@ -307,7 +309,9 @@ def per_seed_csv(runs: Sequence[Curves]) -> str:
     heads = [
         head for name in names for head in (f"{name}_mean", "returns" if name == RETURN else name)
     ]
-    writer.writerow([*CSV_HEADER, *(escape.csv_cell(prefix + head) for head in heads for prefix in prefixes)])
+    writer.writerow(
+        [*CSV_HEADER, *(escape.csv_cell(prefix + head) for head in heads for prefix in prefixes)]
+    )
     for run in runs:
         for seed in run.seeds:
             of_metrics = zip(*(_texts(seed, name, teams) for name in names), strict=True)
@@ -323,7 +327,9 @@ def training_csv(runs: Sequence[Curves], names: Sequence[str]) -> str:
     measured."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["algorithm", "task", "seed", "env_steps", "updates", *map(escape.csv_cell, names)])
+    writer.writerow(
+        ["algorithm", "task", "seed", "env_steps", "updates", *map(escape.csv_cell, names)]
+    )
     for run in runs:
         for seed in run.seeds:
             columns = [seed.training.get(name, (math.nan,) * len(seed.env_steps)) for name in names]

@@ -21,17 +21,15 @@ from comarl.training.settings import Run
 from comarl.training.train import RunState, start
 from comarl.validation import UnknownName, WrongSetting, alternatives, field_types, short
 
-
 NAMES = ("algorithm_name", "task_name")
 """what a configuration says besides the fields of a Run"""
 
 
-def load_run(
-    folder: Path, imports: Sequence[str] = ()
-) -> tuple[Run, dict[str, Any], RunState]:
+def load_run(folder: Path, imports: Sequence[str] = ()) -> tuple[Run, dict[str, Any], RunState]:
     """The run in `folder`, its configuration, and the state of its newest good checkpoint.
 
-    `imports` are the modules that the run's task may import. Raises as `load_settings` and `load_state` do.
+    `imports` are the modules that the run's task may import. Raises as `load_settings` and
+    `load_state` do.
     """
     run, config = load_settings(folder, imports)
     return run, config, load_state(folder, run, config)
@@ -83,16 +81,16 @@ def rebuild(config: dict[str, Any], imports: Sequence[str] = ()) -> Run:
     Raises ValueError for a field that this version has not, for a value that the field cannot have,
     and for code that would be imported though it is neither in `imports` nor imported already.
     """
-    names = [config.get(name) for name in NAMES]
-    for name, value in zip(NAMES, names, strict=True):
-        if not isinstance(value, str):
+    for name in NAMES:
+        if not isinstance(value := config.get(name), str):
             raise ValueError(f"{name}={short(value)} of {CONFIG} must be a name, in quotes")
-    algorithm, task = find_algorithm(names[0]).algorithm, find_task(names[1])
+    algorithm = find_algorithm(config["algorithm_name"]).algorithm
+    task = find_task(config["task_name"])
     settings = {name: value for name, value in config.items() if name not in NAMES}
     parts = {"algorithm": algorithm, "task": task}
     known = {field.name: settings[field.name] for field in fields(Run) if field.name in settings}
     for name in settings:
-        if name not in field_types(Run):
+        if name != "kind" and name not in field_types(Run):
             raise unknown_field(name)
     parts |= {name: fill(parts[name], known.pop(name), name) for name in parts if name in known}
     check_named(task, parts["task"])
@@ -129,6 +127,10 @@ def fill(template: Any, data: Any, path: str) -> Any:
     if not isinstance(data, dict):
         raise ValueError(f"{path} of {CONFIG} must be an object of settings, not {short(data)}")
     types, changes = field_types(type(template)), {}
+    if (kind := data.get("kind", type(template).__name__)) != type(template).__name__:
+        raise ValueError(
+            f"{path}.kind={short(kind)} of {CONFIG} must be {type(template).__name__!r}"
+        )
     for name, value in data.items():
         if name == "kind":
             continue
@@ -148,7 +150,8 @@ def fill(template: Any, data: Any, path: str) -> Any:
 
 def template_of(hint: Any, data: Any, usual: Any, path: str) -> Any:
     """The settings that `data` changes: the usual ones, or others of the class that it names."""
-    kinds = {kind.__name__: kind for kind in alternatives(hint) if dataclasses.is_dataclass(kind)}
+    parts: list[Any] = [kind for kind in alternatives(hint) if dataclasses.is_dataclass(kind)]
+    kinds = {part.__name__: part for part in parts}
     if not kinds or not isinstance(data, dict):
         return usual
     kind = data.get("kind", type(usual).__name__)

@@ -4,10 +4,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from comarl.types import Algorithm, Environment, EnvSpec, Evolutionary, Task
-from comarl.validation import LARGEST_INT, Wide, WrongSetting, check_fields, check_range, short
+from comarl.validation import (
+    LARGEST_INT,
+    MOST_SEEDS,
+    Wide,
+    WrongSetting,
+    check_fields,
+    check_range,
+    short,
+)
 
-MOST_SEEDS = 4096
-"""that train together: far more than any machine has room for"""
 MOST_STEPS = 2_000_000_000
 """of a seed: its clock counts in 32 bits, and the last round is finished"""
 MOST_EPISODES = 100_000
@@ -87,7 +93,9 @@ def check_parts(algorithm: Any, task: Any) -> None:
     """Raises WrongSetting for what is no algorithm or no task, such as their names."""
     if isinstance(algorithm, type) or not isinstance(algorithm, Algorithm):
         example = 'an algorithm, such as comarl.algorithms.find_algorithm("qmix").algorithm'
-        raise WrongSetting(f"algorithm of Run must be {example}, not {short(algorithm)}", "algorithm")
+        raise WrongSetting(
+            f"algorithm of Run must be {example}, not {short(algorithm)}", "algorithm"
+        )
     if isinstance(task, type) or not isinstance(task, Environment | Task):
         example = 'a task, such as comarl.envs.find_task("matrix/climbing")'
         raise WrongSetting(f"task of Run must be {example}, not {short(task)}", "task")
