@@ -434,7 +434,7 @@ def test_evaluate_shows_win_rates_in_percent_and_teams_where_there_is_a_populati
         (
             "--algorithm.critic-optimiser.learning-rate",
             "-1",
-            "learning_rate=-1.0 of Adam must be 0 or more",
+            "learning_rate=-1.0 of Adam must be between 0 and",
         ),
         ("--algorithm.replay.capacity", "100", "it must be 6006 or more"),
     ],

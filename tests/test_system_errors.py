@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from comarl import cli
+from comarl import cli, terminal
 
 CALL = "import sys; from comarl.cli import main; sys.exit(main())"
 LIMITED = (

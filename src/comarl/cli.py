@@ -132,7 +132,7 @@ class ReportSettings:
 
 def main(arguments: Arguments | None = None) -> int:
     """Runs one command; returns the exit status: 0 done, 1 failed, 2 misused."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     keep_freed_memory(seeds_in(arguments))
     if not {"", os.getcwd()} & set(sys.path):
         # The installed script, unlike `python -m`, does not look for modules where the user is.

@@ -57,8 +57,9 @@ def latex(text: str) -> str:
 
 
 def plot(text: str) -> str:
-    """A text in a picture: matplotlib takes what is between two $ for mathematics."""
-    return line(text).replace("$", r"\$")
+    """A text in a picture, with its line ends: matplotlib takes what is between two $ for
+    mathematics."""
+    return terminal(text).replace("$", r"\$")
 
 
 def _written(character: str) -> str:

@@ -1,4 +1,4 @@
-"""The terminal: where a command shows things, and what it says when the system refuses something."""
+"""Where a command shows things, and what it says when the system refuses something."""
 
 import errno
 import os

@@ -10,8 +10,8 @@ towards one in sight, else across the map. What happens and what is seen is that
 - Reward, one for the team: 10 times the share of the enemies' health that is lost, summed over
   them and divided by their number, and 10 for the win. The most that an episode can return is 20,
   as in SMAC, for whose returns papers chose temperatures and weights of losses. JaxMARL's own
-  scale, 2, is `reward_scale` 1. The other reward, `reward` "sparse", is that of the authors of VM3-AC (Kim et al., AAMAS 2023) as far as it is
-  known: `SPARSE`, and nothing for damage.
+  scale, 2, is `reward_scale` 1. The other reward, `reward` "sparse", is that of the authors of
+  VM3-AC (Kim et al., AAMAS 2023) as far as it is known: `SPARSE`, and nothing for damage.
 - The end: a side without units terminates; both at once is a draw, which is not won. Time that runs
   out truncates after exactly `horizon` steps, and is not won either. (JaxMARL plays a step more,
   and counts it as an end like others.)

@@ -355,7 +355,7 @@ def _describe(axis: Any, here: Sequence[Curves], title: str, caption: str, y_lab
     """The words around a panel."""
     axis.set_xlabel(x_label(here), fontsize=9)
     axis.set_ylabel(escape.plot(y_label), fontsize=9)
-    whole = "\n".join(map(escape.plot, caption.split("\n"))).replace(
+    whole = escape.plot(caption).replace(
         "95 % t interval", "95\u00a0%\u00a0t\u00a0interval"
     )  # no line ends within it
     lines = [

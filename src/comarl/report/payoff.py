@@ -128,7 +128,8 @@ def payoff_markdown(found: Sequence[Learnt]) -> str:
             "| algorithm | seeds that choose the best | mean reward of the choices |",
             "|---|---|---|",
             *(
-                f"| {markdown(run.label)} | {run.hits} of {len(run.seeds)} | {run.mean_reward:.2f} |"
+                f"| {markdown(run.label)} | {run.hits} of {len(run.seeds)} | "
+                f"{run.mean_reward:.2f} |"
                 for run in runs
             ),
         ]

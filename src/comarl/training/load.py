@@ -89,8 +89,10 @@ def rebuild(config: dict[str, Any], imports: Sequence[str] = ()) -> Run:
     settings = {name: value for name, value in config.items() if name not in NAMES}
     parts = {"algorithm": algorithm, "task": task}
     known = {field.name: settings[field.name] for field in fields(Run) if field.name in settings}
+    if (kind := settings.pop("kind", Run.__name__)) != Run.__name__:
+        raise ValueError(f"kind={short(kind)} of {CONFIG} must be 'Run'")
     for name in settings:
-        if name != "kind" and name not in field_types(Run):
+        if name not in field_types(Run):
             raise unknown_field(name)
     parts |= {name: fill(parts[name], known.pop(name), name) for name in parts if name in known}
     check_named(task, parts["task"])
