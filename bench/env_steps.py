@@ -71,9 +71,7 @@ class GymnasiumRobotics:
     over itself."""
 
     def __init__(self, task: MultiAgentMujoco, copies: int):
-        self.envs = [
-            new_reference(task.robot, task.partition, task.view) for _ in range(copies)
-        ]
+        self.envs = [new_reference(task.robot, task.partition, task.view) for _ in range(copies)]
         spaces = {agent: self.envs[0].action_space(agent) for agent in self.envs[0].possible_agents}
         draw = np.random.default_rng(0).uniform
         self.actions = [

@@ -463,7 +463,9 @@ def test_loading_a_robot_leaves_nothing_in_the_users_folder(tmp_path, monkeypatc
     mujoco: Any = importlib.import_module("mujoco")
     before = mujoco.MjLogConfig.get().logto_file
     monkeypatch.chdir(tmp_path)
-    mamujoco_physics.new_reference("HalfCheetah", "2x3", ViewSettings(0, (), None))  # what a first use loads
+    mamujoco_physics.new_reference(
+        "HalfCheetah", "2x3", ViewSettings(0, (), None)
+    )  # what a first use loads
     parse("HalfCheetah-2x3").make(2)
     assert not list(tmp_path.iterdir()) and capfd.readouterr().err == ""
     assert mujoco.MjLogConfig.get().logto_file == before

@@ -335,8 +335,8 @@ def new_reference(robot: str, partition: str, view: ViewSettings) -> Reference:
     reach = max(k for near in reference.k_dicts for k, nodes in near.items() if nodes)
     if view.agent_obsk > reach:
         raise ValueError(
-            f"agent_obsk={view.agent_obsk} of {robot}-{partition} must be {reach} or less: no joint "
-            "is farther from any agent"
+            f"agent_obsk={view.agent_obsk} of {robot}-{partition} must be {reach} or less: no "
+            "joint is farther from any agent"
         )
     # Joints are ordered by label alone, but two of Pusher's share one: their order would change
     # from run to run.
