@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Five ways to hunt on the small grid, and two of them where a lone catch is punished; the other three are in
 # results/predator-prey-punished. Hours of a CPU; started again, it resumes.
+# Made while RACE's W_marl had a policy for each agent; the option below keeps that.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 folders=()
 hunt() { # algorithm, task, steps
     folder=runs/$1-predator-prey-$2
-    comarl train "$1" "predator-prey/$2" --seeds 3 --steps "$3" --folder "$folder"
+    earlier=()
+    if [ "$1" = race-facmac ]; then earlier=(--algorithm.no-shared-head); fi
+    comarl train "$1" "predator-prey/$2" --seeds 3 --steps "$3" --folder "$folder" "${earlier[@]}"
     folders+=("$folder")
 }
 for algorithm in qmix facmac race-facmac merl-facmac ea-facmac; do

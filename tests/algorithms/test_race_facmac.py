@@ -39,6 +39,7 @@ RACE = RaceFacmac(
     mine_width=5,
     value_hidden=4,
     actor_optimiser=SMOOTH,
+    head_optimiser=SMOOTH,
     critic_optimiser=SMOOTH,
     mine_optimiser=SMOOTH,
 )
@@ -164,6 +165,11 @@ def encoded(state, batch):
     return {mode: fit_encoder(make(mode), state, batch, keys)[0] for mode in MODES}
 
 
+def for_both_agents(head):
+    """W_marl, which is one for all agents, as a team of two."""
+    return jax.tree.map(lambda w: np.concatenate([w, w]), head)
+
+
 class Equations:
     """RACE's targets and losses in NumPy, read from the paper (docstring of the algorithm) and the
     fact sheet."""
@@ -181,15 +187,18 @@ class Equations:
 
     def team(self, j: int):
         return (
-            self.state.head.value
+            for_both_agents(self.state.head.value)
             if j == TEAMS - 1
             else self.reference.part(self.state.population.teams, j)
         )
 
     def logits(self, encoder, heads):
         z = self.reference.histories(encoder, SPEC, self.batch)
-        policy = lambda i: 0 if self.shared else i
-        each = [z[..., i, :] @ heads.weight[policy(i)] + heads.bias[policy(i)] for i in range(2)]
+        policy = lambda i, heads: 0 if self.shared or len(heads.weight) == 1 else i
+        each = [
+            z[..., i, :] @ heads.weight[policy(i, heads)] + heads.bias[policy(i, heads)]
+            for i in range(2)
+        ]
         return np.stack(each, axis=-2)
 
     def marl_target(self):
@@ -612,6 +621,24 @@ def test_injection_gives_every_agent_the_policy_that_they_share(state):
         np.testing.assert_array_equal(new[2], np.stack([own[0], own[0]]))
 
 
+def test_w_marl_is_one_policy_unless_each_agent_is_to_have_its_own():
+    own = dataclasses.replace(RACE, shared_head=False).init(SPEC, jax.random.key(0))
+    shared = RACE.init(SPEC, jax.random.key(0))
+    assert own.head.value.weight.shape == (2, 6, 3)
+    assert shared.head.value.weight.shape == (1, 6, 3)
+    for team, parts in ((shared.own_team(), 1), (own.own_team(), 2)):
+        assert team.weight.shape == (2, 6, 3)
+        assert len(np.unique(np.asarray(team.weight), axis=0)) == parts
+
+
+def test_an_agent_with_a_policy_of_its_own_learns_it(batch):
+    own = dataclasses.replace(RACE, shared_head=False)
+    before = own.init(SPEC, jax.random.key(0))
+    after, _ = update(own, before, batch, at(0), KEY)
+    moved = np.asarray(after.head.value.weight != before.head.value.weight)
+    assert moved.any((-1, -2)).all(), "every agent's"
+
+
 def without_teams(state: State) -> State:
     """The state of an algorithm whose evolution is off."""
     make_team = lambda k: state.head.value
@@ -619,11 +646,9 @@ def without_teams(state: State) -> State:
     return dataclasses.replace(state, population=empty)
 
 
-def test_race_with_one_policy_for_all_agents_and_without_evolution_and_information_is_facmac(
-    state, batch
-):
+def test_race_without_evolution_and_information_is_facmac(state, batch):
     """Four updates; clipping is off, as FACMAC clips encoder and policy together."""
-    base = dataclasses.replace(SHARED, evolution=False, beta=0.0)
+    base = dataclasses.replace(RACE, evolution=False, beta=0.0)
     facmac = Facmac(**SIZES, actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
     net = jax.eval_shape(lambda k: RecurrentNet(SPEC, RACE.hidden, key=k), jax.random.key(0))
     actor = lambda encoder, head: eqx.tree_at(
@@ -657,8 +682,6 @@ def test_race_with_one_policy_for_all_agents_and_without_evolution_and_informati
     for pair in pairs:
         for a, b in zip(*map(jax.tree.leaves, pair), strict=True):
             np.testing.assert_allclose(a, b, atol=2e-5)
-    # The policy that nobody acts by stands still.
-    np.testing.assert_array_equal(one.head.value.weight[1], state.head.value.weight[1])
     # And they act alike.
     memory, timestep = (
         Memory.empty(2, RACE.hidden),
@@ -828,7 +851,7 @@ def test_w_marl_takes_the_worst_slot_and_never_the_elites(state, fitness, elite,
     after = RACE.inject(ranked(state, fitness, elite))
     assert int(after.population.injected) == slot != elite
     for new, old, own in zip(
-        *map(jax.tree.leaves, (after.population.teams, state.population.teams, state.head.value)),
+        *map(jax.tree.leaves, (after.population.teams, state.population.teams, state.own_team())),
         strict=True,
     ):
         np.testing.assert_array_equal(new[slot], own)
@@ -872,6 +895,7 @@ def test_targets_start_as_what_they_follow_and_teams_start_apart(initial, bits):
         assert bits(part.target) == bits(part.value)
     weights = [initial.head.value.weight, *initial.population.teams.weight]
     assert initial.population.teams.weight.shape == (3, 2, 6, 3)
+    assert initial.head.value.weight.shape == (1, 6, 3)
     for one, two in itertools.combinations([agent for team in weights for agent in team], 2):
         assert not np.any(one == two)
 
@@ -920,5 +944,6 @@ def test_the_population_joins_after_the_marl_team_was_alone(finished):
     ).any()
     for seed, slot in enumerate(np.asarray(agent.population.injected)):
         np.testing.assert_array_equal(
-            agent.population.teams.weight[seed, slot], agent.head.value.weight[seed]
+            agent.population.teams.weight[seed, slot],
+            np.repeat(agent.head.value.weight[seed], 2, axis=0),
         )

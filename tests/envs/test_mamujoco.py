@@ -355,7 +355,7 @@ def test_an_action_that_is_no_number_is_an_error_that_names_it():
         ),
         (
             lambda: parse("Ant-2x4e"),
-            r"partition '2x4e' .*; did you mean '2x4d?'\? Ant has 2x4, 2x4d, 4x2",
+            r"partition '2x4e' .*; did you mean '2x4d' or '2x4' or '4x2'\? Ant has 2x4, 2x4d",
         ),
         (
             lambda: parse("ManySegmentAnt-2"),

@@ -34,9 +34,13 @@ class RaceState(eqx.Module, Generic[Encoder, Critic, TeamCritic]):
     mine: Learner[Mine]  # T_omega(s, z), one for each agent or one for all
     spec: EnvSpec = eqx.field(static=True)
 
+    def own_team(self) -> Linear:
+        """W_marl as a team like the others."""
+        return self.head.value
+
     def team(self, index: Index) -> Linear:
         """W_j; the last team is the MARL team."""
-        return self.population.team(index, self.head.value)
+        return self.population.team(index, self.own_team())
 
 
 AnyState = TypeVar("AnyState", bound=RaceState)

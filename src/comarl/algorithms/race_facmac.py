@@ -1,11 +1,13 @@
 """RACE on FACMAC: recurrent teams with discrete actions (Li et al., ICML 2023).
 
-It is RACE as on MATD3. All agents of all teams share one recurrent encoder; a team is a linear
-policy per agent on top of it. One team learns by FACMAC, a population of teams evolves, and the
+It is RACE as on MATD3. All agents of all teams share one recurrent encoder; an evolving team is a
+linear policy per agent on top of it, the MARL team one policy for all its agents, as in FACMAC
+(App. A.1). It learns by FACMAC, a population of teams evolves, and the
 encoder serves them all.
 
     z_t,i   = Z_phi(tau_t,i)                a GRU over what agent i saw and did            (Sec 3.1)
     pi_j    = softmax(W_j^i z_i)            one linear policy per team and agent           (Sec 3.1)
+                                            W_marl^i is the same for all i              (App. A.1)
     Q_theta = g_{s, chi}(Q_i(chi_i, o_i, u_i))            chi embeds the team's policies
     y_psi   = lambda-return of Q_psi'(s', greedy pi'_marl)
                                             the MARL team, as in FACMAC                       (Eq 1)
@@ -28,8 +30,7 @@ alone.
 
 Ablations are fields, as on MATD3 (Figs. 4-8). The released code is for StarCraft and differs from
 the paper; a field brings back what changes results:
-1. There all evolving teams act with the policy of agent 0, and W_marl is one for all
-   (`heads_shared_by_agents`).
+1. There all evolving teams act with the policy of agent 0 (`heads_shared_by_agents`).
 2. There a mutation changes floor(alpha 64) weights per action, which is none on three maps
    (`breeding.mutation_count` "floor").
 3. There crossover copies one way (`breeding.crossover` "copy"); the paper swaps.
@@ -42,7 +43,7 @@ the paper; a field brings back what changes results:
    they are.
 7. W enters Q_theta as aligned columns; theirs are shifted after the first.
 8. W_marl takes one optimiser step per update; there it takes one per agent, as it stands in the
-   list so often.
+   list so often: `head_optimiser` with as many times the step size comes near it.
 9. Teams for Q_theta are drawn from the population and W_marl, as there; W_j gets no gradient.
 """
 
@@ -77,7 +78,16 @@ Histories = Float[Array, "batch steps agents hidden"]
 
 
 class State(RaceState[RecurrentEncoder, FactoredCritic, TeamFactoredCritic]):
-    """What changes while RACE learns; `encoder` and `mine` are shared by all agents."""
+    """What changes while RACE learns; `encoder` and `mine` are shared by all agents.
+
+    Where W_marl is one policy for all agents the leaves of `head` lead with 1 instead of `agents`.
+    """
+
+    def own_team(self) -> Linear:
+        """W_marl as a team like the others: leaves lead with `agents`."""
+        agents = self.spec.num_agents
+        spread = lambda leaf: jnp.broadcast_to(leaf, (agents, *leaf.shape[1:]))
+        return jax.tree.map(spread, self.head.value)
 
 
 @dataclass(frozen=True)
@@ -94,8 +104,7 @@ class RaceFacmac:
     """weight of value-aware mutual information, tuned per map (Table 4, Fig. 8); 0 is "VFM only"
     (Fig. 5a)"""
     evolution: bool = True
-    """off leaves FACMAC with a policy per agent, whose encoder may still learn mutual
-    information"""
+    """off leaves FACMAC, whose encoder may still learn mutual information"""
     encoder_learns_from: EncoderLearnsFrom = "both"
     """whose values shape the encoder: "neither" is VMM only, "marl" without EA, "teams" without
     MARL (Figs. 5b-5d)"""
@@ -104,9 +113,11 @@ class RaceFacmac:
     vmm_reduce: Literal["sum", "mean"] = "sum"
     """whether L_VMM adds up an episode's steps, for which the paper's beta was tuned, or is a mean
     over all steps"""
+    shared_head: bool = True
+    """W_marl is one policy for all agents, as FACMAC's (App. A.1); off gives each its own"""
     heads_shared_by_agents: bool = False
-    """every agent of a team acts by the policy of agent 0, as in the released code; the others only
-    drift"""
+    """every agent of an evolving team acts by the policy of agent 0, as in the released code; the
+    others only drift"""
     embedding: int = 64
     """units of the three layers that embed a team's policies for its critic"""
     mine_width: int = 128
@@ -130,7 +141,9 @@ class RaceFacmac:
     target_period: int = 200
     """updates between copies of everything that has a target"""
     actor_optimiser: Adam = Adam(2.5e-3, epsilon=1e-7)
-    """optimiser of the encoder, and of the MARL team's policies"""
+    """optimiser of the encoder"""
+    head_optimiser: Adam = Adam(2.5e-3, epsilon=1e-7)
+    """optimiser of W_marl"""
     critic_optimiser: Adam = Adam(5e-4, epsilon=1e-7)
     """optimiser of both critics and of the value"""
     mine_optimiser: Adam = Adam(5e-4)
@@ -161,12 +174,14 @@ class RaceFacmac:
         """New networks and optimisers for a task of these sizes."""
         keys = jax.random.split(key, 7)
         make_team = lambda k: make_heads(spec, self.hidden, k)
+        one_for_all = lambda team: jax.tree.map(lambda leaf: leaf[:1], team)
+        own = one_for_all(make_team(keys[1])) if self.shared_head else make_team(keys[1])
         value_sizes = (spec.state_size, self.value_hidden, self.value_hidden, 1)
         value = MLP(value_sizes, activation=jax.nn.relu, key=keys[5])
         mine = Mine(spec.state_size, self.hidden, self.mine_width, key=keys[6])
         return State(
             encoder=Tracked.create(self.make_encoder(spec, keys[0]), self.actor_optimiser),
-            head=Tracked.create(make_team(keys[1]), self.actor_optimiser),
+            head=Tracked.create(own, self.head_optimiser),
             population=Population.create(make_team, self.num_teams - 1, keys[2]),
             critic=Tracked.create(self.make_critic(spec, keys[3]), self.critic_optimiser),
             team_critic=Tracked.create(self.make_team_critic(spec, keys[4]), self.critic_optimiser),
@@ -199,8 +214,8 @@ class RaceFacmac:
     def logits(
         self, heads: Linear, z: Float[Array, "*batch agents hidden"]
     ) -> Float[Array, "*batch agents actions"]:
-        """W_i z_i for every agent."""
-        if self.heads_shared_by_agents:
+        """W_i z_i for every agent; `heads` lead with `agents`, or with 1 for one policy for all."""
+        if self.heads_shared_by_agents or heads.weight.shape[0] == 1:
             return z @ heads.weight[0] + heads.bias[0]
         return jnp.einsum("...nh,nha->...na", z, heads.weight) + heads.bias
 
@@ -429,10 +444,7 @@ class RaceFacmac:
         generation."""
         if not self.breeding.injection:
             return state
-        own = state.head.value
-        if self.heads_shared_by_agents:
-            own = jax.tree.map(lambda w: jnp.broadcast_to(w[:1], w.shape), own)
-        return replace(state, population=state.population.inject(own))
+        return replace(state, population=state.population.inject(state.own_team()))
 
     def trained_team(self, state: State) -> Int[Array, ""]:
         """The MARL team."""
