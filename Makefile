@@ -1,6 +1,6 @@
 # `make` lists what can be made. Needed beforehand: Python 3.11 or newer, git, make.
 
-.PHONY: help demo test check format learn fuzz kills bench bench-gpu results constraints clean
+.PHONY: help demo test check format learn fuzz kills versions bench bench-gpu results constraints clean
 
 DEMO = train race-matd3 mamujoco/Hopper-3x1 --minutes 3 --evaluate-every 1000
 TORCH = torch==2.13.0
@@ -25,6 +25,7 @@ help:
 	@echo "make bench         measure steps and updates per second on this machine (JAXMARL=checkout compares with it)"
 	@echo "make bench-gpu     measure many seeds and many copies on one GPU, with the python3 that has JAX for it"
 	@echo "make results       run every results/*/command.sh again; this takes hours"
+	@echo "make versions      run a small set of tests with the lowest versions and with the newest (needs uv)"
 	@echo "make constraints   choose the exact versions anew (needs uv)"
 	@echo "make clean         remove what was built here; runs/ stays"
 
@@ -83,8 +84,22 @@ constraints:
 	    cat constraints.new) > constraints.txt
 	rm constraints.new
 
+# Lower bounds must be true, and what is newest must work: each in an environment of its own.
+VERSIONS_TESTS = tests/test_cli.py tests/runs tests/envs/test_mamujoco.py tests/envs/test_smax.py \
+    tests/envs/test_pettingzoo.py tests/training/test_train.py tests/report
+versions:
+	@command -v uv >/dev/null || { echo "make versions needs uv on the PATH"; exit 1; }
+	$(call try_versions,lowest,3.11,--resolution lowest-direct)
+	$(call try_versions,newest,3.13,--upgrade)
+
+define try_versions
+uv venv --quiet --clear --python $(2) .venv-$(1)
+uv pip install --no-config --quiet --python .venv-$(1) $(3) --editable ".[mujoco,smax,pettingzoo,report,dev]"
+.venv-$(1)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not slow and not fuzz" $(VERSIONS_TESTS)
+endef
+
 clean:
-	rm -rf .venv .jax_cache .pytest_cache .ruff_cache dist
+	rm -rf .venv-lowest .venv-newest .venv .jax_cache .pytest_cache .ruff_cache dist
 
 # The environment, in layers. Each is made anew when the versions or the requirements change.
 

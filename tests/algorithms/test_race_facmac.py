@@ -947,3 +947,20 @@ def test_the_population_joins_after_the_marl_team_was_alone(finished):
             agent.population.teams.weight[seed, slot],
             np.repeat(agent.head.value.weight[seed], 2, axis=0),
         )
+
+
+def test_states_may_be_weighed_by_the_value_before_its_step(state, batch):
+    """V itself learns the same."""
+    old = dataclasses.replace(RACE, new_value_weighs=False)
+    new_after, new_metrics = update(RACE, state, batch, at(0), KEY)
+    old_after, old_metrics = update(old, state, batch, at(0), KEY)
+    for a, b in zip(*map(jax.tree.leaves, (new_after.value, old_after.value)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    z = RACE.unroll(state.encoder.value, SPEC, batch)[:, :-1]
+    losses = [
+        float(RACE.information(z, state.mine.value, weighing, batch)[1])
+        for weighing in (state, dataclasses.replace(state, value=new_after.value))
+    ]
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(old_metrics["vmm_loss"], losses[0], rtol=1e-5)
+    np.testing.assert_allclose(new_metrics["vmm_loss"], losses[1], rtol=1e-5)

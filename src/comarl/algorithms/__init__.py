@@ -42,6 +42,9 @@ ALGORITHMS = {
         Matd3(),
         "twin delayed policy gradients with one critic for the team (Ackermann et al., 2019)",
     ),
+    "matd3-td3": Entry(
+        presets.MATD3_TD3, "MATD3 with the settings of TD3's own code and no layer normalisation"
+    ),
     "maddpg": Entry(
         Maddpg(),
         "an actor and a critic of the team's action for each agent (Lowe et al., NeurIPS 2017)",

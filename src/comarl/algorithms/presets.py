@@ -13,6 +13,7 @@ from comarl.algorithms.fop import Fop
 from comarl.algorithms.lica import Lica
 from comarl.algorithms.lsf_sac import LsfSac, Messaging, Temperature
 from comarl.algorithms.maddpg import Maddpg
+from comarl.algorithms.matd3 import Matd3
 from comarl.algorithms.maven import Maven
 from comarl.algorithms.merl import Merl
 from comarl.algorithms.msac import Msac
@@ -106,6 +107,17 @@ MSAC_PYMARL2 = Msac(
     pace=PYMARL2_PACE,
 )
 
+# The settings of TD3's code as it is now (Fujimoto et al., 2018), which RACE's paper names for
+# MATD3; the networks stay those of its Tables 1 and 2.
+
+MATD3_TD3 = Matd3(
+    layer_norm=False,
+    actor_optimiser=Adam(3e-4, max_grad_norm=0.0),
+    critic_optimiser=Adam(3e-4, max_grad_norm=0.0),
+    replay=Ring(1_000_000, 256),
+    pace=StepPace(warmup_steps=25_000),
+)
+
 # The settings of VM3-AC (Kim et al., AAMAS 2023), in which its authors compared.
 
 MADDPG_VM3 = Maddpg(
@@ -130,8 +142,17 @@ _RACE_MATD3 = {  # RACE, Table 3: alpha and beta
     "Humanoid-9|8": (0.7, 0.01),
     "HumanoidStandup-9|8": (1.0, 0.001),
 }
-# RACE, Table 4, and for 3s_vs_3z the command of its released code: maps that SMAX has, too.
-_RACE_FACMAC = {"2s3z": (0.05, 0.001), "3s5z": (0.005, 0.001), "3s_vs_3z": (0.005, 0.001)}
+# RACE, Table 4. SMAX has three of these maps; the others wait for a game that has them.
+_RACE_FACMAC = {
+    "so_many_baneling": (0.1, 0.001),
+    "2s3z": (0.05, 0.001),
+    "2c_vs_64zg": (0.05, 0.01),
+    "2s_vs_1sc": (0.05, 0.01),
+    "MMM": (0.05, 0.1),
+    "MMM2": (0.01, 0.01),
+    "3s5z": (0.005, 0.001),
+    "3s_vs_3z": (0.005, 0.001),
+}
 TUNED: dict[tuple[str, str], dict[str, Any]] = {
     (algorithm, f"{family}/{task}"): {"breeding.mutated_fraction": alpha, "beta": beta}
     for algorithm, family, table in (

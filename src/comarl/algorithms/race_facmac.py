@@ -45,6 +45,7 @@ the paper; a field brings back what changes results:
 8. W_marl takes one optimiser step per update; there it takes one per agent, as it stands in the
    list so often: `head_optimiser` with as many times the step size comes near it.
 9. Teams for Q_theta are drawn from the population and W_marl, as there; W_j gets no gradient.
+10. w(s) is by V after its step; there before (`new_value_weighs` off).
 """
 
 from collections.abc import Callable
@@ -110,6 +111,9 @@ class RaceFacmac:
     MARL (Figs. 5b-5d)"""
     value_weights: bool = True
     """off gives every state weight 1 in the mutual information: plain MI"""
+    new_value_weighs: bool = True
+    """whether w(s) is by V after its step of the same update; off is before it, as in the released
+    code"""
     vmm_reduce: Literal["sum", "mean"] = "sum"
     """whether L_VMM adds up an episode's steps, for which the paper's beta was tuned, or is a mean
     over all steps"""
@@ -268,12 +272,16 @@ class RaceFacmac:
             metrics |= more
 
         # V, by the better of the two targets: Eq. 4.
+        fitted = state
         if self.parts.value:
-            state, more = self.fit_value(state, batch, best_target)
+            fitted, more = self.fit_value(state, batch, best_target)
             metrics |= more
+        if self.new_value_weighs:
+            state = fitted
 
         # Encoder, T and W_marl: Eqs. 6 and 7.
         state, more = self.fit_encoder(state, batch, z, to_encoder, actor_keys)
+        state = replace(state, value=fitted.value)
 
         # Targets.
         copy = lambda tracked: tracked.copy_every(self.target_period, clock.updates)

@@ -44,6 +44,7 @@ the code base that it names. Choices, and differences from the authors' StarCraf
 7. Value weights are scaled within the mini-batch, with 1e-8 in the denominator.
 8. W_marl always learns from its own Q; in their code the "VMM only" ablation freezes it.
 9. W_j is data to Q_theta: no gradient reaches it there, nor through the encoder's loss.
+10. w(s) is by V after its step; in their code before (`new_value_weighs` off).
 """
 
 from dataclasses import dataclass, replace
@@ -103,6 +104,9 @@ class RaceMatd3:
     MARL (Figs. 5b-5d)"""
     value_weights: bool = True
     """off gives every state weight 1 in the mutual information: plain MI"""
+    new_value_weighs: bool = True
+    """whether w(s) is by V after its step of the same update; off is before it, as in the released
+    code"""
     hidden: tuple[int, ...] = (400, 300)
     """units of the hidden layers of encoders (tanh), critics and value (leaky ReLU)"""
     embedding: int = 64
@@ -231,9 +235,12 @@ class RaceMatd3:
             metrics |= more
 
         # V, by the better of the two targets: Eq. 4.
+        fitted = state
         if self.parts.value:
-            state, more = self.fit_value(state, batch, best_target)
+            fitted, more = self.fit_value(state, batch, best_target)
             metrics |= more
+        if self.new_value_weighs:
+            state = fitted
 
         # Encoders, T and W_marl: Eqs. 6 and 7.
         state, more = jax.lax.cond(
@@ -242,7 +249,7 @@ class RaceMatd3:
             lambda s: (s, no_terms()),
             state,
         )
-        return state, metrics | more
+        return replace(state, value=fitted.value), metrics | more
 
     def fit_critic(
         self, state: State, batch: Transition, key: Key
