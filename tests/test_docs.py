@@ -39,6 +39,7 @@ TABLES = (
 
 
 PAGES = {  # a preset is on the page of its algorithm
+    "matd3-td3": "matd3",
     "maddpg-vm3": "maddpg",
     **dict.fromkeys(("qmix-pymarl2", "vdn", "vdn-pymarl2", "iql"), "qmix"),
     "qplex-pymarl2": "qplex",
