@@ -252,7 +252,7 @@ def test_the_command_prints_one_line_and_fails_for_a_broken_task(capsys, monkeyp
         said,
     )
     assert module.main(["matrix/penalti"]) == 1
-    assert "did you mean 'matrix/penalty'?" in capsys.readouterr().err
+    assert "did you mean 'matrix/penalty' or" in capsys.readouterr().err
     monkeypatch.setattr(module, "find_task", lambda name: HostWalk("idle"))
     assert module.main(["mine"]) == 1
     assert capsys.readouterr().err.startswith(

@@ -429,7 +429,7 @@ def test_an_environment_with_both_kinds_of_actions_takes_those_of_the_algorithm(
     assert (
         main(("train", "matd3", f"pettingzoo/{SPREAD}", "--task.module", OTHER, "--dry-run")) == 2
     )
-    assert f"--task.module '{OTHER}': the task's name already says" in said(capsys)
+    assert f"--task.module: the task's name already says '{SPREAD}'; give another" in said(capsys)
     assert main(("train", "matd3", "pettingzoo/pettingzoo.sisl.pursuit_v5", "--dry-run")) == 2
     assert "has discrete ones" in said(capsys)
 

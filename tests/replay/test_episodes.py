@@ -368,6 +368,9 @@ def test_a_replay_that_cannot_hold_one_round_is_refused():
     class Task:
         spec = SPEC
 
+        def make(self, num_copies):
+            raise AssertionError("nothing is built")
+
     run = Run(Qmix(replay=EpisodeRing(7, 2), pace=EpisodePace(parallel_envs=8)), Task())
     with pytest.raises(
         ValueError,
