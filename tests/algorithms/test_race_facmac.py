@@ -830,7 +830,7 @@ def test_alpha_and_its_counting_decide_how_many_weights_mutate(state, fields, sh
     np.testing.assert_array_equal(after.population.teams.bias, 5.0)
 
 
-def test_single_weights_of_the_whole_team_mutate_where_operators_are_of_parameters(state):
+def test_single_weights_of_each_agent_mutate_where_operators_are_of_parameters(state):
     algorithm = dataclasses.replace(
         RACE,
         breeding=dataclasses.replace(RACE.breeding, mutated_fraction=0.5, mutation="parameter"),

@@ -91,13 +91,28 @@ def test_rows_of_weights_and_biases_are_drawn_apart():
     assert np.any((weight[:, 0] // 10 == 2) != (bias // 100 == 2))
 
 
+@pytest.mark.parametrize(
+    ("rows", "of_weights", "of_biases"), [(3, 0.544, 0.296), (9, 0.560, 0.346)]
+)
+def test_over_half_of_the_rows_of_weights_are_copied_and_a_third_of_the_biases(
+    rows, of_weights, of_biases
+):
+    """Of U{0 .. 2n-1} draws among n rows (1 + q^2n) / 2 are met, of U{0 .. n-1} q^n; q = 1 - 1/n.
+    ERL's code copies half as many biases."""
+    make = lambda team: linear(np.full((2, rows), team), np.full(rows, team))
+    keys = jax.random.split(jax.random.key(3), 4000)
+    one, other = jax.jit(jax.vmap(lambda k: evolution.swap_rows(make(1.0), make(2.0), k)))(keys)
+    assert float((one.weight == other.weight).mean()) == pytest.approx(of_weights, abs=0.01)
+    assert float((one.bias == other.bias).mean()) == pytest.approx(of_biases, abs=0.01)
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_rows_are_copied_fewer_than_twice_their_number_of_times(rows):
     """With U{0 .. 2 rows - 1} copies a given row stays as it was in both with probability
     mean over c of (1 - 1/rows)^c; and each direction is as likely."""
     keys = jax.random.split(jax.random.key(5), 2000)
     zeros, ones = jnp.zeros((rows, 2)), jnp.ones((rows, 2))
-    one, other = jax.jit(jax.vmap(lambda k: evolution.copy_rows(zeros, ones, k)))(keys)
+    one, other = jax.jit(jax.vmap(lambda k: evolution.copy_rows(zeros, ones, 2 * rows, k)))(keys)
     one, other = np.asarray(one)[:, :, 0], np.asarray(other)[:, :, 0]
     untouched = np.mean((one == 0) & (other == 1))
     assert abs(untouched - np.mean([(1 - 1 / rows) ** c for c in range(2 * rows)])) < 0.04

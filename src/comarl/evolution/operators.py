@@ -247,12 +247,13 @@ def swap_rows(first: Linear, second: Linear, key: Key) -> tuple[Linear, Linear]:
     two teams.
 
     A random number of times, below twice the number of action rows, a random row of weights is
-    copied from one policy to the other, in a random direction; then the same, by draws of its own,
-    for the biases.
+    copied from one policy to the other, in a random direction; then single biases, by draws of
+    their own and half as often.
     """
     weight_key, bias_key = jax.random.split(key)
-    weights = copy_rows(first.weight.T, second.weight.T, weight_key)
-    biases = copy_rows(first.bias[:, None], second.bias[:, None], bias_key)
+    rows = first.bias.shape[0]
+    weights = copy_rows(first.weight.T, second.weight.T, 2 * rows, weight_key)
+    biases = copy_rows(first.bias[:, None], second.bias[:, None], rows, bias_key)
 
     def build(weight: Float[Array, "action features"], bias: Float[Array, "action 1"]) -> Linear:
         return eqx.tree_at(lambda head: (head.weight, head.bias), first, (weight.T, bias[:, 0]))
@@ -261,14 +262,14 @@ def swap_rows(first: Linear, second: Linear, key: Key) -> tuple[Linear, Linear]:
 
 
 def copy_rows(
-    first: Float[Array, "rows width"], second: Float[Array, "rows width"], key: Key
+    first: Float[Array, "rows width"], second: Float[Array, "rows width"], below: int, key: Key
 ) -> tuple[Float[Array, "rows width"], Float[Array, "rows width"]]:
-    """Copies U{0 .. 2 rows - 1} random rows, one after the other, each in a random direction."""
+    """Copies U{0 .. below - 1} random rows, one after the other, each in a random direction."""
     rows = first.shape[0]
     count_key, row_key, direction_key = jax.random.split(key, 3)
-    count = jax.random.randint(count_key, (), 0, 2 * rows)
-    chosen = jax.random.randint(row_key, (2 * rows - 1,), 0, rows)
-    from_first = jax.random.bernoulli(direction_key, 0.5, (2 * rows - 1,))
+    count = jax.random.randint(count_key, (), 0, below)
+    chosen = jax.random.randint(row_key, (below,), 0, rows)
+    from_first = jax.random.bernoulli(direction_key, 0.5, (below,))
 
     def copy(i: Int[Array, ""], pair: tuple[Array, Array]) -> tuple[Array, Array]:
         a, b = pair
@@ -359,7 +360,7 @@ def mutate_weights(
 def cross_networks(first: PyTree, second: PyTree, key: Key) -> tuple[PyTree, PyTree]:
     """ERL's crossover of whole networks (Khadka & Tumer, 2018): in every layer random rows of
     weights, those into one unit, are copied from one network to the other, each in a random
-    direction; biases by draws of their own."""
+    direction; biases by draws of their own, half as often."""
     leaves, structure = jax.tree.flatten_with_path(first)
     keys = jax.random.split(key, len(leaves))
     crossed = [
@@ -373,7 +374,9 @@ def cross_networks(first: PyTree, second: PyTree, key: Key) -> tuple[PyTree, PyT
 
 def cross_leaves(path: tuple, first: Array, second: Array, key: Key) -> tuple[Array, Array]:
     """The crossover of one leaf of two networks."""
-    rows, other_rows = copy_rows(as_rows(path, first), as_rows(path, second), key)
+    ours, theirs = as_rows(path, first), as_rows(path, second)
+    below = ours.shape[0] * (2 if is_weight(path) else 1)  # as in ERL's code
+    rows, other_rows = copy_rows(ours, theirs, below, key)
     return from_rows(path, rows, first), from_rows(path, other_rows, first)
 
 

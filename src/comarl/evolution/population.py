@@ -68,7 +68,8 @@ class HeadBreeding:
     """swap whole agents; "copy" them one way (the released code), or single rows of weights as ERL
     does (Fig. 6a)"""
     mutation: Mutation = "agent"
-    """perturb one agent's policy, or single weights of the whole team as ERL does (Fig. 6b)"""
+    """for each agent on its own: perturb its policy, a share of the weights of every action, or as ERL
+    does single weights of it (Fig. 6b)"""
     tournament_size: int = 3
     """teams that compete for each parent's place"""
     injection: bool = True
