@@ -104,7 +104,9 @@ def assert_same(before: Any, after: Any, theirs: nn.Module) -> None:
 def test_both_ways_of_pytorch_update_as_comarl_does(mixing):
     # Adam with a smaller epsilon makes updates of gradients that are all rounding error
     adam = Adam(1e-3, 10.0, 1e-4)
-    adams = dict.fromkeys(("actor_optimiser", "critic_optimiser", "mine_optimiser"), adam)
+    adams = dict.fromkeys(
+        ("actor_optimiser", "head_optimiser", "critic_optimiser", "mine_optimiser"), adam
+    )
     sizes = dict(
         hidden=16, embedding=12, mine_width=20, value_hidden=10, mixer_width=8, hypernet=14
     )

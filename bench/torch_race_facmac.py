@@ -287,7 +287,7 @@ class TorchRaceFacmac:
             (self.team_critic.parameters(), settings.critic_optimiser),
             (self.value.parameters(), settings.critic_optimiser),
             (self.encoder.parameters(), settings.actor_optimiser),
-            (self.head, settings.actor_optimiser),
+            (self.head, settings.head_optimiser),
             (self.mine.parameters(), settings.mine_optimiser),
         ]
         optimisers = [Optimiser(parameters, adam, kind) for parameters, adam in pairs]
@@ -330,8 +330,12 @@ class TorchRaceFacmac:
     def team(self, index: int) -> Heads:
         """The last is the MARL team; all are data to whom they are given."""
         if index == self.algorithm.breeding.population:
-            return Heads(*(p.detach() for p in self.head))
+            return self.own_team(*(p.detach() for p in self.head))
         return Heads(*(p[index] for p in self.population))
+
+    def own_team(self, *head: Tensor) -> Heads:
+        """W_marl, which is one policy for all agents, as a team like the others."""
+        return Heads(*(p.expand(self.population.weight.shape[1], -1, -1) for p in head))
 
     def unroll(self, encoder: Encoder, heads: Heads, inputs: Tensor) -> Tensor:
         """The logits of one team, step by step."""
@@ -354,9 +358,11 @@ class TorchRaceFacmac:
     @torch.no_grad()
     def critic_target(self, batch: Batch) -> Tensor:
         if self.mode == "whole":
-            logits = act(self.target_encoder(batch.inputs), self.target_head)
+            logits = act(self.target_encoder(batch.inputs), self.own_team(*self.target_head))
         else:
-            logits = self.unroll(self.target_encoder, self.target_head, batch.inputs)
+            logits = self.unroll(
+                self.target_encoder, self.own_team(*self.target_head), batch.inputs
+            )
         next_action = one_hot(only_available(logits, batch.available)[1:])
         next_value = self.target_critic(batch.obs[1:], next_action, batch.state[1:])
         return lambda_returns(batch, next_value, self.algorithm.gamma, self.algorithm.td_lambda)
@@ -390,10 +396,10 @@ class TorchRaceFacmac:
         information."""
         obs, state, available = batch.obs[:-1], batch.state[:-1], batch.available[:-1]
         if z is None:
-            logits = self.unroll(self.encoder, self.head, batch.inputs[:-1])
+            logits = self.unroll(self.encoder, self.own_team(*self.head), batch.inputs[:-1])
             team_logits, gap = self.unroll_with_gaps(heads, batch)
         else:
-            logits, team_logits = act(z[:-1], self.head), act(z[:-1], heads)
+            logits, team_logits = act(z[:-1], self.own_team(*self.head)), act(z[:-1], heads)
             gap = self.mine.gap(state, z[:-1], batch.mask)
         q = self.critic(obs, straight_through(logits, available, noise), state)
         team_q = self.team_critic(

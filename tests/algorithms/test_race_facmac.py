@@ -631,6 +631,11 @@ def test_w_marl_is_one_policy_unless_each_agent_is_to_have_its_own():
         assert len(np.unique(np.asarray(team.weight), axis=0)) == parts
 
 
+def test_policies_that_nobody_acts_by_cannot_be_w_marls():
+    with pytest.raises(ValueError, match="shared_head=False of RaceFacmac must be True where"):
+        dataclasses.replace(SHARED, shared_head=False)
+
+
 def test_an_agent_with_a_policy_of_its_own_learns_it(batch):
     own = dataclasses.replace(RACE, shared_head=False)
     before = own.init(SPEC, jax.random.key(0))

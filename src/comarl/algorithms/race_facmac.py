@@ -72,7 +72,7 @@ from comarl.ops.returns import episode_targets, masked_mean, td_metrics
 from comarl.replay.episodes import EpisodeRing
 from comarl.replay.pace import EpisodePace
 from comarl.types import Clock, EnvSpec, Episode, Index, Key, Metrics, Timestep
-from comarl.validation import check_fields, check_range
+from comarl.validation import WrongSetting, check_fields, check_range
 
 # z of every step, and of the one after the end
 Histories = Float[Array, "batch steps agents hidden"]
@@ -163,6 +163,12 @@ class RaceFacmac:
         check_range(self, 1, None, "embedding", "mine_width", "value_hidden")
         check_range(self, 0, 1, "gamma", "td_lambda")
         check_range(self, 0, None, "beta", "hypernet", "population_after")
+        if self.heads_shared_by_agents and not self.shared_head:
+            # Else the policies that nobody acts by would enter Q_theta and never learn.
+            raise WrongSetting(
+                "shared_head=False of RaceFacmac must be True where heads_shared_by_agents is",
+                "shared_head",
+            )
 
     @property
     def num_teams(self) -> int:

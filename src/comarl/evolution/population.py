@@ -68,8 +68,8 @@ class HeadBreeding:
     """swap whole agents; "copy" them one way (the released code), or single rows of weights as ERL
     does (Fig. 6a)"""
     mutation: Mutation = "agent"
-    """for each agent on its own: perturb its policy, a share of the weights of every action, or as ERL
-    does single weights of it (Fig. 6b)"""
+    """for each agent on its own: perturb its policy, a share of the weights of every action, or
+    single weights of it as ERL does (Fig. 6b)"""
     tournament_size: int = 3
     """teams that compete for each parent's place"""
     injection: bool = True
