@@ -50,7 +50,7 @@ VMAPPED = Placement(vmapped=True)
 MUJOCO = EnvSpec(
     num_agents=3, obs_size=7, state_size=11, action_size=1, discrete=False, horizon=1000
 )
-"""the sizes of Hopper-3x1"""
+"""the sizes of Hopper-3x1 if agents see the torso, too"""
 WAVES = EnvSpec(
     num_agents=4, obs_size=40, state_size=160, action_size=2, discrete=False, horizon=100
 )

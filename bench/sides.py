@@ -33,7 +33,7 @@ SPEC = EnvSpec(
     horizon=1000,
     obs_from_state=((2, 8, 0, 1, 5, 6, 7), (3, 9, 0, 1, 5, 6, 7), (4, 10, 0, 1, 5, 6, 7)),
 )
-"""those of mamujoco/Hopper-3x1"""
+"""those of mamujoco/Hopper-3x1 if agents see the torso, too"""
 
 
 def device() -> str:

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("gymnasium_robotics")
 
-from comarl.envs import mamujoco_physics
+from comarl.envs import find_task, mamujoco_physics
 from comarl.envs.mamujoco import PARTITIONS, TASKS, MultiAgentMujoco, MultiAgentMujocoCopies, parse
 from comarl.envs.mamujoco_physics import ViewSettings
 from comarl.types import HostEnvironment, Task, TaskDied
@@ -57,18 +57,20 @@ class Reference:
         self.scale = self.env.single_agent_env.unwrapped.model.actuator_ctrlrange[0, 1]
 
     def reset(self, seed):
-        self.obs, self.reward, self.terminated = self.env.reset(seed=seed)[0], 0.0, False
+        self.obs, self.reward = self.env.reset(seed=seed)[0], 0.0
+        self.terminated = self.truncated = False
 
     def step(self, action):
-        if self.terminated:
+        if self.terminated or self.truncated:
             self.reward = 0.0
             return
         sizes = {agent: self.env.action_space(agent).shape[0] for agent in self.env.possible_agents}
         own = {
             agent: self.scale * action[i, :size] for i, (agent, size) in enumerate(sizes.items())
         }
-        self.obs, rewards, terminated, _, _ = self.env.step(own)
-        self.reward, self.terminated = rewards["agent_0"], terminated["agent_0"]
+        self.obs, rewards, terminated, truncated, _ = self.env.step(own)
+        self.reward = rewards["agent_0"]
+        self.terminated, self.truncated = terminated["agent_0"], truncated["agent_0"]
         self.state = self.env.state()
 
 
@@ -100,9 +102,9 @@ def compare(task, episodes, steps):
                 assert_same(timestep, copy, reference)
                 np.testing.assert_allclose(reward[copy], reference.reward, rtol=0, atol=1e-9)
                 assert terminated[copy] == (reference.terminated and not ended[copy])
-                assert not truncated[copy]
+                assert truncated[copy] == (reference.truncated and not ended[copy])
             compared += int((~ended).sum())
-            ended |= terminated
+            ended |= terminated | truncated
     return compared
 
 
@@ -112,6 +114,11 @@ def compare(task, episodes, steps):
 def test_the_tasks_of_race_equal_those_of_gymnasium_robotics(name, agent_obsk, global_categories):
     task = task_of(name, agent_obsk=agent_obsk, global_categories=global_categories)
     assert compare(task, episodes=4, steps=80) >= 150
+
+
+@pytest.mark.parametrize("name", ["HalfCheetah-6x1", "HumanoidStandup-9|8"])
+def test_episodes_are_truncated_where_those_of_gymnasium_robotics_are(name):
+    assert compare(task_of(name), episodes=1, steps=1002) == 2 * 1000
 
 
 @pytest.mark.parametrize(
@@ -400,6 +407,14 @@ def test_an_action_that_is_no_number_is_an_error_that_names_it():
         (
             lambda: parse("2-Agent-HalfCheetah"),
             "'2-Agent-HalfCheetah' is called mamujoco/HalfCheetah-2x3 here",
+        ),
+        (
+            lambda: find_task("mamujoco/manyagent_swimmer"),
+            "'manyagent_swimmer' is called mamujoco/ManySegmentSwimmer-<agents>x<segments of each>",
+        ),
+        (
+            lambda: find_task("2-Agent Humanoid"),
+            r"'2-Agent Humanoid' is called mamujoco/Humanoid-9\|8 here",
         ),
     ],
 )

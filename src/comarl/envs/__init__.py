@@ -55,6 +55,9 @@ def find_task(name: str) -> Any:
         return task
     if family == "mamujoco" and rest.partition("-")[0] in mamujoco.PARTITIONS:
         return mamujoco.parse(rest)
+    other = rest if family == "mamujoco" else name
+    if mamujoco.is_other_name(other):
+        return mamujoco.parse(other)  # which says what it is called here
     if family == "pettingzoo" and rest:
         return pettingzoo.PettingZoo(rest)
     if family == "smax" and rest in (*smax.MAPS, *smax.MISSING):

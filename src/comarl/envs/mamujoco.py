@@ -12,10 +12,12 @@ import functools
 import itertools
 import re
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import tyro
 from jaxtyping import Bool, Float, Int
+from tyro.constructors import PrimitiveConstructorSpec
 
 from comarl.envs.mamujoco_physics import (
     ROBOTS,
@@ -85,7 +87,34 @@ OTHER_NAMES = {
     "2-agent-humanoid": "Humanoid-9|8",
     "2-agent-humanoidstandup": "HumanoidStandup-9|8",
 }
-"""what the benchmark's first version and RACE's figures call them, in lower case"""
+"""what the benchmark's first version and RACE's figures call them, in lower case and with dashes"""
+
+
+LocalCategories = tuple[tuple[str, ...], ...] | None
+
+
+def _written(categories: LocalCategories) -> list[str]:
+    return ["None"] if categories is None else [",".join(names) for names in categories]
+
+
+def _read(words: list[str]) -> LocalCategories:
+    """
+    >>> _read(["qpos,qvel", "qpos"])
+    (('qpos', 'qvel'), ('qpos',))
+    """
+    if words == ["None"]:
+        return None
+    return tuple(tuple(name for name in word.split(",") if name) for word in words)
+
+
+_ONE_WORD_FOR_EACH_DISTANCE = PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="{None}|[CATEGORY,CATEGORY,... ...]",
+    instance_from_str=_read,
+    is_instance=lambda value: value is None or isinstance(value, tuple),
+    str_from_instance=_written,
+)
+"""how the command line has local categories: a list of lists would have no end between two"""
 
 
 @dataclass(frozen=True)
@@ -103,10 +132,10 @@ class MultiAgentMujoco:
     global_categories: tuple[str, ...] = ()
     """what every agent sees of the robot's root besides: nothing (the benchmark's first version and
     RACE), or qpos qvel (gymnasium-robotics' default), the torso's position and velocity"""
-    local_categories: tuple[tuple[str, ...], ...] | None = None
-    """what an agent sees of the joints at each distance, those of distance 0 first; by default
-    gymnasium-robotics' choice: position and velocity of its own joints (and what else its state has
-    of them), position of others"""
+    local_categories: Annotated[LocalCategories, _ONE_WORD_FOR_EACH_DISTANCE] = None
+    """what an agent sees of the joints at each distance, those of distance 0 first, such as
+    qpos,qvel qpos for `agent_obsk` 1; by default gymnasium-robotics' choice: position and velocity
+    of its own joints (and what else its state has of them), position of others"""
     reward_delay: int = 1
     """steps between rewards: at every such step and at the end of an episode the team gets the sum
     of those since the last; 1 is no delay. Sparse rewards are where RACE's introduction places the
@@ -186,6 +215,19 @@ class MultiAgentMujoco:
         return MultiAgentMujocoCopies(self, num_copies)
 
 
+def is_other_name(name: str) -> bool:
+    """Whether it is what others call a task.
+
+    >>> is_other_name("2-Agent HalfCheetah"), is_other_name("HalfCheetah-2x3")
+    (True, False)
+    """
+    return _dashed(name) in OTHER_NAMES
+
+
+def _dashed(name: str) -> str:
+    return name.lower().replace(" ", "-")
+
+
 def parse(name: str) -> MultiAgentMujoco:
     """The task of a name.
 
@@ -197,7 +239,8 @@ def parse(name: str) -> MultiAgentMujoco:
         UnknownName: a ValueError, if there is no such robot or partition; it says what would be
             right.
     """
-    if (ours := OTHER_NAMES.get(name.lower())) is not None:
+    if is_other_name(name):
+        ours = OTHER_NAMES[_dashed(name)]
         raise UnknownName(f"task {name!r} is called mamujoco/{ours} here")
     robot, dash, partition = name.partition("-")
     if not dash:
