@@ -169,7 +169,7 @@ def main(arguments: Arguments | None = None) -> int:
         print("comarl: interrupted.", file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"comarl: {sentence(error)}", file=sys.stderr)
+        print(f"comarl: {escape.terminal(sentence(error))}", file=sys.stderr)
         return 1
     except Exception as error:
         if not is_user_error(error):
@@ -423,7 +423,7 @@ def report(arguments: Arguments, console: Console) -> int:
         # What is warned of is for who reads the report, so not with the line of our code that
         # warned.
         warnings.showwarning = lambda message, *_, **__: print(
-            f"comarl: {message}", file=sys.stderr
+            f"comarl: {escape.terminal(str(message))}", file=sys.stderr
         )
         written = write_report(
             list(settings.runs), settings.out, settings.metric, settings.middle, settings.training

@@ -3,8 +3,12 @@
 import errno
 import os
 import sys
+from typing import Any
 
 from rich.console import Console
+from rich.text import Text
+
+from comarl import escape
 
 
 class Terminal(Console):
@@ -15,12 +19,17 @@ class Terminal(Console):
         """Called while the BrokenPipeError is handled."""
         raise
 
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Makes what is shown of every text, cells of tables included: control characters are
+        written out, as they may come from outside."""
+        return super().render_str(escape.terminal(text), **how)
+
 
 def make_console() -> Terminal:
     """Where results are shown. Text is never taken for markup, and off a terminal no line breaks,
     so that files and other programs get whole ones."""
     narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Terminal(markup=False, highlight=False, width=None if narrow else 1000)
+    return Terminal(markup=False, emoji=False, highlight=False, width=None if narrow else 1000)
 
 
 def sentence(error: OSError) -> str:
