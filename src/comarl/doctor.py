@@ -31,6 +31,7 @@ CORE = (
     "tyro",
     "rich",
     "psutil",
+    "filelock",
 )
 EXTRAS = {  # each extra in pyproject.toml that a user may want -> its modules, and what it is for
     "mujoco": (("mujoco", "mujoco.batch", "gymnasium", "gymnasium_robotics"), "the mamujoco tasks"),
