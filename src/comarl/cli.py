@@ -336,13 +336,32 @@ def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
     console.print("The run is done." if done else "The run is saved; the same command resumes it.")
 
 
+def is_named(arguments: Arguments, complaint: str) -> bool:
+    """Whether a command's first argument is the name that it needs; False after the usage was shown
+    because somebody asked for help. Raises UsageError with the complaint otherwise."""
+    if arguments and not arguments[0].startswith("-"):
+        return True
+    print(USAGE, end="")
+    if arguments and arguments[0] in ("-h", "--help"):
+        return False
+    raise UsageError(complaint)
+
+
+def is_alone(command: str, arguments: Arguments, help_line: str) -> bool:
+    """Whether a command that takes no arguments has none; False after its help was shown. Raises
+    UsageError for any other argument."""
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(f"usage: comarl {command}\n\n{help_line}")
+        return False
+    if arguments:
+        raise UsageError(f"{command} takes no arguments, not {arguments[0]!r}")
+    return True
+
+
 def evaluate(arguments: Arguments, console: Console) -> int:
     """`comarl evaluate`: greedy episodes of a trained team."""
-    if not arguments or arguments[0].startswith("-"):
-        print(USAGE, end="")
-        if arguments and arguments[0] in ("-h", "--help"):
-            return 0
-        raise UsageError("evaluate needs the folder of a run, before any option")
+    if not is_named(arguments, "evaluate needs the folder of a run, before any option"):
+        return 0
     from comarl.envs import FIXED
     from comarl.envs.matrix import MatrixGame
     from comarl.runs.identity import identity
@@ -435,11 +454,8 @@ def report(arguments: Arguments, console: Console) -> int:
 
 def check_task(arguments: Arguments, console: Console) -> int:
     """`comarl check`: the contract of a task."""
-    if not arguments or arguments[0].startswith("-"):
-        print(USAGE, end="")
-        if arguments and arguments[0] in ("-h", "--help"):
-            return 0
-        raise UsageError("check needs the name of a task, before any option")
+    if not is_named(arguments, "check needs the name of a task, before any option"):
+        return 0
     from comarl.envs import find_task
     from comarl.envs.check import check_strictly, report_text
 
@@ -453,17 +469,14 @@ def check_task(arguments: Arguments, console: Console) -> int:
         config=(tyro.conf.AvoidSubcommands,),
     )
     found = check_strictly(settings.task, settings.steps, settings.seed)
-    console.print(report_text(name, found), highlight=False, markup=False, soft_wrap=True)
+    console.print(report_text(name, found), soft_wrap=True)
     return 0
 
 
 def list_all(arguments: Arguments, console: Console) -> int:
     """`comarl list`: algorithms and tasks, a line each."""
-    if arguments[:1] in (["-h"], ["--help"]):
-        print("usage: comarl list\n\nShows the names of all algorithms and tasks, a line each.")
+    if not is_alone("list", arguments, "Shows the names of all algorithms and tasks, a line each."):
         return 0
-    if arguments:
-        raise UsageError(f"list takes no arguments, not {arguments[0]!r}")
     from comarl.algorithms import ALGORITHMS
     from comarl.envs import TASKS
 
@@ -484,11 +497,8 @@ def list_all(arguments: Arguments, console: Console) -> int:
 
 def doctor(arguments: Arguments, console: Console) -> int:
     """`comarl doctor`: what this machine lacks."""
-    if arguments[:1] in (["-h"], ["--help"]):
-        print("usage: comarl doctor\n\nShows what this machine lacks, and what to do about it.")
+    if not is_alone("doctor", arguments, "Shows what this machine lacks, and what to do about it."):
         return 0
-    if arguments:
-        raise UsageError(f"doctor takes no arguments, not {arguments[0]!r}")
     from comarl.doctor import main as diagnose
 
     return diagnose()

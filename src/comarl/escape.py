@@ -31,12 +31,13 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def terminal(text: str) -> str:
     """Control characters as Python writes them, so that they move no cursor and change no colour;
     line ends stay."""
-    return "".join(c if c.isprintable() or c == "\n" else _written(c) for c in text)
+    written = lambda c: c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
+    return "".join(map(written, text))
 
 
 def line(text: str) -> str:
     """As `terminal`, with line ends written out, too."""
-    return "".join(c if c.isprintable() else _written(c) for c in text)
+    return terminal(text).replace("\n", r"\n")
 
 
 def markdown(text: str) -> str:
@@ -60,7 +61,3 @@ def plot(text: str) -> str:
     """A text in a picture, with its line ends: matplotlib takes what is between two $ for
     mathematics."""
     return terminal(text).replace("$", r"\$")
-
-
-def _written(character: str) -> str:
-    return character.encode("unicode_escape").decode()

@@ -2,8 +2,7 @@
 
 It is RACE as on MATD3. All agents of all teams share one recurrent encoder; an evolving team is a
 linear policy per agent on top of it, the MARL team one policy for all its agents, as in FACMAC
-(App. A.1). It learns by FACMAC, a population of teams evolves, and the
-encoder serves them all.
+(App. A.1). It learns by FACMAC, a population of teams evolves, and the encoder serves them all.
 
     z_t,i   = Z_phi(tau_t,i)                a GRU over what agent i saw and did            (Sec 3.1)
     pi_j    = softmax(W_j^i z_i)            one linear policy per team and agent           (Sec 3.1)

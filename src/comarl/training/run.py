@@ -399,8 +399,7 @@ class Session:
                     raise Diverged(
                         f"{name} of seed {self.run.first_seed + seed} became {value} in round "
                         f"{self.log.round + 1}. {self.checkpoints.kept()} Try a smaller learning "
-                        f"rate: "
-                        f"{learning_rate_option(self.run.algorithm, name)}"
+                        f"rate: {learning_rate_option(self.run.algorithm, name)}"
                     )
                 self.log.means.add(seed, name, float(value), int(count))
 
