@@ -70,6 +70,14 @@ class TrainSettings(Generic[AlgorithmT, TaskT]):
     """where the run is kept; by default runs/ and a name made of its settings"""
     checkpoint_seconds: float = 120.0
     """minimum number of seconds between checkpoints"""
+    keep: Annotated[tuple[str, ...], tyro.conf.arg(metavar="best|every N")] = ()
+    """teams to keep for good besides the newest, for `evaluate --checkpoint` and `--from`: the best
+    by evaluation (win rate, or else return), one every N environment steps, or both"""
+    from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN")] = None
+    """the folder of a run whose trained networks this run begins with; optimisers, counters and
+    replay memory are new"""
+    from_checkpoint: str = "newest"
+    """which of its checkpoints --from takes: newest, best or a number of steps that it kept"""
     overwrite: bool = False
     """start anew in a folder that holds something but no checkpoint; a run's files there are
     deleted"""
@@ -92,6 +100,8 @@ class EvaluateSettings(Generic[AlgorithmT, TaskT]):
     task: TaskT
     episodes: int = 32
     """episodes per seed and team"""
+    checkpoint: str = "newest"
+    """which of the run's teams: newest, or what `train --keep` kept: best, or a number of steps"""
     folder: Path | None = None
     """a new folder to record the returns in, which `comarl report` takes as a run's; by default
     they are only shown"""
@@ -265,14 +275,19 @@ def run_training(
     """Trains what the settings say, and shows the end."""
     from comarl.runs.identity import folder_name, identity
     from comarl.training.memory import check_memory
+    from comarl.training.networks import read_networks
     from comarl.training.progress import Display
     from comarl.training.run import Options, Session
     from comarl.training.settings import Run
     from comarl.validation import counted
 
-    names = [field.name for field in dataclasses.fields(Run)]
-    run = Run(**{name: vars(settings)[name] for name in names})
-    options = Options(**{f.name: vars(settings)[f.name] for f in dataclasses.fields(Options)})
+    given = vars(settings)
+    names = [field.name for field in dataclasses.fields(Run) if field.name in given]
+    run, networks = Run(**{name: given[name] for name in names}), None
+    if settings.from_ is not None:
+        networks = read_networks(settings.from_, run, settings.from_checkpoint)
+        run = dataclasses.replace(run, begun_from=networks.fingerprint)
+    options = Options(**{f.name: given[f.name] for f in dataclasses.fields(Options)})
     config = identity(run, algorithm_name, task_name)
     folder = settings.folder or Path("runs") / folder_name(config)
     what = (
@@ -282,7 +297,7 @@ def run_training(
     if settings.dry_run:
         console.print(check_memory(run), highlight=False)
         return 0
-    session = Session.open(run, config, folder, options, Display(console))
+    session = Session.open(run, config, folder, options, Display(console), networks)
     try:
         state = session.train()
     except KeyboardInterrupt:
@@ -367,7 +382,7 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     from comarl.runs.identity import identity
     from comarl.runs.lock import FolderInUse, locked
     from comarl.training.evaluate import record_once
-    from comarl.training.load import load_settings, load_state
+    from comarl.training.load import NEWEST, load_settings, load_trained
     from comarl.training.payoff import write as write_payoff
     from comarl.training.run import evaluate_once
 
@@ -395,18 +410,21 @@ def evaluate(arguments: Arguments, console: Console) -> int:
         "evaluation_episodes": settings.episodes,
     }
     run = dataclasses.replace(trained, **chosen)
-    state = load_state(folder, run, config)
-    scores = evaluate_once(run, state)
-    as_trained = (run.algorithm, run.task) == (trained.algorithm, trained.task)
+    team = load_trained(folder, run, config, settings.checkpoint)
+    scores = evaluate_once(run, team)
+    as_trained = settings.checkpoint == NEWEST and (run.algorithm, run.task) == (
+        trained.algorithm,
+        trained.task,
+    )
     if settings.folder is not None:
         record_once(
-            settings.folder, identity(run, algorithm_name, task_name), run, state.clock, scores
+            settings.folder, identity(run, algorithm_name, task_name), run, team.clock, scores
         )
     console.print(f"{algorithm_name} on {task_name}: {folder}", highlight=False)
     console.print(scores_table(scores, run.first_seed))
     if isinstance(run.task, MatrixGame) and (settings.folder is not None or as_trained):
         with contextlib.suppress(FolderInUse), locked(settings.folder or folder):
-            write_payoff(settings.folder or folder, run, state)  # else who trains there does
+            write_payoff(settings.folder or folder, run, team)  # else who trains there does
     return 0
 
 

@@ -1,7 +1,6 @@
 """Edited code is noticed, and nothing else is."""
 
 import sys
-import time
 from dataclasses import dataclass
 
 from comarl.runs import sources
@@ -27,10 +26,8 @@ def test_edited_code_changes_the_fingerprint_and_line_endings_do_not(tmp_path):
     assert sources._hash(package, ("deep",)) == sources._hash(package, ("deep", "report"))
 
 
-def test_comarl_and_the_modules_outside_it_are_fingerprinted_in_no_time():
-    began = time.perf_counter()
+def test_comarl_and_the_modules_outside_it_are_fingerprinted():
     found = fingerprints(Task(), Task())
-    assert time.perf_counter() - began < 0.5
     assert [*found] == [
         "comarl",
         f"algorithm {__name__}",

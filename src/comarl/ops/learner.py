@@ -206,6 +206,34 @@ def grad_norms(state: PyTree) -> dict[str, Float[Array, ""]]:
     return {f"{_name(path)}_grad_norm": learner.grad_norm.mean() for path, learner in learners}
 
 
+def networks(state: PyTree) -> PyTree:
+    """A state without what only its optimisers need: for each learner its value.
+
+    >>> import jax.numpy as jnp
+    >>> networks({"critic": Learner.create(jnp.float32(3.0), Adam())})
+    {'critic': Array(3., dtype=float32)}
+    """
+    bare = lambda node: node.value if isinstance(node, Learner) else node
+    return jax.tree.map(bare, state, is_leaf=lambda node: isinstance(node, Learner))
+
+
+def with_networks(state: PyTree, given: PyTree) -> PyTree:
+    """A state with these `networks` in place of its own; its optimisers stay as they are.
+
+    >>> import jax.numpy as jnp
+    >>> state = {"critic": Learner.create(jnp.float32(3.0), Adam())}
+    >>> networks(with_networks(state, {"critic": jnp.float32(5.0)}))
+    {'critic': Array(5., dtype=float32)}
+    """
+
+    def replaced(ours: Any, theirs: Any) -> Any:
+        if not isinstance(ours, Learner):
+            return theirs
+        return eqx.tree_at(lambda learner: learner.value, ours, theirs)
+
+    return jax.tree.map(replaced, state, given, is_leaf=lambda node: isinstance(node, Learner))
+
+
 def _name(path: tuple) -> str:
     """The name of a part of a state, without the steps that only lead to it."""
     parts = jax.tree_util.keystr(path, simple=True, separator=".").split(".")

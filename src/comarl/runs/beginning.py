@@ -11,12 +11,13 @@ from typing import Any
 
 from comarl.runs.files import MIB, atomically, read_plain
 from comarl.runs.identity import canonical
+from comarl.runs.kept import KEPT
 from comarl.runs.lock import HOLDER, LOCK
 from comarl.runs.payoff import PAYOFF
 from comarl.runs.records import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS
 
 MARKER = "no-checkpoint-yet"
-OURS = (CONFIG, ENVIRONMENT, METRICS, PAYOFF, CHECKPOINTS, "curve.png")
+OURS = (CONFIG, ENVIRONMENT, METRICS, PAYOFF, CHECKPOINTS, KEPT, "curve.png")
 """what a run leaves; `--overwrite` deletes these and nothing else"""
 
 

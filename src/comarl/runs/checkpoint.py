@@ -52,12 +52,14 @@ def save(path: Path, state: PyTree, header: dict[str, Any]) -> None:
     Raises TypeError for a leaf that is neither an array nor a function, ValueError for two leaves
     with one path or a header that is not JSON.
     """
-    arrays = {name: leaf for name, leaf in _leaves(state) if not _is_function(leaf)}
     with atomically(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("header.json", json.dumps(header, indent=1, allow_nan=False))
-        archive.writestr("arrays.json", json.dumps(describe(state)))
-        for name, leaf in arrays.items():
-            raw = _raw(leaf)
+        # An entry without a date, so that equal states are equal files
+        archive.writestr(
+            zipfile.ZipInfo("header.json"), json.dumps(header, indent=1, allow_nan=False)
+        )
+        archive.writestr(zipfile.ZipInfo("arrays.json"), json.dumps(describe(state)))
+        for name, leaf in arrays(state).items():
+            raw = numbers(leaf)
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 npy.write_array_header_1_0(member, npy.header_data_from_array_1_0(raw))
                 # The array's own memory, not a copy
@@ -97,14 +99,45 @@ def describe(state: PyTree) -> dict[str, str]:
 
     Raises as `save` does.
     """
-    arrays = ((name, leaf) for name, leaf in _leaves(state) if not _is_function(leaf))
-    return {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in arrays}
+    return {
+        name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+        for name, leaf in arrays(state).items()
+    }
+
+
+def arrays(state: PyTree) -> dict[str, Any]:
+    """Each array of a state by its path; functions are left out. Raises as `save` does."""
+    return {name: leaf for name, leaf in _leaves(state) if not _is_function(leaf)}
+
+
+def numbers(leaf: Any) -> np.ndarray:
+    """The numbers of an array or key as a contiguous array of a type that NumPy can name in a
+    file."""
+    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
+    if array.dtype.hasobject:
+        raise TypeError("an array of Python objects cannot be saved")
+    # Bfloat16 and its kin
+    return array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")
 
 
 def read_header(path: Path) -> dict[str, Any]:
     """The header alone. Raises DamagedCheckpoint."""
     with _opened(path) as file, _naming(path):
         return _json(zipfile.ZipFile(file), "header.json")
+
+
+def check_config(path: Path, header: dict[str, Any], config: dict[str, Any]) -> None:
+    """Raises OtherConfiguration or DamagedCheckpoint unless the header is of a run with
+    `config`."""
+    if not isinstance(header.get("config"), dict):
+        raise DamagedCheckpoint(f"{path}: its header has no configuration")
+    if difference := first_difference(header["config"], json.loads(json.dumps(config))):
+        field, theirs, ours = difference
+        raise OtherConfiguration(
+            f"{field}: the checkpoint has {theirs}, this run has {ours} ({path}). "
+            f"Give this run a folder of its own, or delete {path.parent} to start it from the "
+            "beginning."
+        )
 
 
 def _warn(message: str) -> None:
@@ -192,7 +225,7 @@ class Checkpoints:
             try:
                 # The configuration decides the shapes, so a difference there is the cause to name.
                 header = read_header(path)
-                self._check(path, header, config)
+                check_config(path, header, config)
                 with _naming(path):
                     if header.get("round", number) != number:
                         raise ValueError(f"it is of round {header['round']}, not of {number}")
@@ -213,19 +246,6 @@ class Checkpoints:
                 f"Delete {self.folder} to start this run from the beginning."
             )
         return None
-
-    def _check(self, path: Path, header: dict[str, Any], config: dict[str, Any]) -> None:
-        """Raises OtherConfiguration or DamagedCheckpoint unless the header is of a run with
-        `config`."""
-        if not isinstance(header.get("config"), dict):
-            raise DamagedCheckpoint(f"{path}: its header has no configuration")
-        if difference := first_difference(header["config"], json.loads(json.dumps(config))):
-            field, theirs, ours = difference
-            raise OtherConfiguration(
-                f"{field}: the checkpoint has {theirs}, this run has {ours} ({path}). "
-                f"Give this run a folder of its own, or delete {self.folder} to start it from the "
-                "beginning."
-            )
 
 
 def _is_function(leaf: Any) -> bool:
@@ -250,16 +270,6 @@ def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
     if len(set(names)) < len(names):
         raise ValueError(f"two leaves of the state have one path: {max(names, key=names.count)}")
     return leaves
-
-
-def _raw(leaf: Any) -> np.ndarray:
-    """The numbers of an array or key as a contiguous array of a type that NumPy can name in a
-    file."""
-    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
-    if array.dtype.hasobject:
-        raise TypeError("an array of Python objects cannot be saved")
-    # Bfloat16 and its kin
-    return array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")
 
 
 @contextmanager
@@ -320,7 +330,7 @@ def _compare(there: dict[str, Any], wanted: dict[str, str]) -> None:
 
 
 def _empty(like: Any) -> np.ndarray:
-    """Memory for the numbers of an array or key, as `_raw` gives them."""
+    """Memory for the numbers of an array or key, as `numbers` gives them."""
     numbers = jax.eval_shape(jax.random.key_data, like) if _is_key(like) else like
     dtype = np.dtype(numbers.dtype)
     return np.empty(numbers.shape, dtype if dtype.isbuiltin == 1 else f"u{dtype.itemsize}")

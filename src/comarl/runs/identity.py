@@ -67,10 +67,13 @@ def _fields(value: Any) -> dict[str, Any]:
 def identity(run: Any, algorithm: str, task: str) -> dict[str, Any]:
     """The configuration that a run's folder and checkpoints stand for.
 
-    The budget is no part of it: with more steps the same run is resumed.
+    The budget is no part of it: with more steps the same run is resumed. The networks that a run
+    begins with are, where it does not draw its own.
     """
     config = {"algorithm_name": algorithm, "task_name": task, **to_config(run)}
     del config["steps"]
+    if config["begun_from"] is None:
+        del config["begun_from"]
     return config
 
 

@@ -7,6 +7,7 @@
     metrics.jsonl      one line per seed and evaluation
     payoff.csv         on matrix games: what each seed has learnt (`runs/payoff.py`)
     checkpoints/       the newest states of the run
+    kept/              teams that were asked for besides (`runs/kept.py`)
 
 A line of `metrics.jsonl` holds `seed`, `env_steps`, `updates`, `round`, `wall_time`, `marl_team`
 (raw returns of the greedy episodes of the team that stands for the algorithm: its only one, or in a

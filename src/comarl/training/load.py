@@ -16,13 +16,17 @@ from comarl.envs.pettingzoo import PettingZoo
 from comarl.escape import line
 from comarl.runs.checkpoint import Checkpoints, describe
 from comarl.runs.identity import differences, identity
+from comarl.runs.kept import Kept
 from comarl.runs.records import CHECKPOINTS, CONFIG, read_config
 from comarl.training.settings import Run
-from comarl.training.train import RunState, start
+from comarl.training.train import RunState, Trained, snapshot, start
+from comarl.types import Clock
 from comarl.validation import UnknownName, WrongSetting, alternatives, field_types, short
 
 NAMES = ("algorithm_name", "task_name")
 """what a configuration says besides the fields of a Run"""
+NEWEST = "newest"
+"""the state that a run resumes from"""
 
 
 def load_run(folder: Path, imports: Sequence[str] = ()) -> tuple[Run, dict[str, Any], RunState]:
@@ -53,10 +57,45 @@ def load_state(folder: Path, run: Run, config: dict[str, Any]) -> RunState:
     Raises FileNotFoundError if there is no checkpoint, DamagedCheckpoint if none can be read,
     ValueError if with the settings of `run` the state would have another form.
     """
-    theirs = {name: value for name, value in config.items() if name != "steps"}
-    ours = identity(run, config["algorithm_name"], config["task_name"])
+    theirs, like = saved_config(config), jax.eval_shape(lambda: start(run))
+    check_form(run, config, like)
+    found = Checkpoints(folder / CHECKPOINTS).newest(like, theirs)
+    if found is None:
+        raise FileNotFoundError(f"{folder} has no checkpoint yet")
+    return jax.tree.map(jnp.asarray, found[0])
+
+
+def load_trained(
+    folder: Path, run: Run, config: dict[str, Any], checkpoint: str = NEWEST
+) -> Trained:
+    """What the run in `folder` had learnt at its `newest` checkpoint, when it was `best`, or after
+    so many steps, for `run` as in `load_state`.
+
+    Raises as `load_state`; FileNotFoundError for what was not kept, with what was.
+    """
+    if checkpoint == NEWEST:
+        state = load_state(folder, run, config)
+        return Trained(state.agent, state.clock)
     like = jax.eval_shape(lambda: start(run))
-    changed = list(differences(theirs, ours))
+    check_form(run, config, like)
+    one = jax.eval_shape(lambda state: snapshot(state, 0), like)
+    seeds = range(run.first_seed, run.first_seed + run.seeds)
+    found = Kept(folder).load(checkpoint, seeds, one, saved_config(config))
+    stacked = jax.tree.map(lambda *seeds: jnp.stack(seeds), *found)
+    clock = Clock(stacked.env_steps, stacked.updates, jnp.int32(0))
+    return Trained(stacked.agent, clock)
+
+
+def saved_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The identity of the run whose `config.json` this is."""
+    return {name: value for name, value in config.items() if name != "steps"}
+
+
+def check_form(run: Run, config: dict[str, Any], like: RunState) -> None:
+    """Raises ValueError where a state of `run`, of the shapes `like`, has another form than one of
+    the run that `config` is of, with the settings that make the difference."""
+    ours = identity(run, config["algorithm_name"], config["task_name"])
+    changed = list(differences(saved_config(config), ours))
     # Whoever has a run of this task has let its code be imported
     trained = rebuild(config, [run.task.module] if isinstance(run.task, PettingZoo) else [])
     if changed and describe(like) != describe(jax.eval_shape(lambda: start(trained))):
@@ -69,10 +108,6 @@ def load_state(folder: Path, run: Run, config: dict[str, Any]) -> RunState:
             f"{', '.join(options)}: with the values given, the run's networks or what it remembers "
             "would have another form. Leave out what changes that."
         )
-    found = Checkpoints(folder / CHECKPOINTS).newest(like, theirs)
-    if found is None:
-        raise FileNotFoundError(f"{folder} has no checkpoint yet")
-    return jax.tree.map(jnp.asarray, found[0])
 
 
 def rebuild(config: dict[str, Any], imports: Sequence[str] = ()) -> Run:

@@ -11,14 +11,14 @@ from jaxtyping import Array, Float, Int, PyTree
 from comarl.envs.matrix import MatrixGame
 from comarl.runs.payoff import ACTIONS, PayoffLine, write_payoff
 from comarl.training.settings import Run
-from comarl.training.train import RunState
+from comarl.training.train import RunState, Trained
 from comarl.types import Clock, Episode, Evolutionary, Key, ValuesTeams
 
 JOINT_ACTIONS = jnp.array(list(itertools.product(range(3), repeat=2)), jnp.int32)
 DRAWS = 32  # of values that depend on chance, such as on a message's noise: their mean counts
 
 
-def write(folder: Path, run: Run, state: RunState) -> Path | None:
+def write(folder: Path, run: Run, state: RunState | Trained) -> Path | None:
     """Writes `payoff.csv` into the folder of a run on a matrix game, and returns its path.
 
     It has a line for each seed and each state of the game: the joint action that the team chooses

@@ -4,7 +4,7 @@ after any stop."""
 import functools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 
 from comarl.envs.check import check_signature
 from comarl.machine.compile_time import compile_seconds
-from comarl.machine.interrupt import StopRequest, stop_requests
+from comarl.machine.interrupt import stop_requests
 from comarl.machine.placement import Placement, place
 from comarl.ops.learner import Optimiser
 from comarl.play.finite import check_finite
@@ -22,19 +22,24 @@ from comarl.play.player import Player, make_player
 from comarl.play.rollout import Mode
 from comarl.runs import beginning
 from comarl.runs.checkpoint import Checkpoints
+from comarl.runs.kept import Keep, Kept
 from comarl.runs.lock import locked
 from comarl.runs.records import CHECKPOINTS, CONFIG, Records, read_config, versions, write_about
 from comarl.runs.sources import changes, fingerprints
 from comarl.training import payoff
 from comarl.training.evaluate import due, evaluate, evaluation_line, num_evaluated_teams
 from comarl.training.events import Ended, Evaluated, Listener, Note, Progress, Started, ignore
+from comarl.training.keep import keep_teams
+from comarl.training.log import Log, Means
 from comarl.training.memory import check_memory
+from comarl.training.networks import Networks, begin_with
 from comarl.training.settings import Run
 from comarl.training.train import (
     PER_SEED_STATE,
     Phase,
     Round,
     RunState,
+    Trained,
     finish_round,
     learn,
     play_keys,
@@ -69,6 +74,9 @@ class Options:
     """stop after so many minutes, at the end of a round; the run can be resumed"""
     checkpoint_seconds: float = 120.0
     """least time between checkpoints"""
+    keep: tuple[str, ...] = ()
+    """teams to keep for good besides the newest state: `best` (by evaluation: the win rate, or else
+    the return), `every N` environment steps, or both"""
     overwrite: bool = False
     """start anew in a folder that holds something but no checkpoint; a run's files there are
     deleted"""
@@ -82,53 +90,7 @@ class Options:
     def __post_init__(self):
         check_fields(self)
         check_range(self, 0, None, "minutes", "checkpoint_seconds")
-
-
-@dataclass
-class Means:
-    """Running sums and counts of each seed's training metrics since its last evaluation."""
-
-    sums: list[dict[str, list[float | int]]]  # per seed: name -> [sum, count]
-
-    @classmethod
-    def of(cls, seeds: int) -> "Means":
-        """Nothing measured yet."""
-        return cls([{} for _ in range(seeds)])
-
-    def add(self, seed: int, name: str, total: float, count: int) -> None:
-        """Adds `count` measurements of one metric by their sum."""
-        cell = self.sums[seed].setdefault(name, [0.0, 0])
-        cell[0] += total
-        cell[1] += count
-
-    def take(self, seed: int) -> dict[str, float]:
-        """A seed's means, which begin anew after it."""
-        means = {name: total / count for name, (total, count) in self.sums[seed].items() if count}
-        self.sums[seed] = {}
-        return means
-
-
-@dataclass
-class Log:
-    """What a run remembers of itself besides its state; a checkpoint's header keeps it."""
-
-    means: Means
-    round: int = 0
-    worker_restarts: int = 0
-    wall_time: float = 0.0
-    """seconds of all stretches before this one"""
-    has_learnt: bool = False
-    """whether this stretch has made an update: the first one waits for a compilation"""
-    code: dict[str, str] = field(default_factory=dict)
-    """fingerprints of the code that this stretch runs"""
-    stop: StopRequest = field(default_factory=StopRequest)
-    """whether somebody has asked to stop, and how"""
-    began: float = field(default_factory=time.monotonic)
-    saved: float = field(default_factory=time.monotonic)
-
-    def elapsed(self) -> float:
-        """Seconds that the run has taken, those before it was resumed included."""
-        return self.wall_time + time.monotonic() - self.began
+        Keep.parse(self.keep)
 
 
 class Players(NamedTuple):
@@ -151,6 +113,8 @@ class Session:
     checkpoints: Checkpoints
     records: Records
     log: Log
+    networks: Networks | None = None
+    """what a new run begins with, if not with its own draw"""
 
     @classmethod
     def open(
@@ -160,11 +124,13 @@ class Session:
         folder: Path,
         options: Options = Options(),
         tell: Listener = ignore,
+        networks: Networks | None = None,
     ) -> "Session":
         """A session of `run` in `folder`, which is made if need be.
 
         `config` is what the run stands for: `comarl.runs.identity.identity(run, algorithm, task)`.
-        Raises ValueError for another one, TooLittleMemory before anything is written.
+        `networks` are those whose fingerprint is `run.begun_from`, for a new run. Raises ValueError
+        for another `config`, TooLittleMemory before anything is written.
         """
         folder = Path(folder)
         if missing := sorted({"algorithm_name", "task_name"} - config.keys()):
@@ -185,6 +151,7 @@ class Session:
             checkpoints=Checkpoints(folder / CHECKPOINTS),
             records=Records(folder),
             log=Log(Means.of(run.seeds)),
+            networks=networks,
         )
 
     def train(self) -> RunState:
@@ -219,11 +186,23 @@ class Session:
         return state
 
     def begin(self) -> RunState:
-        """The state of a new run, whose settings are written."""
+        """The state of a new run, whose settings are written.
+
+        Raises ValueError where it is to begin with networks that are not given.
+        """
+        if self.run.begun_from != (self.networks and self.networks.fingerprint):
+            raise ValueError(
+                f"begun_from={self.run.begun_from!r}: the networks with this fingerprint are not "
+                "given; comarl.training.networks.read_networks reads them from a run"
+            )
         beginning.prepare(self.folder, self.config, self.options.overwrite)
         self.write_settings(self.run.steps)
         self.records.truncate(0)
-        return start(self.run, self.placement)
+        state = start(self.run, self.placement)
+        if self.networks is None:
+            return state
+        self.tell(Note(f"It begins with the networks of {self.networks.source}."))
+        return self.placement.scatter(begin_with(state, self.networks), PER_SEED_STATE)
 
     def resume(self) -> RunState | None:
         """The state of the newest good checkpoint, with the records cut to match; None if there is
@@ -234,7 +213,9 @@ class Session:
         if found is None:
             return None
         state, header = found
-        self.check_code(header)
+        if self.has_other_code(header):
+            for seed, steps in enumerate(state.clock.env_steps.tolist()):
+                Kept(self.folder).forget_after(self.run.first_seed + seed, steps)
         self.log.round = header["round"]
         self.log.wall_time = header["wall_time"]
         self.log.worker_restarts = header.get("worker_restarts", 0)
@@ -247,15 +228,15 @@ class Session:
         self.tell(Note(f"Resumed after round {self.log.round}, {steps:,} steps."))
         return self.placement.scatter(jax.tree.map(jax.numpy.asarray, state), PER_SEED_STATE)
 
-    def check_code(self, header: dict[str, Any]) -> None:
-        """Raises OtherCode if code or versions have changed since a checkpoint, unless told to go
-        on."""
+    def has_other_code(self, header: dict[str, Any]) -> bool:
+        """Whether code or versions have changed since a checkpoint. Raises OtherCode then, unless
+        told to go on."""
         if "code" not in header:
             self.tell(Note("The checkpoint does not say which code wrote it; the run goes on."))
-            return
+            return False
         changed = changes(header["code"], self.code()) + changes(header["versions"], versions())
         if not changed:
-            return
+            return False
         what = f"Since the checkpoint was written there changed: {', '.join(changed)}."
         if not self.options.continue_with_other_code:
             raise OtherCode(
@@ -263,6 +244,7 @@ class Session:
                 "all the same with --continue-with-other-code."
             )
         self.tell(Note(what, warning=True))
+        return True
 
     def code(self) -> dict[str, str]:
         """The fingerprints of the code that this run depends on, read once."""
@@ -272,7 +254,12 @@ class Session:
 
     def write_settings(self, steps: int) -> None:
         """Writes the run's settings, with the budget that it has."""
-        write_about(self.folder, {**self.config, "steps": steps}, {"code": self.code()})
+        write_about(self.folder, {**self.config, "steps": steps}, self.about())
+
+    def about(self) -> dict[str, Any]:
+        """What `environment.json` says of this stretch besides the machine."""
+        source = {} if self.networks is None else {"begun_from": str(self.networks.source)}
+        return {"code": self.code(), **source}
 
     def rounds(self, state: RunState, players: Players) -> RunState:
         """Round after round, until the run is over or somebody asks to stop."""
@@ -319,7 +306,9 @@ class Session:
             state = self.learn(state, plan, phase)
         self.tell_progress("warm-up" if phase == "warm-up" else "training", state)
         self.log.round += 1
-        self.evaluate(state, players.evaluate, due(run, before, state.clock.env_steps))
+        lines = self.evaluate(state, players.evaluate, due(run, before, state.clock.env_steps))
+        keep = Keep.parse(self.options.keep)
+        keep_teams(keep, self.folder, run, self.config, state, before, lines)
         if time.monotonic() - self.log.saved > self.options.checkpoint_seconds:
             self.save(state)
         return state
@@ -422,10 +411,10 @@ class Session:
 
     def evaluate(
         self, state: RunState, evaluator: Player, seeds: Bool[np.ndarray, " seeds"]
-    ) -> None:
-        """Evaluates the seeds that are due, and records what they did."""
+    ) -> list[dict[str, Any]]:
+        """Evaluates the seeds that are due, records what they did, and returns the records."""
         if not seeds.any():
-            return
+            return []
         returns = evaluate(self.run, evaluator, state.agent, state.clock, seeds)
         lines = []
         for seed in np.flatnonzero(seeds).tolist():
@@ -439,6 +428,7 @@ class Session:
             lines.append({**line, "training": self.log.means.take(seed)})
             self.tell(Evaluated(lines[-1]))
         self.records.append(lines)
+        return lines
 
     def save(self, state: RunState) -> None:
         """Writes a checkpoint."""
@@ -505,7 +495,7 @@ def optimisers(settings: Any, prefix: str = "--algorithm") -> Iterator[tuple[str
         yield from optimisers(values["base"], f"{prefix}.base")
 
 
-def evaluate_once(run: Run, state: RunState) -> dict[str, np.ndarray]:
+def evaluate_once(run: Run, state: RunState | Trained) -> dict[str, np.ndarray]:
     """Greedy returns of a state's teams, `[seeds episodes]` by team, outside any training."""
     player, close = make_player(run.algorithm, run.task, run.seeds, num_evaluated_teams(run))
     try:

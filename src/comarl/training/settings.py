@@ -40,6 +40,9 @@ class Run:
     """environment steps between evaluations"""
     evaluation_episodes: int = 10
     """greedy episodes of each evaluation"""
+    begun_from: str | None = None
+    """fingerprint of the trained networks that the run begins with
+    (`comarl.training.networks.read_networks`); None: it draws its own"""
 
     def __post_init__(self):
         check_parts(self.algorithm, self.task)

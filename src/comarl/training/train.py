@@ -17,6 +17,7 @@ from comarl.machine.placement import ONE_DEVICE, Placement
 from comarl.ops.learner import grad_norms
 from comarl.replay.packing import pack, packs
 from comarl.replay.sizes import cuts, which_cut
+from comarl.runs.kept import Snapshot
 from comarl.training.settings import Run, num_teams
 from comarl.types import (
     PER_SEED,
@@ -42,6 +43,20 @@ class RunState(NamedTuple):
     replay: PyTree
     clock: Clock
     key: Keys
+
+
+class Trained(NamedTuple):
+    """What a run has learnt so far, without what only its training needs."""
+
+    agent: PyTree
+    clock: Clock
+
+
+def snapshot(state: RunState, seed: int) -> Snapshot:
+    """What one seed has learnt."""
+    of_seed = lambda leaf: leaf[seed]
+    agent = jax.tree.map(of_seed, state.agent)
+    return Snapshot(agent, state.clock.env_steps[seed], state.clock.updates[seed])
 
 
 class Round(NamedTuple):
