@@ -70,7 +70,10 @@ class TrainSettings(Generic[AlgorithmT, TaskT]):
     """where the run is kept; by default runs/ and a name made of its settings"""
     checkpoint_seconds: float = 120.0
     """minimum number of seconds between checkpoints"""
-    keep: Annotated[tuple[str, ...], tyro.conf.arg(metavar="best|every N")] = ()
+    keep: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(metavar="best|every N", help_behavior_hint="(default: none)"),
+    ] = ()
     """teams to keep for good besides the newest, for `evaluate --checkpoint` and `--from`: the best
     by evaluation (win rate, or else return), one every N environment steps, or both"""
     from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN")] = None
