@@ -103,6 +103,7 @@ EMPTY = {
     ("MultiAgentMujoco", "local_categories"),
     ("Qplex", "importance_hidden"),
     ("PettingZoo", "kwargs"),
+    ("Options", "keep"),
     *((name, "hidden") for name in ("Maddpg", "FacmacContinuous", "Vm3Ac")),
     *((name, "discriminator") for name in ("Maven", "MavenAc")),
     ("Qtran", "joint_hidden"),

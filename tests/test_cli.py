@@ -14,9 +14,8 @@ from rich.console import Console
 
 from comarl.algorithms import ALGORITHMS, find_algorithm, tuned
 from comarl.algorithms.presets import TUNED
-from comarl.cli import UsageError, check_pair, main, scores_table, summarise
+from comarl.cli import main, scores_table, summarise
 from comarl.envs import TASKS, find_task
-from comarl.envs.probes import PROBES
 from comarl.runs.identity import identity, to_config
 from comarl.runs.records import read, read_config
 from comarl.training.load import rebuild
@@ -55,6 +54,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
             ("replay", "GiB", "would fit"),
         ),
         ((*GAME, "--algorithm.lr", "1"), ("mean --algorithm.optimiser.learning-rate?", "--help")),
+        ((*GAME, "--from-checkpoint", "best"), ("--from-checkpoint", "which run?", "--from")),
         ((*GAME, "--first-seed", "4294967296"), ("--first-seed", "between 0 and 4294967295")),
         ((*GAME, "--first-seed", "-1"), ("--first-seed", "between 0 and 4294967295")),
         ((*GAME, "--first-seed", "1" + "0" * 20), ("--first-seed", "between 0 and 4294967295")),
@@ -91,11 +91,32 @@ def test_a_mistake_is_answered_in_one_line_that_names_it_and_what_would_be_right
 def test_a_meaningless_setting_of_the_algorithm_is_refused_where_it_stands(
     option, value, words, capsys
 ):
-    with pytest.raises(SystemExit) as stop:
-        main((*GAME, f"--algorithm.{option}", value))
-    text = " ".join(said(capsys).replace("│", " ").split())
-    assert stop.value.code == 2 and words in text
-    assert f"algorithm.{option}".rpartition(".")[0] in text
+    assert main((*GAME, f"--algorithm.{option}", value)) == 2
+    text = capsys.readouterr().err
+    assert text.startswith(f"comarl: --algorithm.{option}: {words}") and text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--algorithm.hidden", "abc"), "--algorithm.hidden: 'abc' is no whole number; `comarl"),
+        (("--algorithm.hidden", "[] " * 999), "--algorithm.hidden: '[] [] "),
+        (("--algorithm.gamma", "x"), "--algorithm.gamma: 'x' is no number; `comarl train qmix"),
+        (("--algorithm.hidden",), "--algorithm.hidden: its value is missing; `comarl train"),
+        (("--vmapped-seeds", "3"), "--vmapped-seeds: '3' is no choice; it can be '"),
+        (("--seeds", "3", "4"), "4: nothing of that name or value is expected here; `comarl"),
+    ],
+)
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_no_value_of_an_option_is_refused_in_one_sentence(
+    options, words, terminal, monkeypatch, capsys
+):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    assert main((*GAME, *options)) == 2
+    text = capsys.readouterr().err
+    assert text.startswith(f"comarl: {words}") and text.count("\n") == 1 and len(text) < 600
+    assert text.endswith("`comarl train qmix matrix/climbing --help` shows all options.\n")
 
 
 def test_a_name_like_no_other_is_not_answered_with_all_names(capsys):
@@ -206,14 +227,15 @@ def test_tuned_settings_are_those_of_the_papers_table():
     assert len(TUNED) == 8 + 8
 
 
-def test_an_algorithm_that_cannot_choose_a_tasks_actions_says_so_before_anything_is_built():
-    class Discrete:
-        spec = dataclasses.replace(PROBES["action"].spec, discrete=True)
-
-    with pytest.raises(
-        UsageError, match="matd3 chooses continuous actions and some/task has discrete ones"
-    ):
-        check_pair("matd3", find_algorithm("matd3").algorithm, "some/task", Discrete())
+def test_an_algorithm_that_cannot_choose_a_tasks_actions_is_answered_with_those_that_can(capsys):
+    assert main(("train", "matd3", "matrix/qtran", "--dry-run")) == 2
+    told = capsys.readouterr().err
+    words = (
+        "Matd3 chooses continuous actions and MatrixGame has discrete ones; algorithms for it are "
+    )
+    assert words in told and told.count("\n") == 1
+    able = told.partition(words)[2].strip().split(", ")
+    assert "qmix" in able and "matd3" not in able and "race-matd3" not in able
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

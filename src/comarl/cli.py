@@ -19,7 +19,7 @@ from rich.table import Table
 from comarl import escape
 from comarl.machine.allocator import keep_freed_memory
 from comarl.machine.interrupt import StoppedAtOnce
-from comarl.options import check_options, seeds_in, values_of, with_option
+from comarl.options import UsageError, parsed, seeds_in, values_of, with_option
 from comarl.terminal import make_console, sentence
 from comarl.validation import WrongSetting, unknown
 
@@ -41,10 +41,6 @@ For example:
 AlgorithmT = TypeVar("AlgorithmT")
 TaskT = TypeVar("TaskT")
 Arguments = Sequence[str]
-
-
-class UsageError(ValueError):
-    """A command line that cannot be meant."""
 
 
 @dataclass(frozen=True)
@@ -227,37 +223,14 @@ def train(arguments: Arguments, console: Console) -> int:
         task = task.suited_to(algorithm.actions)
     usual = TrainSettings(algorithm, task, evaluation_episodes=32 if task.spec.discrete else 10)
     prog = f"comarl train {algorithm_name} {task_name}"
-    check_options(arguments[2:], usual, tuple(FIXED), prog)
-    settings = tyro.cli(
-        TrainSettings[type(algorithm), type(task)],  # type: ignore[misc]
-        prog=prog,
-        args=list(arguments[2:]),
-        default=usual,
-        config=(
-            tyro.conf.AvoidSubcommands,
-        ),  # a field of several kinds, such as an optimiser, keeps its kind
-    )
+    kind = TrainSettings[type(algorithm), type(task)]  # type: ignore[misc]
+    settings = parsed(kind, usual, arguments[2:], prog, FIXED)
     if isinstance(settings.task, SuitsActions):  # --task options are merged with what suits
         settings = dataclasses.replace(
             settings, task=settings.task.suited_to(settings.algorithm.actions)
         )
-    check_pair(algorithm_name, settings.algorithm, task_name, settings.task)
     report_tuned(changes, settings.algorithm, console)
     return run_training(settings, algorithm_name, task_name, console)
-
-
-def check_pair(algorithm_name: str, algorithm: Any, task_name: str, task: Any) -> None:
-    """Raises UsageError where the algorithm cannot choose the task's kind of actions, with the
-    algorithms that can."""
-    kind = "discrete" if task.spec.discrete else "continuous"
-    if kind not in algorithm.actions:
-        from comarl.algorithms import ALGORITHMS
-
-        able = [name for name, entry in ALGORITHMS.items() if kind in entry.algorithm.actions]
-        raise UsageError(
-            f"{algorithm_name} chooses {' or '.join(sorted(algorithm.actions))} actions and "
-            f"{task_name} has {kind} ones; algorithms for it are {', '.join(able)}."
-        )
 
 
 def report_tuned(changes: dict[str, Any], algorithm: Any, console: Console) -> None:
@@ -277,12 +250,13 @@ def run_training(
 ) -> int:
     """Trains what the settings say, and shows the end."""
     from comarl.runs.identity import folder_name, identity
+    from comarl.training.load import NEWEST
     from comarl.training.memory import check_memory
     from comarl.training.networks import read_networks
     from comarl.training.progress import Display
     from comarl.training.run import Options, Session
     from comarl.training.settings import Run
-    from comarl.validation import counted
+    from comarl.validation import counted, short
 
     given = vars(settings)
     names = [field.name for field in dataclasses.fields(Run) if field.name in given]
@@ -290,6 +264,9 @@ def run_training(
     if settings.from_ is not None:
         networks = read_networks(settings.from_, run, settings.from_checkpoint)
         run = dataclasses.replace(run, begun_from=networks.fingerprint)
+    elif settings.from_checkpoint != NEWEST:
+        name = short(settings.from_checkpoint)
+        raise WrongSetting(f"{name} of which run? Name its folder by --from", "from_checkpoint")
     options = Options(**{f.name: given[f.name] for f in dataclasses.fields(Options)})
     config = identity(run, algorithm_name, task_name)
     folder = settings.folder or Path("runs") / folder_name(config)
@@ -392,16 +369,9 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     folder, prog = Path(arguments[0]), f"comarl evaluate {arguments[0]}"
     trained, config = load_settings(folder, values_of(arguments[1:], "--import"))
     usual = EvaluateSettings(trained.algorithm, trained.task)
-    check_options(arguments[1:], usual, tuple(FIXED), prog)
-    settings = tyro.cli(
-        EvaluateSettings[type(trained.algorithm), type(trained.task)],  # type: ignore[misc]
-        prog=prog,
-        args=list(arguments[1:]),
-        default=usual,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    kind = EvaluateSettings[type(trained.algorithm), type(trained.task)]  # type: ignore[misc]
+    settings = parsed(kind, usual, arguments[1:], prog, FIXED)
     algorithm_name, task_name = config["algorithm_name"], config["task_name"]
-    check_pair(algorithm_name, settings.algorithm, task_name, settings.task)
     if settings.folder is not None and settings.folder.exists():
         raise UsageError(
             f"--folder {settings.folder}: it exists, and an evaluation is recorded in a new folder "
@@ -456,7 +426,7 @@ def scores_table(scores: dict[str, Any], first_seed: int) -> Table:
 
 def report(arguments: Arguments, console: Console) -> int:
     """`comarl report`: curves and tables of runs."""
-    settings = tyro.cli(ReportSettings, prog="comarl report", args=list(arguments))
+    settings = parsed(ReportSettings, ReportSettings(()), arguments, "comarl report")
     from comarl.report import report as write_report
 
     with warnings.catch_warnings():
@@ -477,19 +447,18 @@ def check_task(arguments: Arguments, console: Console) -> int:
     """`comarl check`: the contract of a task."""
     if not is_named(arguments, "check needs the name of a task, before any option"):
         return 0
-    from comarl.envs import find_task
-    from comarl.envs.check import check_strictly, report_text
+    from comarl.envs import FIXED, find_task
+    from comarl.envs.check import ContractViolation, check_strictly, report_text
 
     name = arguments[0]
     task = find_task(name)
-    settings = tyro.cli(
-        CheckSettings[type(task)],  # type: ignore[misc]
-        prog=f"comarl check {name}",
-        args=list(arguments[1:]),
-        default=CheckSettings(task),
-        config=(tyro.conf.AvoidSubcommands,),
-    )
-    found = check_strictly(settings.task, settings.steps, settings.seed)
+    kind = CheckSettings[type(task)]  # type: ignore[misc]
+    settings = parsed(kind, CheckSettings(task), arguments[1:], f"comarl check {name}", FIXED)
+    try:
+        found = check_strictly(settings.task, settings.steps, settings.seed)
+    except ContractViolation as violation:
+        print(f"comarl: {name}: {escape.terminal(str(violation))}", file=sys.stderr)
+        return 1
     console.print(report_text(name, found), soft_wrap=True)
     return 0
 

@@ -1,10 +1,17 @@
-"""Options of the command line: which there are, and what to say of one that there is not."""
+"""Options of the command line: which there are, what they set, and what to say of one that there is
+not."""
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
-from collections.abc import Iterator, Sequence
+import io
+import itertools
+import re
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
+
+import tyro
 
 from comarl.validation import MOST_SEEDS, UnknownName, WrongSetting
 
@@ -19,6 +26,27 @@ ABBREVIATIONS = {
     "lambda": "td-lambda",
 }
 """what other programs call an option -> its name here"""
+
+SAID = {
+    r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)": (
+        r"\1: \2 is no whole number"
+    ),
+    r"Error parsing (\S+): could not convert string to float: (.*)": r"\1: \2 is no number",
+    r"Error parsing (.*)": r"\1",
+    r"Missing value for argument '(\S+)'.*": r"\1: its value is missing",
+    r"invalid choice (.*) for argument '(\S+)'\. Expected one of \((.*)\)\.": (
+        r"\2: \1 is no choice; it can be \3"
+    ),
+    r"Unrecognized options: (.*)": r"\1: nothing of that name or value is expected here",
+}
+"""what tyro says -> the same as a sentence of comarl; what is not here is shown as it is"""
+
+LONGEST = 400
+"""characters of such a sentence; what is longer came from the command line itself"""
+
+
+class UsageError(ValueError):
+    """A command line that cannot be meant."""
 
 
 def seeds_in(arguments: Sequence[str]) -> int:
@@ -41,7 +69,57 @@ def values_of(arguments: Sequence[str], option: str) -> list[str]:
     return [value for values in parser.parse_known_args(arguments)[0].given for value in values]
 
 
-def check_options(arguments: Sequence[str], settings: Any, fixed: Sequence[str], prog: str) -> None:
+def parsed(
+    kind: Any, usual: Any, arguments: Sequence[str], prog: str, fixed: Collection[str] = ()
+) -> Any:
+    """Settings of a `kind`: the usual ones with what the options set.
+
+    Raises UsageError, or what `check_options` and the settings themselves raise. Asked for help,
+    tyro shows it and ends the process.
+    """
+    check_options(arguments, usual, fixed, prog)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                kind,
+                prog=prog,
+                args=list(arguments),
+                default=usual,
+                # A field of several kinds, such as an optimiser, keeps its kind
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # Settings that refused a value have said so better than tyro repeats it
+        cause: BaseException | None = stop
+        while (cause := cause.__cause__ or cause.__context__) is not None:
+            if isinstance(cause, WrongSetting | UnknownName):
+                raise cause from None
+        raise UsageError(
+            f"{unboxed(said.getvalue())}; `{prog} --help` shows all options."
+        ) from None
+
+
+def unboxed(box: str) -> str:
+    """The sentence in a box that tyro draws around an error: what stands between its title and the
+    next rule. On a terminal without Unicode, there is a rule under the title, too."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip(" │") for line in plain.splitlines() if line.strip()][1:]
+    is_rule = lambda line: set(line) <= set("─-╰╯")
+    after_title = itertools.dropwhile(is_rule, lines)
+    text = " ".join(itertools.takewhile(lambda line: not is_rule(line), after_title))
+    for pattern, sentence in SAID.items():
+        if match := re.fullmatch(pattern, text):
+            text = match.expand(sentence)
+            break
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def check_options(
+    arguments: Sequence[str], settings: Any, fixed: Collection[str], prog: str
+) -> None:
     """Raises UnknownName for the first option that `settings` have not, with the nearest ones; and
     WrongSetting for one of the fields `fixed` of the task, which its name decides."""
     known = [*options(settings), "--help"]

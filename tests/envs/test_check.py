@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comarl.envs import check as module
+from comarl import envs
+from comarl.cli import main
 from comarl.envs import find_task, probes
 from comarl.envs.check import ContractViolation, check
 from comarl.types import EnvSpec, HostTimestep, Timestep
@@ -244,17 +245,17 @@ def test_a_fault_of_a_task_outside_jax_is_told(fault, violation):
 
 
 def test_the_command_prints_one_line_and_fails_for_a_broken_task(capsys, monkeypatch):
-    assert module.main(["matrix/penalty", "--steps", "64", "--seed", "1"]) == 0
+    assert main(["check", "matrix/penalty", "--steps", "64", "--seed", "1"]) == 0
     said = capsys.readouterr().out
     assert re.fullmatch(
         r"matrix/penalty keeps the contract: 64 episodes of random actions, mean length 1.0, mean "
         r"return -\d+.*\n",
         said,
     )
-    assert module.main(["matrix/penalti"]) == 1
+    assert main(["check", "matrix/penalti"]) == 2
     assert "did you mean 'matrix/penalty' or" in capsys.readouterr().err
-    monkeypatch.setattr(module, "find_task", lambda name: HostWalk("idle"))
-    assert module.main(["mine"]) == 1
-    assert capsys.readouterr().err.startswith(
-        "mine: reward of step is 1.0 in a copy that is not playing"
-    )
+    monkeypatch.setattr(envs, "find_task", lambda name: HostWalk("idle"))
+    assert main(["check", "mine"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("comarl: mine: reward of step is 1.0 in a copy that is not playing")
+    assert told.count("\n") == 1

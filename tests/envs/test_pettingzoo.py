@@ -425,7 +425,7 @@ def test_an_environment_with_both_kinds_of_actions_takes_those_of_the_algorithm(
         )
         == 2
     )
-    assert "matd3 chooses continuous actions" in said(capsys)
+    assert "Matd3 chooses continuous actions" in said(capsys)
     assert (
         main(("train", "matd3", f"pettingzoo/{SPREAD}", "--task.module", OTHER, "--dry-run")) == 2
     )

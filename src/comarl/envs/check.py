@@ -1,21 +1,17 @@
-"""The contract of a task, as a check that users run on their own: `comarl check
-smax/3m`.
+"""The contract of a task, as a check that users run on their own: `comarl check smax/3m`.
 
 It plays episodes of random actions twice over, and raises `ContractViolation` for the first thing
 that is wrong. Shapes and types are checked before anything is compiled.
 """
 
-import argparse
 import contextlib
 import dataclasses
-import sys
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from comarl.envs import find_task
 from comarl.envs.pettingzoo import PettingZoo
 from comarl.types import (
     Environment,
@@ -24,7 +20,6 @@ from comarl.types import (
     HostTimestep,
     Key,
     Task,
-    TaskDied,
     Timestep,
 )
 
@@ -344,26 +339,3 @@ def report_text(name: str, report: Report) -> str:
         f"{name} keeps the contract: {report.episodes} episodes of random actions, "
         f"mean length {report.mean_length:.1f}, mean return {report.mean_return:.4g}"
     )
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Checks the task that the command line names. Returns 0 if it keeps the contract, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m comarl.envs.check", description="Checks the contract of a task."
-    )
-    parser.add_argument("task", help="its name, such as matrix/qtran")
-    parser.add_argument("--steps", type=int, default=1000, help="about so many steps are played")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    try:
-        report = check_strictly(find_task(options.task), options.steps, options.seed)
-    except (ValueError, ImportError, TaskDied) as error:
-        # A ContractViolation and an UnknownName are ValueErrors.
-        print(f"{options.task}: {error}", file=sys.stderr)
-        return 1
-    print(report_text(options.task, report))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

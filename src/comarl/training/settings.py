@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from comarl.algorithms import ALGORITHMS
 from comarl.types import Algorithm, Environment, EnvSpec, Evolutionary, Task
 from comarl.validation import (
     LARGEST_INT,
@@ -105,12 +106,13 @@ def check_parts(algorithm: Any, task: Any) -> None:
 
 
 def check_pair(algorithm: Algorithm, task: Any) -> None:
-    """Raises WrongSetting where the algorithm cannot choose the task's kind of actions."""
+    """Raises WrongSetting where the algorithm cannot choose the task's kind of actions, with the
+    algorithms that can."""
     kind = "discrete" if task.spec.discrete else "continuous"
     if kind not in algorithm.actions:
-        able = " or ".join(sorted(algorithm.actions))
+        able = [name for name, entry in ALGORITHMS.items() if kind in entry.algorithm.actions]
         raise WrongSetting(
-            f"{type(algorithm).__name__} chooses {able} actions and {task} has {kind} ones; choose "
-            "another algorithm or task",
+            f"{type(algorithm).__name__} chooses {' or '.join(sorted(algorithm.actions))} actions "
+            f"and {type(task).__name__} has {kind} ones; algorithms for it are {', '.join(able)}",
             "algorithm",
         )
