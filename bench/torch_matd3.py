@@ -153,10 +153,18 @@ def frozen_copy(module: nn.Module) -> nn.Module:
 
 
 class Optimiser:
-    """Adam with the gradient of one network clipped to a norm, if that is not 0."""
+    """Adam with the gradient of one network clipped to a norm, if that is not 0; with `each`, that
+    of each of a stack of networks."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], settings: Adam, kind: AdamKind):
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        settings: Adam,
+        kind: AdamKind,
+        each: bool = False,
+    ):
         self.parameters, self.max_norm = list(parameters), settings.max_grad_norm
+        self.clip = clip_each if each else nn.utils.clip_grad_norm_
         self.adam = torch.optim.Adam(
             self.parameters,
             lr=settings.learning_rate,
@@ -167,9 +175,18 @@ class Optimiser:
 
     def step(self) -> None:
         if self.max_norm:
-            nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+            self.clip(self.parameters, self.max_norm)
         self.adam.step()
         self.adam.zero_grad()
+
+
+@torch.no_grad()
+def clip_each(parameters: list[nn.Parameter], max_norm: float) -> None:
+    """Scales the gradient of each network of a stack down to a norm of its own, if longer."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+    scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(gradients, [scale.view(-1, *[1] * (g.dim() - 1)) for g in gradients])
 
 
 @torch.no_grad()
@@ -201,7 +218,9 @@ class TorchMatd3:
         self.critic = Critic(critic.critics).to(device)
         self.target_policy, self.target_critic = frozen_copy(self.policy), frozen_copy(self.critic)
         self.first = frozen_first(self.critic.critics)
-        self.actor_optimiser = Optimiser(self.policy.parameters(), algorithm.actor_optimiser, kind)
+        self.actor_optimiser = Optimiser(
+            self.policy.parameters(), algorithm.actor_optimiser, kind, each=True
+        )
         self.critic_optimiser = Optimiser(
             self.critic.parameters(), algorithm.critic_optimiser, kind
         )

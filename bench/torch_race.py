@@ -113,16 +113,18 @@ class TorchRace:
 
     def add_optimisers(self, kind: AdamKind) -> None:
         settings = self.algorithm
-        pairs = [
-            (self.critic, settings.critic_optimiser),
-            (self.team_critic, settings.critic_optimiser),
-            (self.value, settings.critic_optimiser),
+        self.critic_optimisers = [
+            Optimiser(module.parameters(), settings.critic_optimiser, kind)
+            for module in (self.critic, self.team_critic, self.value)
+        ]
+        of_agents = (
             (self.policy.encoders, settings.encoder_optimiser),
             (self.policy.heads, settings.head_optimiser),
             (self.mine, settings.mine_optimiser),
+        )
+        self.policy_optimisers = [
+            Optimiser(module.parameters(), adam, kind, each=True) for module, adam in of_agents
         ]
-        optimisers = [Optimiser(module.parameters(), adam, kind) for module, adam in pairs]
-        self.critic_optimisers, self.policy_optimisers = optimisers[:3], optimisers[3:]
 
     def step(self, replay: Replay) -> None:
         """What is timed: a draw from the replay and one update with random teams."""

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from comarl.ops.learner import Adam
 from comarl.types import EnvSpec, Episode, Timestep
@@ -13,6 +14,16 @@ from comarl.types import EnvSpec, Episode, Timestep
 # One step of it moves a parameter by -0.1 g / (|g| + 1): smooth in g, so that a wrong gradient
 # shows in the parameter.
 SMOOTH = Adam(0.1, max_grad_norm=0.0, epsilon=1.0)
+# Clips whatever is not tiny, and its first step shows what is left of the gradient
+CLIPPED = Adam(10.0, max_grad_norm=0.01, epsilon=1.0)
+
+
+def clipped_norms(before: PyTree, after: PyTree) -> np.ndarray:
+    """For each module of a stack: the norm of the gradient that the first step of `CLIPPED` had,
+    after it was clipped."""
+    leaves = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    step = np.concatenate([(np.float64(b) - a).reshape(len(a), -1) for a, b in leaves], axis=1)
+    return np.linalg.norm(step / (CLIPPED.learning_rate - np.abs(step)), axis=1)
 
 
 def make_episodes(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from comarl.algorithms.matd3 import Matd3, State
+from tests.data import CLIPPED, clipped_norms
 
 GAMMA = 0.99
 
@@ -280,3 +281,12 @@ def test_targets_start_equal_and_heads_start_small(initial, bits, matd3):
     assert bits(initial.critic.target) == bits(initial.critic.value)
     assert np.abs(initial.actors.value.heads.weight).max() <= 0.1 / matd3.hidden[-1] ** 0.5
     assert initial.critic.value.critics.output.bias.shape == (2, 1)
+
+
+def test_each_agents_actor_is_clipped_by_a_norm_of_its_own(unsmoothed, spec, state, batch, key):
+    clipped = dataclasses.replace(unsmoothed, actor_optimiser=CLIPPED)
+    fresh = jax.jit(lambda k: clipped.init(spec, k))(key)
+    before = dataclasses.replace(fresh, critic=state.critic)
+    after = jax.jit(clipped.fit_actors)(before, batch)
+    norms = clipped_norms(before.actors.value, after.actors.value)
+    np.testing.assert_allclose(norms, [CLIPPED.max_grad_norm] * 3, rtol=1e-3)

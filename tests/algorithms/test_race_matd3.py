@@ -14,6 +14,7 @@ from comarl.algorithms.race_matd3 import RaceMatd3, State
 from comarl.evolution import operators as evolution
 from comarl.evolution.population import Population
 from comarl.ops.learner import Learner, Tracked
+from tests.data import CLIPPED, clipped_norms
 
 GAMMA, TEAMS = 0.99, 6  # five that evolve, and the MARL team
 MODES = ("both", "marl", "teams", "neither")
@@ -451,6 +452,19 @@ def test_the_terms_of_the_encoders_loss_are_recorded(plain, state, batch, key, e
     assert fit_encoders(alone, state, batch, key)[1]["team_actor_loss"] == 0
 
 
+def test_each_agents_networks_are_clipped_by_a_norm_of_their_own(plain, spec, state, batch, key):
+    """Encoder, policy and estimator of every agent get a gradient of the largest norm, which they
+    would share if they were clipped together."""
+    names = ("encoder_optimiser", "head_optimiser", "mine_optimiser")
+    clipped = dataclasses.replace(plain, **dict.fromkeys(names, CLIPPED))
+    fresh = jax.jit(lambda k: clipped.init(spec, k))(key)
+    before = eqx.tree_at(NETWORKS, fresh, NETWORKS(state))
+    after, _ = fit_encoders(clipped, before, batch, key)
+    for name in ("encoder", "head", "mine"):
+        norms = clipped_norms(getattr(before, name).value, getattr(after, name).value)
+        np.testing.assert_allclose(norms, [CLIPPED.max_grad_norm] * 3, rtol=1e-3, err_msg=name)
+
+
 # --- what an update moves ---
 
 
@@ -536,15 +550,15 @@ def as_matd3(state: State, matd3) -> matd3_module.State:
     """The same networks as MATD3's."""
     value = matd3_module.Actors(state.encoder.value, state.head.value, state.spec)
     target = matd3_module.Actors(state.encoder.target, state.head.target, state.spec)
-    learner = Learner.create(value, matd3.actor_optimiser)
+    learner = Learner.create_each(value, matd3.actor_optimiser)
     return matd3_module.State(actors=Tracked(learner, target), critic=state.critic)
 
 
 def test_race_without_evolution_and_information_is_matd3(
     plain, matd3, state, make_batch, spec, clock_at, key
 ):
-    """Four updates with smoothing off; clipping is off, as MATD3 clips encoders and heads
-    together."""
+    """Four updates with smoothing off; clipping is off, as MATD3 clips an agent's encoder
+    and head together."""
     base = dataclasses.replace(plain, evolution=False, beta=0.0)
     unsmoothed = dataclasses.replace(matd3, target_noise=0.0)
     one, two = without_teams(state), as_matd3(state, matd3)

@@ -61,6 +61,17 @@ def test_a_long_gradient_is_scaled_down_to_the_largest_norm():
             np.testing.assert_allclose(value, -g / (g + 1.0), rtol=1e-5)
 
 
+def test_each_learner_of_a_stack_has_steps_and_norms_of_its_own():
+    """As if each were alone, while another's gradient is long."""
+    gradients = jnp.array([[30.0, 40.0], [0.3, 0.4]])
+    optimiser = Adam(1.0, max_grad_norm=1.0, epsilon=1.0)
+    stack = Tracked.create_each(jnp.zeros((2, 2)), optimiser).apply(gradients)
+    for i, gradient in enumerate(gradients):
+        alone = Learner.create(jnp.zeros(2), optimiser).apply(gradient)
+        np.testing.assert_allclose(stack.value[i], alone.value, rtol=1e-6)
+    np.testing.assert_allclose(stack.learner.grad_norm, [50.0, 0.5], rtol=1e-6)
+
+
 def test_polyak_moves_the_target_a_fraction_of_the_way():
     moved = polyak({"w": jnp.array([0.0, 10.0])}, {"w": jnp.array([1.0, 20.0])}, 0.25)
     np.testing.assert_allclose(moved["w"], [0.25, 12.5])

@@ -64,7 +64,7 @@ class Actors(eqx.Module):
 class State(eqx.Module):
     """What changes while MATD3 learns."""
 
-    actors: Tracked[Actors]  # mu_phi, and the target actors mu_phi'
+    actors: Tracked[Actors]  # mu_phi, and mu_phi'; each agent has an optimiser of its own
     critic: Tracked[Critic]  # Q_psi, and the target critic Q_psi'
 
 
@@ -94,7 +94,7 @@ class Matd3:
     target_noise_clip: float = 0.5
     """bound on the noise on target actions"""
     actor_optimiser: Adam = Adam(1e-3)
-    """optimiser of the actors"""
+    """optimiser of each agent's actor"""
     critic_optimiser: Adam = Adam(1e-3)
     """optimiser of the critics"""
     replay: Ring = Ring(1_000_000, 128)
@@ -115,7 +115,7 @@ class Matd3:
         actors = self.make_actors(spec, keys[:2])
         critic = self.make_critic(spec, keys[2])
         return State(
-            actors=Tracked.create(actors, self.actor_optimiser),
+            actors=Tracked.create_each(actors, self.actor_optimiser),
             critic=Tracked.create(critic, self.critic_optimiser),
         )
 

@@ -76,7 +76,8 @@ from comarl.validation import check_fields, check_layers, check_range
 
 
 class State(RaceState[Torso, Critic, TeamCritic]):
-    """What changes while RACE learns; `encoder` and `mine` lead with `agents`."""
+    """What changes while RACE learns; `encoder`, `head` and `mine` lead with `agents`, each of whom
+    has optimisers of its own."""
 
 
 def no_terms() -> Metrics:
@@ -130,13 +131,13 @@ class RaceMatd3:
     target_noise_clip: float = 0.5
     """bound on the noise on target actions"""
     encoder_optimiser: Adam = Adam(1e-3)
-    """optimiser of the encoders"""
+    """optimiser of each agent's encoder"""
     head_optimiser: Adam = Adam(1e-3)
-    """optimiser of the MARL team's linear policies"""
+    """optimiser of each of the MARL team's linear policies"""
     critic_optimiser: Adam = Adam(1e-3)
     """optimiser of both critics and of the value"""
     mine_optimiser: Adam = Adam(1e-3)
-    """optimiser of the estimators of mutual information"""
+    """optimiser of each agent's estimator of mutual information"""
     replay: Ring = Ring(1_000_000, 128)
     """transitions kept and drawn"""
     pace: StepPace = StepPace()
@@ -168,13 +169,13 @@ class RaceMatd3:
         make_mine = lambda k: Mine(spec.state_size, features, self.mine_width, key=k)
         mine = jax.vmap(make_mine)(jax.random.split(keys[6], spec.num_agents))
         return State(
-            encoder=Tracked.create(self.make_encoder(spec, keys[0]), self.encoder_optimiser),
-            head=Tracked.create(make_heads(spec, features, keys[1], 0.1), self.head_optimiser),
+            encoder=Tracked.create_each(self.make_encoder(spec, keys[0]), self.encoder_optimiser),
+            head=Tracked.create_each(make_heads(spec, features, keys[1], 0.1), self.head_optimiser),
             population=Population.create(make_team, self.num_teams - 1, keys[2]),
             critic=Tracked.create(self.make_critic(spec, keys[3]), self.critic_optimiser),
             team_critic=Tracked.create(self.make_team_critic(spec, keys[4]), self.critic_optimiser),
             value=Learner.create(value, self.critic_optimiser),
-            mine=Learner.create(mine, self.mine_optimiser),
+            mine=Learner.create_each(mine, self.mine_optimiser),
             spec=spec,
         )
 

@@ -97,7 +97,7 @@ class Learner(eqx.Module, Generic[Module]):
 
     value: Module
     opt_state: optax.OptState
-    grad_norm: Float[Array, ""]  # of the latest gradient, before it was clipped
+    grad_norm: Float[Array, "*stack"]  # of the latest gradient, before it was clipped
     optimiser: Optimiser = eqx.field(static=True)
 
     @classmethod
@@ -105,6 +105,18 @@ class Learner(eqx.Module, Generic[Module]):
         """A module that has not learnt yet."""
         opt_state = optimiser.transform.init(value)  # type: ignore[arg-type]
         return cls(value, opt_state, jnp.float32(0.0), optimiser)
+
+    @classmethod
+    def create_each(cls, stack: Module, optimiser: Optimiser) -> "Learner[Module]":
+        """A learner for each module of a stack, whose leaves lead with one axis.
+
+        Each has an optimiser of its own, which clips its gradient by its own norm.
+
+        >>> two = Learner.create_each(jnp.zeros((2, 3)), Adam())
+        >>> two.apply(jnp.ones((2, 3))).grad_norm.shape
+        (2,)
+        """
+        return jax.vmap(lambda value: cls.create(value, optimiser))(stack)
 
     @overload
     def descend(
@@ -125,7 +137,9 @@ class Learner(eqx.Module, Generic[Module]):
         return self.apply(gradient), found
 
     def apply(self, gradient: Module) -> "Learner[Module]":
-        """One step along a gradient computed elsewhere."""
+        """One step along a gradient computed elsewhere; of a stack of learners, one of each."""
+        if self.grad_norm.ndim:
+            return jax.vmap(Learner.apply)(self, gradient)
         transform: Any = self.optimiser.transform  # optax knows no modules
         updates, opt_state = transform.update(gradient, self.opt_state, self.value)
         value: Any = optax.apply_updates(self.value, updates)  # type: ignore[arg-type]
@@ -150,6 +164,11 @@ class Tracked(eqx.Module, Generic[Module]):
     def create(cls, value: Module, optimiser: Optimiser) -> "Tracked[Module]":
         """The copy begins as the original."""
         return cls(Learner.create(value, optimiser), value)
+
+    @classmethod
+    def create_each(cls, stack: Module, optimiser: Optimiser) -> "Tracked[Module]":
+        """As `Learner.create_each`; the copy of each begins as the original."""
+        return cls(Learner.create_each(stack, optimiser), stack)
 
     @property
     def value(self) -> Module:
