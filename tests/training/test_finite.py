@@ -13,7 +13,7 @@ from comarl.envs.check import ContractViolation
 from comarl.envs.matrix import MatrixGame
 from comarl.play.finite import all_finite, check_finite
 from comarl.runs.identity import identity
-from comarl.training.run import Options, Session
+from comarl.training.run import Options, Session, evaluate_once
 from comarl.training.settings import Run
 from comarl.types import Episode, TaskDied, Timestep
 
@@ -94,6 +94,9 @@ def test_a_sick_step_ends_the_run_with_the_last_good_state(tmp_path):
         for leaf in map(np.asarray, jax.tree.leaves(state.replay))
         if leaf.dtype.kind == "f"
     )
+    many = replace(again.run, evaluation_episodes=500)
+    with pytest.raises(TaskDied, match=r"^evaluation on Sick, seed 0, copy .*: the reward is nan"):
+        evaluate_once(many, state)
 
 
 def test_a_task_that_breaks_the_contract_is_refused_before_training(tmp_path):

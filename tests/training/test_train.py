@@ -15,7 +15,9 @@ from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
 from comarl.runs.identity import identity
 from comarl.runs.records import read, read_config
+from comarl.training import run as training
 from comarl.training import train
+from comarl.training.evaluate import evaluate
 from comarl.training.run import Diverged
 from comarl.training.settings import Run
 from comarl.types import TaskDied
@@ -233,3 +235,27 @@ def test_a_task_that_dies_says_so_and_loses_nothing(tmp_path):
     with pytest.raises(TaskDied, match="unstable at step 120"):
         dying.train()
     assert same_bits(session(run, tmp_path).train(), session(run, tmp_path / "whole").train())
+
+
+def test_an_evaluation_that_the_task_dies_of_is_made_up_for_when_the_run_resumes(
+    finished, tmp_path, monkeypatch
+):
+    run, folder, state = finished
+    for good in (1, 0, 1):  # the second stretch dies at once, in the same evaluation
+        with monkeypatch.context() as patched, pytest.raises(TaskDied, match="gone"):
+            patched.setattr(training, "evaluate", dies_after(good))
+            session(run, tmp_path, checkpoint_seconds=1e9).train()
+    assert same_bits(session(run, tmp_path).train(), state)
+    assert without_time(tmp_path) == without_time(folder)
+
+
+def dies_after(good):
+    """Evaluates so many times, and then no more."""
+    left = iter(range(good))
+
+    def evaluate_or_die(*given):
+        if next(left, None) is None:
+            raise TaskDied("the goal is gone")
+        return evaluate(*given)
+
+    return evaluate_or_die

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from comarl.play.finite import check_finite
 from comarl.play.player import Player
 from comarl.runs.records import TEAM_LABELS, Records, write_about
 from comarl.training.settings import Run
@@ -28,12 +29,14 @@ def evaluate(
     """Undiscounted returns of greedy episodes, by team; seeds that are not due have none played.
 
     What the task counts besides, such as `won`, stands beside them: `marl_team_won`. The starts
-    depend on the seed and on how often it was evaluated, not on other seeds nor on training.
+    depend on the seed and on how often it was evaluated, not on other seeds nor on training. Raises
+    TaskDied for a number that is not finite.
     """
     teams, keys = evaluation_plan(run, agent, clock)
     teams = np.asarray(teams)
     playing = np.broadcast_to(np.asarray(due)[:, None], teams.shape).copy()
     episodes = player(agent, clock, teams, playing, keys, "greedy")
+    check_finite(episodes, f"evaluation on {type(run.task).__name__}", run.first_seed)
     returns = np.asarray(episodes.returns())
     names = [*TEAM_LABELS][: teams.shape[1] // run.evaluation_episodes]
     scores = {

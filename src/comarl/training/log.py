@@ -41,6 +41,8 @@ class Log:
     """seconds of all stretches before this one"""
     has_learnt: bool = False
     """whether this stretch has made an update: the first one waits for a compilation"""
+    unevaluated: list[int] | None = None
+    """steps of each seed when the round began whose evaluation is still to be finished"""
     code: dict[str, str] = field(default_factory=dict)
     """fingerprints of the code that this stretch runs"""
     stop: StopRequest = field(default_factory=StopRequest)

@@ -220,6 +220,7 @@ class Session:
         self.log.wall_time = header["wall_time"]
         self.log.worker_restarts = header.get("worker_restarts", 0)
         self.log.means = Means(header["means"])
+        self.log.unevaluated = header.get("unevaluated")
         self.records.truncate(header["records"])
         # A smaller budget than before is no reason to forget the larger one.
         known = read_config(self.folder) if (self.folder / CONFIG).exists() else {}
@@ -264,6 +265,8 @@ class Session:
     def rounds(self, state: RunState, players: Players) -> RunState:
         """Round after round, until the run is over or somebody asks to stop."""
         with compile_seconds() as compiled:
+            if self.log.unevaluated is not None:
+                self.evaluate_round(state, players.evaluate, np.array(self.log.unevaluated))
             while not self.is_over(state) and self.log.stop.signal is None:
                 had_learnt = self.log.has_learnt
                 state = self.round(state, players)
@@ -306,12 +309,28 @@ class Session:
             state = self.learn(state, plan, phase)
         self.tell_progress("warm-up" if phase == "warm-up" else "training", state)
         self.log.round += 1
-        lines = self.evaluate(state, players.evaluate, due(run, before, state.clock.env_steps))
+        self.evaluate_round(state, players.evaluate, before)
+        return state
+
+    def evaluate_round(
+        self, state: RunState, evaluator: Player, before: Int[np.ndarray, " seeds"]
+    ) -> None:
+        """Evaluates, records, keeps and saves what is due after a round that began at `before`.
+
+        If the task dies of it, the run resumes with this evaluation.
+        """
+        run = self.run
+        self.log.unevaluated = before.tolist()
+        try:
+            lines = self.evaluate(state, evaluator, due(run, before, state.clock.env_steps))
+        except TaskDied:
+            self.save(state)
+            raise
+        self.log.unevaluated = None
         keep = Keep.parse(self.options.keep)
         keep_teams(keep, self.folder, run, self.config, state, before, lines)
         if time.monotonic() - self.log.saved > self.options.checkpoint_seconds:
             self.save(state)
-        return state
 
     def phase(
         self, env_steps: Int[np.ndarray, " seeds"]
@@ -442,6 +461,8 @@ class Session:
             "records": self.records.position(),
             "means": self.log.means.sums,
         }
+        if self.log.unevaluated is not None:
+            header["unevaluated"] = self.log.unevaluated
         self.checkpoints.save(self.log.round, state, header)
         beginning.saved(self.folder)
         self.log.saved = time.monotonic()
@@ -450,7 +471,7 @@ class Session:
 def check_header(header: dict[str, Any]) -> None:
     """Raises ValueError unless a checkpoint's header has all that a run resumes from."""
     kinds = {"round": int, "wall_time": int | float, "records": int, "means": list}
-    optional = {"worker_restarts": int, "versions": dict, "code": dict}
+    optional = {"worker_restarts": int, "versions": dict, "code": dict, "unevaluated": list}
     for name, kind in (kinds | {n: k for n, k in optional.items() if n in header}).items():
         if not isinstance(header.get(name), kind):
             raise ValueError(f"its header has no {name}")
