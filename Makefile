@@ -1,6 +1,6 @@
 # `make` lists what can be made. Needed beforehand: Python 3.11 or newer, git, make.
 
-.PHONY: help demo test check format learn fuzz kills versions bench bench-gpu results constraints clean
+.PHONY: help demo test check format docs learn fuzz kills versions versions-lowest versions-newest bench bench-gpu results constraints clean
 
 DEMO = train race-matd3 mamujoco/Hopper-3x1 --minutes 3 --evaluate-every 1000
 TORCH = torch==2.13.0
@@ -87,12 +87,16 @@ constraints:
 # Lower bounds must be true, and what is newest must work: each in an environment of its own.
 VERSIONS_TESTS = tests/test_cli.py tests/runs tests/envs/test_mamujoco.py tests/envs/test_smax.py \
     tests/envs/test_pettingzoo.py tests/training/test_train.py tests/report
-versions:
-	@command -v uv >/dev/null || { echo "make versions needs uv on the PATH"; exit 1; }
+versions: versions-lowest versions-newest
+
+versions-lowest:
 	$(call try_versions,lowest,3.11,--resolution lowest-direct)
+
+versions-newest:
 	$(call try_versions,newest,3.13,--upgrade)
 
 define try_versions
+@command -v uv >/dev/null || { echo "make versions needs uv on the PATH"; exit 1; }
 uv venv --quiet --clear --python $(2) .venv-$(1)
 uv pip install --no-config --quiet --python .venv-$(1) $(3) --editable ".[mujoco,smax,pettingzoo,report,dev]"
 .venv-$(1)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not slow and not fuzz" $(VERSIONS_TESTS)
