@@ -51,9 +51,13 @@ class Drift:
         match self.fault:
             case "killed" | "chance" | "always killed":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "last words":
+                print("no memory left")
+                os.kill(os.getpid(), signal.SIGKILL)
             case "exits":
                 os._exit(3)
             case "hangs":
+                print("waiting for the server")
                 time.sleep(1000)
             case "raises":
                 raise ArithmeticError("the walls\nare gone")

@@ -193,6 +193,34 @@ def test_what_a_task_prints_is_marked_and_bounded():
     assert told[LINES:] == [f"{mark} {2 * 100 - LINES} more lines, left out."]
 
 
+def test_what_a_task_prints_is_told_while_it_hangs(tmp_path):
+    pool, told = (
+        pool_of(functools.partial(Drift, "hangs", str(tmp_path)), 2, count=1, timeout=2.0),
+        [],
+    )
+    begun, note = time.monotonic(), lambda line: told.append((time.monotonic() - begun, line))
+    pool.on_print = pool.on_restart = note
+    pool.reset(SEEDS[:2], PLAYING[:2])
+    for _ in range(3):
+        pool.step(np.zeros((2, 2, 2), np.float32))
+    pool.close()
+    (printed, line), (replaced, _) = told
+    assert line == "worker 1 of 1 of drift prints: waiting for the server"
+    assert printed < replaced - 1, "long before it is given up"
+
+
+def test_the_last_words_of_a_worker_that_dies_are_told_before_it_is_replaced(tmp_path):
+    make = functools.partial(Drift, "last words", str(tmp_path))
+    pool, told = pool_of(make, copies=2, count=1), []
+    pool.on_print = pool.on_restart = told.append
+    pool.reset(SEEDS[:2], PLAYING[:2])
+    for _ in range(3):
+        pool.step(np.zeros((2, 2, 2), np.float32))
+    pool.close()
+    assert told[0] == "worker 1 of 1 of drift prints: no memory left"
+    assert "was killed by SIGKILL" in told[1] and len(told) == 2
+
+
 def test_a_team_that_cannot_be_made_in_a_worker_is_told_at_once():
     with pytest.raises(
         TaskDied, match=r"worker 1 of 1 of drift, at its start, raised TypeError: .*'nothing'"

@@ -17,6 +17,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ up"""
 
 START_TIMEOUT = 60.0
 """seconds that a worker has at least to load a task"""
+
+LOOK = 0.2
+"""seconds after which is looked, while an answer is awaited, at what the task prints"""
 
 RestartCallback = Callable[[str], None]
 PrintCallback = Callable[[str], None]
@@ -88,7 +92,8 @@ class Pool:
                 make,
                 copies=share.tolist(),
                 timeout=workers.timeout,
-                on_restart=self._report,
+                on_restart=lambda line: self.on_restart(line),
+                on_print=lambda line: self.on_print(line),
             )
             for i, share in enumerate(shares, start=1)
         ]
@@ -146,7 +151,7 @@ class Pool:
             worker.part()
         for worker in self._workers:
             worker.end(patience=1.0)
-            self._pass_on(worker, last=True)
+            worker.pass_on(last=True)
 
     def _ask(self, method: str, arguments: Any) -> Iterator[tuple[int, Any]]:
         """Has every copy that plays do something; `(copy, answer)` of each. Workers do it at the
@@ -161,12 +166,7 @@ class Pool:
                 asked.append((worker, mine))
         for worker, mine in asked:
             yield from zip([worker.copies[i] for i in mine], worker.answer(), strict=True)
-            self._pass_on(worker)
-
-    def _pass_on(self, worker: "Worker", last: bool = False) -> None:
-        """Tells what a worker printed."""
-        for line in worker.output.take(last):
-            self.on_print(line)
+            worker.pass_on()
 
     def _at(self, copy: int) -> str:
         return f"{self._name}, copy {copy}, step {self._elapsed} of the episode"
@@ -190,9 +190,6 @@ class Pool:
         available = None if self._available is None else self._available.copy()
         return HostTimestep(self._obs.copy(), self._state.copy(), available)
 
-    def _report(self, line: str) -> None:
-        self.on_restart(line)
-
 
 class WorkerFailed(Exception):
     """A worker that gave no answer: the message says what it did instead."""
@@ -208,8 +205,10 @@ class Worker:
         copies: list[int],
         timeout: float,
         on_restart: RestartCallback,
+        on_print: PrintCallback,
     ):
-        self.name, self.copies, self._timeout, self._on_restart = name, copies, timeout, on_restart
+        self.name, self.copies, self._timeout = name, copies, timeout
+        self._on_restart, self._on_print = on_restart, on_print
         self._latest: Any = None
         self._history: list[bytes] = []
         self._start()
@@ -236,6 +235,11 @@ class Worker:
                 failure = error
         assert failure is not None
         raise TaskDied(f"{self.name} {failure} {self._where()}, {TRIES} times in a row.")
+
+    def pass_on(self, last: bool = False) -> None:
+        """Tells what the task printed; `last` when its process has ended."""
+        for line in self._output.take(last):
+            self._on_print(line)
 
     def part(self) -> None:
         """Lets the process end when it has done what it does."""
@@ -272,7 +276,7 @@ class Worker:
         )
         theirs.close()
         assert self._process.stdout is not None, "it is a pipe"
-        self.output = Output(self.name, self._process.stdout)
+        self._output = Output(self.name, self._process.stdout)
 
     def _send(self, message: bytes) -> None:
         with suppress(OSError):
@@ -283,8 +287,7 @@ class Worker:
         if starting or len(self._history) == 1:  # loading a task takes longer than a step
             patience = max(patience, START_TIMEOUT)
         try:
-            if not self._connection.poll(patience):
-                raise WorkerFailed(f"gave no answer for {patience:g} s")
+            self._wait(patience)
             answer, failure = self._connection.recv()
         except (EOFError, OSError):
             raise WorkerFailed(self._exit_reason()) from None
@@ -292,12 +295,22 @@ class Worker:
             raise TaskDied(f"{self.name}, {self._where()}, {failure}")
         return answer
 
+    def _wait(self, patience: float) -> None:
+        """Waits for an answer, and meanwhile tells what is printed, so that a task which hangs can
+        say why. Raises WorkerFailed if there is no answer in so many seconds."""
+        end = time.monotonic() + patience
+        while not self._connection.poll(min(LOOK, max(0.0, end - time.monotonic()))):
+            self.pass_on()
+            if time.monotonic() >= end:
+                raise WorkerFailed(f"gave no answer for {patience:g} s")
+
     def _replace(self, failure: WorkerFailed) -> Any:
         """A new process does all over again what the old one was asked since the episodes began;
         its last answer."""
         old = self._process.pid
         self._process.kill()
         self.end(patience=10.0)
+        self.pass_on(last=True)
         self._start()
         line = (
             f"{self.name} (process {old}) {failure} {self._where()}. "
