@@ -20,7 +20,7 @@ from comarl import escape
 from comarl.machine.allocator import keep_freed_memory
 from comarl.machine.interrupt import StoppedAtOnce
 from comarl.options import UsageError, parsed, seeds_in, values_of, with_option
-from comarl.terminal import make_console, sentence
+from comarl.terminal import going_on, make_console, open_streams, sentence
 from comarl.validation import WrongSetting, unknown
 
 USAGE = """\
@@ -141,6 +141,7 @@ class ReportSettings:
 
 def main(arguments: Arguments | None = None) -> int:
     """Runs one command; returns the exit status: 0 done, 1 failed, 2 misused."""
+    open_streams()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     keep_freed_memory(seeds_in(arguments))
     if not {"", os.getcwd()} & set(sys.path):
@@ -154,8 +155,6 @@ def main(arguments: Arguments | None = None) -> int:
         "list": list_all,
         "doctor": doctor,
     }
-    if sys.stdout is None:  # closed by the caller: what is shown goes nowhere
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     console = make_console()
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:2], "--help"]
@@ -277,7 +276,7 @@ def run_training(
     if settings.dry_run:
         console.print(check_memory(run), highlight=False)
         return 0
-    session = Session.open(run, config, folder, options, Display(console), networks)
+    session = Session.open(run, config, folder, options, going_on(Display(console)), networks)
     try:
         state = session.train()
     except KeyboardInterrupt:
@@ -396,8 +395,14 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     console.print(f"{algorithm_name} on {task_name}: {folder}", highlight=False)
     console.print(scores_table(scores, run.first_seed))
     if isinstance(run.task, MatrixGame) and (settings.folder is not None or as_trained):
-        with contextlib.suppress(FolderInUse), locked(settings.folder or folder):
-            write_payoff(settings.folder or folder, run, team)  # else who trains there does
+        try:
+            with contextlib.suppress(FolderInUse), locked(settings.folder or folder):
+                write_payoff(settings.folder or folder, run, team)  # else who trains there does
+        except OSError as error:
+            if settings.folder is not None:
+                raise
+            # Somebody else's run can be evaluated without leaving anything in it
+            console.print(f"payoff.csv is not written: {error}", highlight=False, soft_wrap=True)
     return 0
 
 

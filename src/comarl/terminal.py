@@ -1,14 +1,18 @@
 """Where a command shows things, and what it says when the system refuses something."""
 
+import contextlib
 import errno
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.text import Text
 
 from comarl import escape
+
+T = TypeVar("T")
 
 
 class Terminal(Console):
@@ -32,11 +36,45 @@ def make_console() -> Terminal:
     return Terminal(markup=False, emoji=False, highlight=False, width=None if narrow else 1000)
 
 
+def open_streams() -> None:
+    """Opens what the caller has closed of the standard input, output and error, so that what they
+    get goes nowhere. Else the next file to be opened, such as a run's, would have their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def close_output() -> None:
+    """Lets what is yet to be shown go nowhere, after the output could not be written."""
+    # Else Python tries to write the rest when it ends, and fails again
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def going_on(show: Callable[[T], None]) -> Callable[[T], None]:
+    """`show`, but an output that fails (a pipe whose reader has gone, a full disk) does not end
+    what is shown, such as a run: that is said once on stderr, and the rest is shown nowhere."""
+
+    def shown(event: T) -> None:
+        try:
+            show(event)
+        except OSError as error:
+            close_output()
+            gone = isinstance(error, BrokenPipeError)
+            cause = "whoever read the output has closed it" if gone else f"output: {error.strerror}"
+            with contextlib.suppress(OSError):
+                print(f"comarl: {cause}; the run goes on without it.", file=sys.stderr, flush=True)
+
+    return shown
+
+
 def sentence(error: OSError) -> str:
     """What the operating system refused, and the remedy, on one line."""
     if isinstance(error, BrokenPipeError):
-        # Else Python tries to write the rest when it ends, and fails again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_output()
         return "whoever read the output has closed it."
     if error.errno is None:
         return str(error)

@@ -1,7 +1,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -143,14 +142,16 @@ def test_arrays_become_numbers_and_what_is_not_finite_becomes_null(tmp_path):
     }
 
 
-def test_a_half_written_last_line_is_dropped_on_opening_and_never_read(tmp_path):
-    Records(tmp_path).append([LINE, {**LINE, "seed": 1}])
-    path = tmp_path / "metrics.jsonl"
+def test_a_half_written_last_line_is_dropped_on_resuming_and_never_read(tmp_path):
+    file, path = Records(tmp_path), tmp_path / "metrics.jsonl"
+    file.append([LINE])
+    position = file.position()
+    file.append([{**LINE, "seed": 1}])
     whole = path.read_bytes()
     for length in range(len(whole) // 2, len(whole)):
         path.write_bytes(whole[:length])
         assert read(tmp_path) == [LINE]
-        file = Records(tmp_path).repair()
+        file.truncate(position)
         file.append([{**LINE, "seed": 9}])
         assert read(tmp_path) == [LINE, {**LINE, "seed": 9}]
 
@@ -215,30 +216,3 @@ def test_a_failed_write_leaves_the_old_json(tmp_path):
         records.write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [found.name for found in tmp_path.iterdir()] == ["config.json"]
-
-
-def test_the_revision_is_that_of_the_checkout_and_not_of_a_repository_around_an_installation(
-    tmp_path,
-):
-    import subprocess
-
-    package = tmp_path / "checkout" / "src" / "comarl"
-    package.mkdir(parents=True)
-    (package / "a.py").write_text("")
-
-    def git(*arguments: str) -> str:
-        names = ("-c", "user.name=a", "-c", "user.email=a@b")
-        command = ["git", "-C", str(tmp_path / "checkout"), *names, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    git("init")
-    assert records.git_revision(package) is None
-    git("add", ".")
-    git("commit", "-m", "first")
-    assert records.git_revision(package) == {"revision": git("rev-parse", "HEAD"), "dirty": False}
-    (package / "a.py").write_text("changed")
-    assert records.git_revision(package)["dirty"]
-    installed = tmp_path / "checkout" / "venv" / "site-packages" / "comarl"
-    installed.mkdir(parents=True)
-    assert records.git_revision(installed) is None
-    assert records.git_revision(Path("/nowhere/src/comarl")) is None

@@ -1,13 +1,17 @@
 """What a session tells its user."""
 
 import dataclasses
+import importlib
+import subprocess
 
 import pytest
 
 from comarl.algorithms import ALGORITHMS
 from comarl.envs import find_task
+from comarl.envs.matrix import GAMES
 from comarl.training.run import Session, learning_rate_option
 from comarl.training.settings import Run
+from tests.sessions import session
 
 
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if not name.startswith("ea-")])
@@ -83,3 +87,19 @@ def test_a_round_comes_to_no_more_updates_than_its_longest_episodes_allow():
     assert most("vm3-ac", "waves/4") == 25
     assert most("race-matd3", "waves/4") == 6 * 100
     assert most("qmix-pymarl2", "matrix/qtran") == most("ea-matd3", "waves/4") == 1
+
+
+def test_a_run_records_the_repository_of_the_users_own_task(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "my_game.py").write_text(
+        "from comarl.envs.matrix import MatrixGame\nclass MyGame(MatrixGame): pass\n"
+    )
+    for command in (("init",), ("add", "."), ("commit", "-m", "first")):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    game = importlib.import_module("my_game").MyGame(**vars(GAMES["qtran"]))
+    run = Run(ALGORITHMS["qmix"].algorithm, game)
+    about = session(run, tmp_path / "run").about()
+    assert [*about["code"]] == ["comarl", "task my_game"]
+    (repository,) = about["repositories"]
+    assert repository["holds"] == ["task my_game"] and len(repository["revision"]) == 40

@@ -12,6 +12,18 @@ MIB = 1 << 20
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Adds the file's name to what the system says of a disk that is full: of a file that is open
+    it says none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def atomically(path: Path) -> Iterator[IO[bytes]]:
     """A file to write that takes the place of `path` when the block ends: a crash leaves the old or
     the new one whole.
@@ -20,7 +32,7 @@ def atomically(path: Path) -> Iterator[IO[bytes]]:
     """
     beside = path.with_name(path.name + ".partial")
     try:
-        with beside.open("wb") as file:
+        with naming(path), beside.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

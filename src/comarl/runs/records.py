@@ -27,7 +27,6 @@ import json
 import math
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,7 +37,8 @@ import jax
 import numpy as np
 
 from comarl.machine.hardware import cpu_model, total_memory, usable_cores
-from comarl.runs.files import MIB, atomically, read_plain
+from comarl.runs.files import MIB, atomically, naming, read_plain
+from comarl.runs.revisions import own_revision
 
 CONFIG, ENVIRONMENT, METRICS, CHECKPOINTS = (
     "config.json",
@@ -161,12 +161,6 @@ class Records:
 
     folder: Path
 
-    def repair(self) -> "Records":
-        """The same, after a last line that was only half written was dropped."""
-        if self.path.exists():
-            self._cut(_whole(read_plain(self.path, MOST_RECORDS)))
-        return self
-
     @property
     def path(self) -> Path:
         """Where the file is."""
@@ -176,7 +170,7 @@ class Records:
         """Adds lines and waits until they are on the disk. NaN becomes null. Raises TypeError if
         one is not JSON."""
         text = "".join(json.dumps(plain(line), allow_nan=False) + "\n" for line in lines)
-        with self.path.open("ab") as file:
+        with naming(self.path), self.path.open("ab") as file:
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
@@ -188,8 +182,8 @@ class Records:
     def truncate(self, position: int) -> None:
         """Drops all lines after `position`, so that a resumed run does not write them twice.
 
-        Raises ValueError if the file is shorter than that, or a line begins elsewhere: it is not
-        the file of the run.
+        Raises ValueError if the file is shorter than that, if a line begins elsewhere, or if one
+        that stays is none that a run writes: it is not the file of the run, and stays as it is.
         """
         content = read_plain(self.path, MOST_RECORDS) if self.path.exists() else b""
         if not 0 <= position <= len(content) or _whole(content[:position]) != position:
@@ -198,6 +192,7 @@ class Records:
                 f"where the checkpoint says it was. Restore the file, or delete {self.folder} to "
                 "start this run from the beginning."
             )
+        _lines(content[:position], self.path)
         self._cut(position)
 
     def _cut(self, position: int) -> None:
@@ -220,8 +215,13 @@ def read(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / METRICS
     content = read_plain(path, MOST_RECORDS) if path.exists() else b""
+    return _lines(content[: _whole(content)], path)
+
+
+def _lines(content: bytes, path: Path) -> list[dict[str, Any]]:
+    """The lines of records, all of them whole. Raises as `read` does."""
     lines, latest = [], {}
-    for number, text in enumerate(content[: _whole(content)].split(b"\n")[:-1], start=1):
+    for number, text in enumerate(content.split(b"\n")[:-1], start=1):
         where = f"{path}, line {number}"
         line = parse(text, where)
         if fault := line_fault(line, latest):
@@ -270,7 +270,7 @@ def environment() -> dict[str, Any]:
     """What this process runs with. Devices are asked of JAX, which starts its backend."""
     return {
         "versions": versions(),
-        "git": git_revision(Path(__file__).parents[1]),
+        "git": own_revision(),
         "when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "platform": platform.platform(),
         "cpu": cpu_model(),
@@ -291,23 +291,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def git_revision(package: Path) -> dict[str, Any] | None:
-    """Revision of the checkout whose `src` holds `package`, and whether it has changes; None if it
-    is installed."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(package), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=20
-        ).stdout.strip()
-
-    try:
-        # A package installed under somebody else's repository must not be taken for that
-        # repository.
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != package.resolve().parents[1]:
-            return None
-        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return None

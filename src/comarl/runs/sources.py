@@ -18,15 +18,18 @@ def fingerprints(algorithm: Any, task: Any) -> dict[str, str]:
     Of a package outside comarl all modules count, else the one module. What has no file, such as a
     notebook's class, has no hash.
     """
-    found = {"comarl": _hash(Path(__file__).parents[1], SHOWN_ONLY)}
+    own = {"comarl": _hash(Path(__file__).parents[1], SHOWN_ONLY)}
+    return own | {name: _hash(place) for name, place in places_outside(algorithm, task).items()}
+
+
+def places_outside(algorithm: Any, task: Any) -> dict[str, Path]:
+    """Where the code of the algorithm and of the task lies, by name, if it is not comarl's."""
     modules = {"algorithm": type(algorithm).__module__, "task": type(task).__module__}
     # A task may name the module that its worker processes import
     if isinstance(inside := vars(task).get("module"), str):
         modules["task's environment"] = inside
-    for part, module in modules.items():
-        if (place := place_of(module)) is not None:
-            found[f"{part} {module}"] = _hash(place)
-    return found
+    found = {f"{part} {module}": place_of(module) for part, module in modules.items()}
+    return {name: place for name, place in found.items() if place is not None}
 
 
 def place_of(module: str) -> Path | None:

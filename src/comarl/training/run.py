@@ -25,7 +25,8 @@ from comarl.runs.checkpoint import Checkpoints
 from comarl.runs.kept import Keep, Kept
 from comarl.runs.lock import locked
 from comarl.runs.records import CHECKPOINTS, CONFIG, Records, read_config, versions, write_about
-from comarl.runs.sources import changes, fingerprints
+from comarl.runs.revisions import users_revisions
+from comarl.runs.sources import changes, fingerprints, places_outside
 from comarl.training import payoff
 from comarl.training.evaluate import due, evaluate, evaluation_line, num_evaluated_teams
 from comarl.training.events import Ended, Evaluated, Listener, Note, Progress, Started, ignore
@@ -213,7 +214,9 @@ class Session:
         if found is None:
             return None
         state, header = found
-        if self.has_other_code(header):
+        has_other_code = self.has_other_code(header)
+        self.records.truncate(header["records"])  # nothing has changed yet if they are damaged
+        if has_other_code:
             for seed, steps in enumerate(state.clock.env_steps.tolist()):
                 Kept(self.folder).forget_after(self.run.first_seed + seed, steps)
         self.log.round = header["round"]
@@ -221,7 +224,6 @@ class Session:
         self.log.worker_restarts = header.get("worker_restarts", 0)
         self.log.means = Means(header["means"])
         self.log.unevaluated = header.get("unevaluated")
-        self.records.truncate(header["records"])
         # A smaller budget than before is no reason to forget the larger one.
         known = read_config(self.folder) if (self.folder / CONFIG).exists() else {}
         self.write_settings(max(self.run.steps, known.get("steps", 0)))
@@ -260,7 +262,8 @@ class Session:
     def about(self) -> dict[str, Any]:
         """What `environment.json` says of this stretch besides the machine."""
         source = {} if self.networks is None else {"begun_from": str(self.networks.source)}
-        return {"code": self.code(), **source}
+        places = places_outside(self.run.algorithm, self.run.task)
+        return {"code": self.code(), "repositories": users_revisions(places), **source}
 
     def rounds(self, state: RunState, players: Players) -> RunState:
         """Round after round, until the run is over or somebody asks to stop."""
