@@ -17,7 +17,8 @@ SOURCE = Path(comarl.__file__).parent
 
 LAYERS = (
     ("cli",),
-    ("api", "doctor", "options", "terminal"),
+    ("doctor", "listing"),
+    ("api", "options", "terminal"),
     ("report",),
     ("training",),
     ("algorithms",),

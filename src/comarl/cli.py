@@ -30,7 +30,7 @@ usage: comarl COMMAND ...
   evaluate RUN           greedy episodes of a trained team; --help after the run shows every option
   report RUN...          learning curves, a table of final returns, and the CSV of every seed
   check TASK             plays random actions, and names what breaks the contract of a task
-  list                   algorithms and tasks, a line each
+  list [WORD...]         algorithms and tasks, a line each: all, or those with these words
   doctor                 versions, devices, extras, rendering, disk and memory
   help COMMAND           the same as COMMAND --help;  --version  shows the version
 
@@ -470,23 +470,9 @@ def check_task(arguments: Arguments, console: Console) -> int:
 
 def list_all(arguments: Arguments, console: Console) -> int:
     """`comarl list`: algorithms and tasks, a line each."""
-    if not is_alone("list", arguments, "Shows the names of all algorithms and tasks, a line each."):
-        return 0
-    from comarl.algorithms import ALGORITHMS
-    from comarl.envs import TASKS
+    from comarl.listing import show
 
-    rows = {
-        "Algorithms": {name: entry.summary for name, entry in ALGORITHMS.items()},
-        "Tasks": TASKS,
-    }
-    for title, lines in rows.items():
-        table = Table(
-            "name", "what it is", title=title, title_justify="left", box=None, pad_edge=False
-        )
-        for name, summary in lines.items():
-            table.add_row(name, summary)
-        console.print(table, highlight=False)
-        console.print()
+    show(console, arguments)
     return 0
 
 
