@@ -100,10 +100,10 @@ def assert_same(before: Any, after: Any, theirs: nn.Module) -> None:
     return assert_changed_alike(arrays(before), arrays(after), list(theirs.parameters()))
 
 
-@pytest.mark.parametrize("mixing", ["monotonic", "any"])
-def test_both_ways_of_pytorch_update_as_comarl_does(mixing):
+@pytest.mark.parametrize(("mixing", "max_norm"), [("monotonic", 10.0), ("any", 0.01)])
+def test_both_ways_of_pytorch_update_as_comarl_does(mixing, max_norm):
     # Adam with a smaller epsilon makes updates of gradients that are all rounding error
-    adam = Adam(1e-3, 10.0, 1e-4)
+    adam = Adam(1e-3, max_norm, 1e-4)
     adams = dict.fromkeys(
         ("actor_optimiser", "head_optimiser", "critic_optimiser", "mine_optimiser"), adam
     )

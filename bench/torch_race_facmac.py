@@ -17,6 +17,7 @@ Networks are built from comarl's and begin with the same parameters; hyperparame
 Its ablations are not here.
 """
 
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ from torch_matd3 import AdamKind, Optimiser, frozen_copy, tensor
 from comarl.algorithms.race_facmac import RaceFacmac
 from comarl.nn import critics, mixers, mlp, recurrent
 from comarl.nn import mine as mines
+from comarl.ops.learner import Adam
 
 Mode = Literal["stepped", "whole"]
 LOG2 = 0.6931471805599453
@@ -256,6 +258,11 @@ def lambda_returns(batch: Batch, next_value: Tensor, gamma: float, td_lambda: fl
     return torch.stack(returns[::-1])
 
 
+def clipped_before(settings: Adam) -> Adam:
+    """The same optimiser without clipping of its own."""
+    return replace(settings, max_grad_norm=0.0)
+
+
 class TorchRaceFacmac:
     """RACE on FACMAC: networks, targets, population, optimisers and one update of all."""
 
@@ -286,8 +293,8 @@ class TorchRaceFacmac:
             (self.critic.parameters(), settings.critic_optimiser),
             (self.team_critic.parameters(), settings.critic_optimiser),
             (self.value.parameters(), settings.critic_optimiser),
-            (self.encoder.parameters(), settings.actor_optimiser),
-            (self.head, settings.head_optimiser),
+            (self.encoder.parameters(), clipped_before(settings.actor_optimiser)),
+            (self.head, clipped_before(settings.head_optimiser)),
             (self.mine.parameters(), settings.mine_optimiser),
         ]
         optimisers = [Optimiser(parameters, adam, kind) for parameters, adam in pairs]
@@ -314,6 +321,7 @@ class TorchRaceFacmac:
             optimiser.step()
         loss, information = self.encoder_loss(batch, noise, team_noise, self.team(other), z)
         loss.backward(inputs=self.acting)
+        self.clip_policy()
         for optimiser in self.actor_optimisers:
             optimiser.step()
         self.updates += 1
@@ -326,6 +334,11 @@ class TorchRaceFacmac:
             "mutual_information": information,
         }
         return metrics | {"team_target_value": masked_mean(team_target, batch.mask)}
+
+    def clip_policy(self) -> None:
+        """Encoder and W_marl as one network; both optimisers name the same norm here."""
+        if max_norm := self.algorithm.actor_optimiser.max_grad_norm:
+            nn.utils.clip_grad_norm_([*self.encoder.parameters(), *self.head], max_norm)
 
     def team(self, index: int) -> Heads:
         """The last is the MARL team; all are data to whom they are given."""

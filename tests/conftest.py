@@ -25,11 +25,11 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 see_a_device_for_each(4)
 
 
-def apply_with_standard_promotion(learner, gradient, strict_apply=Learner.apply):
+def apply_with_standard_promotion(learner, *gradient_and_norm, strict_apply=Learner.apply):
     """optax's Adam raises a float to an integer power, which strict promotion forbids; ours is not
     its fault."""
     with jax.numpy_dtype_promotion("standard"):
-        return strict_apply(learner, gradient)
+        return strict_apply(learner, *gradient_and_norm)
 
 
 Learner.apply = apply_with_standard_promotion  # type: ignore[method-assign]

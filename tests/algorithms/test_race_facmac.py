@@ -20,7 +20,7 @@ from comarl.ops.learner import Adam, Learner, Tracked, descend_jointly
 from comarl.replay.episodes import EpisodeRing
 from comarl.training.settings import Run
 from comarl.types import Clock, EnvSpec
-from tests.data import SMOOTH, make_episodes
+from tests.data import CLIPPED, SMOOTH, make_episodes
 from tests.sessions import compilations, raw, session
 from tests.training.tasks import Stroll
 
@@ -652,19 +652,26 @@ def without_teams(state: State) -> State:
 
 
 def test_race_without_evolution_and_information_is_facmac(state, batch):
-    """Four updates; clipping is off, as FACMAC clips encoder and policy together."""
-    base = dataclasses.replace(RACE, evolution=False, beta=0.0)
-    facmac = Facmac(**SIZES, actor_optimiser=SMOOTH, critic_optimiser=SMOOTH)
+    """Four updates, of which each clips encoder and policy together: gradients, and parameters
+    relative to their size, to 1e-6."""
+    sizes = SIZES | dict(actor_optimiser=CLIPPED, critic_optimiser=CLIPPED)
+    alone = dict(evolution=False, beta=0.0, head_optimiser=CLIPPED)
+    base, facmac = dataclasses.replace(RACE, **sizes, **alone), Facmac(**sizes)
     net = jax.eval_shape(lambda k: RecurrentNet(SPEC, RACE.hidden, key=k), jax.random.key(0))
     actor = lambda encoder, head: eqx.tree_at(
         lambda n: (n.encoder, n.head), net, (encoder, jax.tree.map(lambda w: w[0], head))
     )
+    afresh = lambda tracked: Tracked(Learner.create(tracked.value, CLIPPED), tracked.target)
+    one = dataclasses.replace(
+        without_teams(state),
+        encoder=afresh(state.encoder),
+        head=afresh(state.head),
+        critic=afresh(state.critic),
+    )
     online = actor(state.encoder.value, state.head.value)
     slow = actor(state.encoder.target, state.head.target)
-    one = without_teams(state)
     two = facmac_module.State(
-        actor=Tracked(Learner.create(online, facmac.actor_optimiser), slow),
-        critic=state.critic,
+        actor=Tracked(Learner.create(online, CLIPPED), slow), critic=one.critic
     )
     update_facmac = jax.jit(facmac.update)
     for number in range(4):
@@ -675,18 +682,28 @@ def test_race_without_evolution_and_information_is_facmac(state, batch):
         expected["marl_actor_loss"] = expected.pop("actor_loss")
         assert metrics.keys() == expected.keys()
         for name in metrics:
-            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-4)
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-6, atol=1e-7)
+        norms = [float(part.learner.grad_norm) for part in (one.encoder, one.head)]
+        whole = float(two.actor.learner.grad_norm)
+        assert whole > 2 * CLIPPED.max_grad_norm
+        np.testing.assert_allclose(np.hypot(*norms), whole, rtol=1e-6)
+    # Beside values and targets, Adam's moments, which are those of the clipped gradients.
+    moments = lambda tracked: tracked.learner.opt_state[0]
     pairs = (
-        (
-            (one.encoder.value, jax.tree.map(lambda w: w[0], one.head.value)),
-            (two.actor.value.encoder, two.actor.value.head),
-        ),
+        (actor(one.encoder.value, one.head.value), two.actor.value),
+        (actor(one.encoder.target, one.head.target), two.actor.target),
         (one.critic, two.critic),
-        ((one.encoder.target, one.critic.target), (two.actor.target.encoder, two.critic.target)),
+        (
+            actor(moments(one.encoder).mu, moments(one.head).mu),
+            moments(two.actor).mu,
+        ),
     )
     for pair in pairs:
         for a, b in zip(*map(jax.tree.leaves, pair), strict=True):
-            np.testing.assert_allclose(a, b, atol=2e-5)
+            scale = float(np.abs(np.asarray(b)).max())
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * scale)
+    moved = np.abs(one.encoder.value.layer.weight - state.encoder.value.layer.weight)
+    assert moved.max() > 1e-3, "and it is no trifle"
     # And they act alike.
     memory, timestep = (
         Memory.empty(2, RACE.hidden),

@@ -61,6 +61,15 @@ def test_a_long_gradient_is_scaled_down_to_the_largest_norm():
             np.testing.assert_allclose(value, -g / (g + 1.0), rtol=1e-5)
 
 
+def test_a_part_of_a_larger_gradient_is_scaled_down_by_the_norm_of_that():
+    """(3, 4) of a gradient of length 10 becomes (0.3, 0.4); its own norm is what is recorded."""
+    gradient = jnp.array([3.0, 4.0])
+    learner = Learner.create(jnp.zeros(2), Adam(1.0, max_grad_norm=1.0, epsilon=1.0))
+    after = learner.apply(gradient, jnp.float32(10.0))
+    np.testing.assert_allclose(after.value, [-0.3 / 1.3, -0.4 / 1.4], rtol=1e-5)
+    np.testing.assert_allclose(after.grad_norm, 5.0)
+
+
 def test_each_learner_of_a_stack_has_steps_and_norms_of_its_own():
     """As if each were alone, while another's gradient is long."""
     gradients = jnp.array([[30.0, 40.0], [0.3, 0.4]])

@@ -53,6 +53,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from comarl.algorithms.race import EncoderLearnsFrom, Parts, RaceState, move_targets
@@ -144,9 +145,9 @@ class RaceFacmac:
     target_period: int = 200
     """updates between copies of everything that has a target"""
     actor_optimiser: Adam = Adam(2.5e-3, epsilon=1e-7)
-    """optimiser of the encoder"""
+    """optimiser of the encoder; it is clipped by the norm of its gradient and W_marl's together"""
     head_optimiser: Adam = Adam(2.5e-3, epsilon=1e-7)
-    """optimiser of W_marl"""
+    """optimiser of W_marl, clipped by the same norm"""
     critic_optimiser: Adam = Adam(5e-4, epsilon=1e-7)
     """optimiser of both critics and of the value"""
     mine_optimiser: Adam = Adam(5e-4)
@@ -383,10 +384,12 @@ class RaceFacmac:
         trained = (z, state.head.value, state.mine.value)
         (by_z, by_head, by_mine), metrics = jax.grad(loss, has_aux=True)(trained)
         (by_encoder,) = to_encoder(by_z)
+        # Clipped as one network, as FACMAC's actor is.
+        norm = optax.tree.norm((by_encoder, by_head))
         state = replace(
             state,
-            encoder=state.encoder.apply(by_encoder),
-            head=state.head.apply(by_head),
+            encoder=state.encoder.apply(by_encoder, norm),
+            head=state.head.apply(by_head, norm),
             mine=state.mine.apply(by_mine) if self.parts.information else state.mine,
         )
         return state, metrics

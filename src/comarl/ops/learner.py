@@ -19,8 +19,8 @@ Aux = TypeVar("Aux")
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam with its gradient clipped to a global norm. Hashable, unlike the optax transformation
-    that it makes."""
+    """Adam, and the global norm to which a gradient is clipped before it. Hashable, unlike the optax
+    transformation that it makes."""
 
     learning_rate: float = 1e-3
     """step size"""
@@ -37,8 +37,8 @@ class Adam:
 
     @property
     def transform(self) -> optax.GradientTransformation:
-        """The transformation of optax that these settings stand for."""
-        return clipped(self.max_grad_norm, optax.adam(self.learning_rate, eps=self.epsilon))
+        """The transformation of optax that these settings stand for, of a gradient already clipped."""
+        return optax.adam(self.learning_rate, eps=self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -64,25 +64,20 @@ class RmsProp:
 
     @property
     def transform(self) -> optax.GradientTransformation:
-        """The transformation of optax that these settings stand for."""
-        rmsprop = optax.rmsprop(
+        """The transformation of optax that these settings stand for, of a gradient already clipped."""
+        return optax.rmsprop(
             self.learning_rate, decay=self.decay, eps=self.epsilon, eps_in_sqrt=False
         )
-        return clipped(self.max_grad_norm, rmsprop)
 
 
 Optimiser = Adam | RmsProp
 
 
-def clipped(
-    max_grad_norm: float, transform: optax.GradientTransformation
-) -> optax.GradientTransformation:
-    """`transform` after the gradient was scaled down to this global norm; 0 does not clip."""
-    return (
-        optax.chain(optax.clip_by_global_norm(max_grad_norm), transform)
-        if max_grad_norm
-        else transform
-    )
+def clipped(gradient: Module, norm: Float[Array, ""], max_norm: float) -> Module:
+    """The gradient of this norm scaled down to `max_norm` if it is longer; 0 does not clip."""
+    if not max_norm:
+        return gradient
+    return jax.tree.map(lambda g: jnp.where(norm < max_norm, g, g / norm * max_norm), gradient)
 
 
 class Learner(eqx.Module, Generic[Module]):
@@ -136,14 +131,24 @@ class Learner(eqx.Module, Generic[Module]):
         found, gradient = jax.value_and_grad(loss, has_aux=has_aux)(self.value)
         return self.apply(gradient), found
 
-    def apply(self, gradient: Module) -> "Learner[Module]":
-        """One step along a gradient computed elsewhere; of a stack of learners, one of each."""
+    def apply(
+        self, gradient: Module, clipping_norm: Float[Array, ""] | None = None
+    ) -> "Learner[Module]":
+        """One step along a gradient computed elsewhere; of a stack of learners, one of each.
+
+        `clipping_norm` is that of a larger gradient of which this is a part and with which it is
+        clipped; by default its own.
+        """
         if self.grad_norm.ndim:
             return jax.vmap(Learner.apply)(self, gradient)
+        norm = optax.tree.norm(gradient)
+        by = norm if clipping_norm is None else clipping_norm
         transform: Any = self.optimiser.transform  # optax knows no modules
-        updates, opt_state = transform.update(gradient, self.opt_state, self.value)
+        updates, opt_state = transform.update(
+            clipped(gradient, by, self.optimiser.max_grad_norm), self.opt_state, self.value
+        )
         value: Any = optax.apply_updates(self.value, updates)  # type: ignore[arg-type]
-        return Learner(value, opt_state, optax.tree.norm(gradient), self.optimiser)
+        return Learner(value, opt_state, norm, self.optimiser)
 
 
 class Tracked(eqx.Module, Generic[Module]):
@@ -190,9 +195,11 @@ class Tracked(eqx.Module, Generic[Module]):
         learner, found = self.learner.descend(loss, has_aux=has_aux)  # type: ignore[call-overload]
         return Tracked(learner, self.target), found
 
-    def apply(self, gradient: Module) -> "Tracked[Module]":
+    def apply(
+        self, gradient: Module, clipping_norm: Float[Array, ""] | None = None
+    ) -> "Tracked[Module]":
         """As `Learner.apply`; the target stays."""
-        return Tracked(self.learner.apply(gradient), self.target)
+        return Tracked(self.learner.apply(gradient, clipping_norm), self.target)
 
     def polyak(self, tau: float) -> "Tracked[Module]":
         """The target moves a fraction `tau` of the way to the learner."""
