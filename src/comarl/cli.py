@@ -58,8 +58,8 @@ class TrainSettings(Generic[AlgorithmT, TaskT]):
     completed"""
     evaluate_every: int = 10_000
     """environment steps between evaluations"""
-    evaluation_episodes: int = 10
-    """greedy episodes of each evaluation"""
+    evaluation_episodes: int | None = None
+    """greedy episodes of each evaluation; by default 32 where actions are discrete, and else 10"""
     minutes: float | None = None
     """stop after so many minutes, at the end of a round; the same command resumes the run"""
     folder: Path | None = None
@@ -218,16 +218,18 @@ def train(arguments: Arguments, console: Console) -> int:
     algorithm_name, task_name = arguments[:2]
     algorithm, changes = tuned(algorithm_name, task_name)
     task = find_task(task_name)
-    if isinstance(task, SuitsActions):  # a task that has both kinds of actions
-        task = task.suited_to(algorithm.actions)
-    usual = TrainSettings(algorithm, task, evaluation_episodes=32 if task.spec.discrete else 10)
+    usual = TrainSettings(algorithm, task)
     prog = f"comarl train {algorithm_name} {task_name}"
     kind = TrainSettings[type(algorithm), type(task)]  # type: ignore[misc]
     settings = parsed(kind, usual, arguments[2:], prog, FIXED)
-    if isinstance(settings.task, SuitsActions):  # --task options are merged with what suits
-        settings = dataclasses.replace(
-            settings, task=settings.task.suited_to(settings.algorithm.actions)
-        )
+    # Only now, because what sizes a task has may depend on its options
+    task = settings.task
+    if isinstance(task, SuitsActions):  # a task that has both kinds of actions
+        task = task.suited_to(settings.algorithm.actions)
+    episodes = settings.evaluation_episodes
+    if episodes is None:
+        episodes = 32 if task.spec.discrete else 10
+    settings = dataclasses.replace(settings, task=task, evaluation_episodes=episodes)
     report_tuned(changes, settings.algorithm, console)
     return run_training(settings, algorithm_name, task_name, console)
 

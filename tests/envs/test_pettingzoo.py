@@ -14,11 +14,12 @@ pytest.importorskip("Box2D")
 from gymnasium import spaces
 
 from comarl.cli import main
-from comarl.envs import find_task
+from comarl.envs import find_task, pettingzoo
 from comarl.envs.check import check
 from comarl.envs.pettingzoo import PettingZoo
 from comarl.runs.records import read
 from comarl.types import HostEnvironment, Task
+from comarl.workers.measure import measure
 from comarl.workers.pool import Workers
 from comarl.workers.team import ParallelTeam
 
@@ -190,18 +191,19 @@ def test_the_limit_and_the_state_come_from_the_environment_where_it_has_them(toy
     with pytest.raises(
         ValueError, match="horizon: toy_v0 does not say when its time runs out; give --task"
     ):
-        _ = PettingZoo(toy()).spec
+        measure(toy(), {}, "environment", None)
     assert ParallelTeam(toy(state=np.zeros((3, 2))), {}).state_size == 6
     assert ParallelTeam(toy(state=np.zeros((3, 2), np.uint8)), {}).state_size == 4, (
         "a picture is no state"
     )
 
 
-def test_unequal_agents_are_padded_and_the_padding_does_nothing(toy):
+def test_unequal_agents_are_padded_and_the_padding_does_nothing(toy, monkeypatch):
     sizes = (spaces.Box(-1.0, 1.0, (3,)), VECTOR)
     module = toy(
         obs=sizes, actions=(spaces.Box(0.0, 10.0, (1,)), spaces.Box(-2.0, 2.0, (2, 2), np.float64))
     )
+    monkeypatch.setattr(pettingzoo, "measures", lambda *of: measure(of[0], {}, *of[2:4]))
     spec = PettingZoo(module, horizon=3).spec
     assert (spec.obs_size, spec.obs_sizes, spec.action_size, spec.action_sizes) == (
         3,
@@ -316,7 +318,7 @@ REFUSED: dict[str, Any] = {
 @pytest.mark.parametrize("message", REFUSED)
 def test_an_environment_that_is_no_task_for_a_team_is_refused_by_what_would_be_right(message, toy):
     with pytest.raises(ValueError) as error:
-        _ = PettingZoo(toy(**REFUSED[message]), horizon=3).spec
+        measure(toy(**REFUSED[message]), {}, "environment", 3)
     assert TOY in str(error.value) and message in str(error.value)
 
 
@@ -378,7 +380,7 @@ def test_a_missing_package_is_an_error_with_its_remedy(module, missing, remedy, 
 
     monkeypatch.setattr("importlib.import_module", fail)
     with pytest.raises(ImportError, match=f"'{missing}'.*{remedy}"):
-        _ = PettingZoo(module).spec
+        measure(module, {}, "environment", None)
 
 
 @pytest.mark.parametrize(
@@ -457,5 +459,6 @@ def test_a_run_with_discrete_actions_trains_evaluates_and_is_found_again(tmp_pat
     )
     assert main((*command, "--evaluation-episodes", "2", "--folder", str(tmp_path))) == 0
     assert len(read(tmp_path)[-1]["marl_team"]) == 2
-    assert main(("evaluate", str(tmp_path), "--episodes", "2")) == 0
+    named = ("--import", SPREAD)
+    assert main(("evaluate", str(tmp_path), "--episodes", "2", *named)) == 0
     assert "2 greedy episodes" in said(capsys)

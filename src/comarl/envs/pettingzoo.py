@@ -25,15 +25,16 @@ NeurIPS 2021), in worker processes.
 
 import ast
 import functools
-from collections.abc import Callable
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import tyro
 
-from comarl.types import EnvSpec
+from comarl.types import EnvSpec, TaskDied
 from comarl.validation import WrongSetting, check_fields, check_range, short
-from comarl.workers.pool import Pool, Workers
+from comarl.workers.measure import LIMIT, Measured, Measures
+from comarl.workers.pool import Pool, Worker, Workers, log_to_stderr
 from comarl.workers.team import ParallelTeam
 
 TASKS = {
@@ -42,8 +43,6 @@ TASKS = {
     ),
 }
 """those that have a line of their own"""
-
-LIMIT = "max_cycles"  # what most environments call their time limit
 
 
 @dataclass(frozen=True)
@@ -89,54 +88,47 @@ class PettingZoo:
         """What `kwargs` says."""
         return dict(argument(text) for text in self.kwargs)
 
+    @property
+    def _measures(self) -> Measures:
+        return measures(self.module, self.kwargs, self.state, self.horizon, self.workers.timeout)
+
     @functools.cached_property
-    def _made(self) -> tuple[EnvSpec, Callable[[], ParallelTeam]]:
-        """The sizes, read from one environment that is never played, and what makes others in a
-        worker."""
-        make = functools.partial(
-            ParallelTeam, self.module, reward=self.reward, state=self.state, strict=self.strict
-        )
-        team = make(self.arguments)
-        horizon = self.horizon or team.limit
-        if horizon is None:
-            raise ValueError(
-                f"horizon: {self.module} does not say when its time runs out; give --task.horizon"
-            )
-        make_copy = functools.partial(make, self.arguments)
-        if team.limit is not None:
-            try:
-                longer = {**self.arguments, LIMIT: horizon + 1}
-                make(longer)
-                make_copy = functools.partial(make, longer)
-            except ValueError:
-                pass  # its limit is no argument
-        ends = [sum(team.obs_sizes[: i + 1]) for i in range(len(team.agents))]
+    def spec(self) -> EnvSpec:
+        """The sizes, which a worker finds out.
+
+        Raises ImportError or ValueError for what is no environment for a team, with what would be
+        right; TaskDied for one that ends or hangs its process.
+        """
+        found = self._measures
+        ends = list(itertools.accumulate(found.obs_sizes))
         rows = [
-            tuple(range(end - size, end)) for end, size in zip(ends, team.obs_sizes, strict=True)
+            tuple(range(end - size, end)) for end, size in zip(ends, found.obs_sizes, strict=True)
         ]
         unequal = lambda sizes: sizes if len(set(sizes)) > 1 else None
-        spec = EnvSpec(
-            num_agents=len(team.agents),
-            obs_size=max(team.obs_sizes),
-            state_size=team.state_size,
-            action_size=max(team.action_sizes),
-            discrete=team.discrete,
-            horizon=horizon,
-            obs_sizes=unequal(team.obs_sizes),
-            action_sizes=unequal(team.action_sizes),
-            obs_from_state=None if team.own_state else tuple(rows),
+        return EnvSpec(
+            num_agents=len(found.obs_sizes),
+            obs_size=max(found.obs_sizes),
+            state_size=found.state_size,
+            action_size=max(found.action_sizes),
+            discrete=found.discrete,
+            horizon=found.horizon,
+            obs_sizes=unequal(found.obs_sizes),
+            action_sizes=unequal(found.action_sizes),
+            obs_from_state=None if found.own_state else tuple(rows),
         )
-        return spec, make_copy
-
-    @property
-    def spec(self) -> EnvSpec:
-        """Raises ImportError or ValueError for what is no environment for a team, with what would
-        be right."""
-        return self._made[0]
 
     def make(self, num_copies: int) -> Pool:
         """`num_copies` environments in worker processes."""
-        return Pool(str(self), *self._made, num_copies, self.workers)
+        limit = {LIMIT: self.spec.horizon + 1} if self._measures.takes_limit else {}
+        make = functools.partial(
+            ParallelTeam,
+            self.module,
+            {**self.arguments, **limit},
+            reward=self.reward,
+            state=self.state,
+            strict=self.strict,
+        )
+        return Pool(str(self), self.spec, make, num_copies, self.workers)
 
     def suited_to(self, actions: frozenset[str]) -> "PettingZoo":
         """The same task with actions of these kinds, where the environment lets one choose as those
@@ -147,8 +139,31 @@ class PettingZoo:
         other = replace(self, kwargs=(*self.kwargs, f"continuous_actions={self.spec.discrete}"))
         try:
             return self if other.spec.discrete == self.spec.discrete else other
-        except ValueError:
+        except (ValueError, TaskDied):
             return self
+
+
+@functools.cache
+def measures(
+    module: str, kwargs: tuple[str, ...], state: str, horizon: int | None, timeout: float
+) -> Measures:
+    """The sizes of an environment, which a worker finds once for each of its settings.
+
+    Raises what `comarl.workers.measure.measure` raises; TaskDied if the worker ends or hangs.
+    """
+    make: Any = functools.partial(Measured, module, dict(map(argument, kwargs)), state, horizon)
+    name = f"pettingzoo/{module}, made to find its sizes,"
+    worker = Worker(name, make, [0], timeout, log_to_stderr, log_to_stderr)
+    try:
+        worker.answer(tries=1)
+        worker.ask("reset", {0: 0})
+        (found,) = worker.answer(tries=1)
+    finally:
+        worker.end(patience=1.0)
+        worker.pass_on(last=True)
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def argument(text: str) -> tuple[str, Any]:

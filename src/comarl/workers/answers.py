@@ -45,7 +45,7 @@ def described(error: BaseException) -> str:
         and not frame.filename.startswith("<")
     ]
     said = f"{type(error).__name__}: {error}".rstrip(": ")
-    if not frames:
+    if not frames or isinstance(error, SyntaxError):  # which says its own place
         return said
     frame = (theirs or frames)[-1]
     return f"{said} ({frame.filename}, line {frame.lineno})"

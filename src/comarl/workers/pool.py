@@ -222,19 +222,20 @@ class Worker:
         self._history.append(pickle.dumps((method, asked)))
         self._send(self._history[-1])
 
-    def answer(self) -> Any:
+    def answer(self, tries: int = TRIES) -> Any:
         """What came of it, from this process or one that replaces it.
 
-        Raises TaskDied if that fails, too, and at once for an error of the task."""
+        Raises TaskDied if so many fail, and at once for an error of the task."""
         failure = None
-        for _ in range(TRIES):
+        for _ in range(tries):
             try:
                 self._latest = self._replace(failure) if failure else self._receive()
                 return self._latest
             except WorkerFailed as error:
                 failure = error
         assert failure is not None
-        raise TaskDied(f"{self.name} {failure} {self._where()}, {TRIES} times in a row.")
+        times = f", {tries} times in a row" if tries > 1 else ""
+        raise TaskDied(f"{self.name} {failure} {self._where()}{times}.")
 
     def pass_on(self, last: bool = False) -> None:
         """Tells what the task printed; `last` when its process has ended."""

@@ -62,7 +62,7 @@ def serve(descriptor: int) -> None:
                 ]
         except BrokenAnswer as error:
             failure = f"reports: {error}"
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             failure = f"raised {described(error)}"
         _send(connection, (answer, failure))
 

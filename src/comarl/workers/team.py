@@ -288,7 +288,7 @@ def make_env(module: str, kwargs: Mapping[str, Any]) -> Any:
         return make(**kwargs)
     except ImportError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         given = " ".join(f"{name}={value!r}" for name, value in kwargs.items()) or "nothing"
         raise ValueError(
             f"kwargs {given}: parallel_env of {module} answers {answers.described(error)}"
@@ -325,6 +325,10 @@ def load(module: str) -> ModuleType:
         ) from error
     except ImportError as error:
         raise ImportError(f"module={module!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ImportError(
+            f"module={module!r} cannot be imported: {answers.described(error)}"
+        ) from error
 
 
 def remedy(module: str) -> str:
