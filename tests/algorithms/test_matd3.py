@@ -290,3 +290,22 @@ def test_each_agents_actor_is_clipped_by_a_norm_of_its_own(unsmoothed, spec, sta
     after = jax.jit(clipped.fit_actors)(before, batch)
     norms = clipped_norms(before.actors.value, after.actors.value)
     np.testing.assert_allclose(norms, [CLIPPED.max_grad_norm] * 3, rtol=1e-3)
+
+
+def test_with_relu_actors_and_critics_have_it_in_every_hidden_layer(matd3, spec, batch):
+    """As TD3's networks: in NumPy, for one agent and the first critic; last layers start whole."""
+    plain = dataclasses.replace(matd3, layer_norm=False, activation="relu", output_scale=1.0)
+    state = jax.jit(lambda k: plain.init(spec, k))(jax.random.key(3))
+
+    def network(torso, output, x):
+        for layer in torso.layers:
+            x = np.maximum(x @ np.asarray(layer.weight) + np.asarray(layer.bias), 0.0)
+        assert np.abs(output.weight).max() > 0.5 / np.sqrt(plain.hidden[-1])
+        return x @ np.asarray(output.weight) + np.asarray(output.bias)
+
+    first = jax.tree.map(lambda leaf: leaf[0], (state.actors.value, state.critic.value.critics))
+    action = np.tanh(network(first[0].encoders, first[0].heads, np.asarray(batch.now.obs[:, 0])))
+    np.testing.assert_allclose(state.actors.value(batch.now.obs)[:, 0], action, atol=1e-6)
+    x = np.concatenate([batch.now.state, batch.action.reshape(len(batch.action), -1)], axis=1)
+    q = network(first[1].torso, first[1].output, x)[:, 0]
+    np.testing.assert_allclose(state.critic.value(batch.now.state, batch.action)[0], q, atol=1e-5)

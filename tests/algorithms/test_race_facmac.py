@@ -654,8 +654,8 @@ def without_teams(state: State) -> State:
 def test_race_without_evolution_and_information_is_facmac(state, batch):
     """Four updates, of which each clips encoder and policy together: gradients, and parameters
     relative to their size, to 1e-6."""
-    sizes = SIZES | dict(actor_optimiser=CLIPPED, critic_optimiser=CLIPPED)
-    alone = dict(evolution=False, beta=0.0, head_optimiser=CLIPPED)
+    sizes: dict[str, Any] = SIZES | dict(actor_optimiser=CLIPPED, critic_optimiser=CLIPPED)
+    alone: dict[str, Any] = dict(evolution=False, beta=0.0, head_optimiser=CLIPPED)
     base, facmac = dataclasses.replace(RACE, **sizes, **alone), Facmac(**sizes)
     net = jax.eval_shape(lambda k: RecurrentNet(SPEC, RACE.hidden, key=k), jax.random.key(0))
     actor = lambda encoder, head: eqx.tree_at(
@@ -683,10 +683,10 @@ def test_race_without_evolution_and_information_is_facmac(state, batch):
         assert metrics.keys() == expected.keys()
         for name in metrics:
             np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-6, atol=1e-7)
-        norms = [float(part.learner.grad_norm) for part in (one.encoder, one.head)]
+        encoder, head = (float(part.learner.grad_norm) for part in (one.encoder, one.head))
         whole = float(two.actor.learner.grad_norm)
         assert whole > 2 * CLIPPED.max_grad_norm
-        np.testing.assert_allclose(np.hypot(*norms), whole, rtol=1e-6)
+        np.testing.assert_allclose(np.hypot(encoder, head), whole, rtol=1e-6)
     # Beside values and targets, Adam's moments, which are those of the clipped gradients.
     moments = lambda tracked: tracked.learner.opt_state[0]
     pairs = (
@@ -986,3 +986,18 @@ def test_states_may_be_weighed_by_the_value_before_its_step(state, batch):
     assert losses[0] != losses[1]
     np.testing.assert_allclose(old_metrics["vmm_loss"], losses[0], rtol=1e-5)
     np.testing.assert_allclose(new_metrics["vmm_loss"], losses[1], rtol=1e-5)
+
+
+def test_the_step_size_of_w_marl_moves_it_and_nothing_else(state, batch, updated, bits):
+    """Twice the step size gives a first step that is twice as long."""
+    twice = dataclasses.replace(SMOOTH, learning_rate=2 * SMOOTH.learning_rate)
+    loud = dataclasses.replace(RACE, head_optimiser=twice)
+    fresh = jax.jit(lambda k: loud.init(SPEC, k))(jax.random.key(0))
+    after, _ = update(loud, eqx.tree_at(NETWORKS, fresh, NETWORKS(state)), batch, at(), KEY)
+    usual = updated[0]
+    leaves = (jax.tree.leaves(s.head.value) for s in (state, usual, after))
+    for start, once, now in zip(*leaves, strict=True):
+        np.testing.assert_allclose(now - start, 2 * (once - start), rtol=1e-3, atol=1e-6)
+        assert np.abs(once - start).max() > 1e-4
+    others = lambda s: [leaf for leaf in NETWORKS(s) if leaf is not s.head.value]
+    assert bits(others(after)) == bits(others(usual))

@@ -465,6 +465,44 @@ def test_each_agents_networks_are_clipped_by_a_norm_of_their_own(plain, spec, st
         np.testing.assert_allclose(norms, [CLIPPED.max_grad_norm] * 3, rtol=1e-3, err_msg=name)
 
 
+def test_the_step_size_of_w_marl_moves_it_and_nothing_else(
+    plain, spec, state, batch, key, encoded, bits
+):
+    """Twice the step size gives a first step that is twice as long."""
+    usual = plain.head_optimiser
+    twice = dataclasses.replace(usual, learning_rate=2 * usual.learning_rate)
+    loud = dataclasses.replace(plain, head_optimiser=twice)
+    fresh = jax.jit(lambda k: loud.init(spec, k))(key)
+    after, _ = fit_encoders(loud, eqx.tree_at(NETWORKS, fresh, NETWORKS(state)), batch, key)
+    leaves = (jax.tree.leaves(s.head.value) for s in (state, encoded["both"], after))
+    for start, once, now in zip(*leaves, strict=True):
+        np.testing.assert_allclose(now - start, 2 * (once - start), rtol=1e-3, atol=1e-6)
+        assert np.abs(once - start).max() > 1e-4
+    of_head = lambda s: (s.head.value, s.head.target)
+    others = lambda s: [net for net in NETWORKS(s) if not any(net is own for own in of_head(s))]
+    assert bits(others(after)) == bits(others(encoded["both"]))
+
+
+def test_states_may_be_weighed_by_the_value_before_its_step(
+    plain, updated, state, batch, clock_at, key, equations, reference, spec
+):
+    """L_VMM in NumPy, by V before and after its step; V itself learns the same."""
+    new_after, new_metrics = updated[0]
+    old = dataclasses.replace(plain, new_value_weighs=False)
+    old_after, old_metrics = update(old, state, batch, clock_at(0), key)
+    for a, b in zip(*map(jax.tree.leaves, (new_after.value, old_after.value)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    fitted = dataclasses.replace(state, value=new_after.value)
+    networks = (equations.state.encoder.value, equations.state.mine.value)
+    before, after = (
+        plain.policy_delay * equations.mutual_information_loss(*networks, by.weights())
+        for by in (equations, Equations(reference, spec, fitted, batch))
+    )
+    assert abs(before - after) > 1e-3 * abs(before)
+    np.testing.assert_allclose(old_metrics["vmm_loss"], before, rtol=1e-4)
+    np.testing.assert_allclose(new_metrics["vmm_loss"], after, rtol=1e-4)
+
+
 # --- what an update moves ---
 
 

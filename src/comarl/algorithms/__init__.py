@@ -42,9 +42,7 @@ ALGORITHMS = {
         Matd3(),
         "twin delayed policy gradients with one critic for the team (Ackermann et al., 2019)",
     ),
-    "matd3-td3": Entry(
-        presets.MATD3_TD3, "MATD3 with the settings of TD3's own code and no layer normalisation"
-    ),
+    "matd3-td3": Entry(presets.MATD3_TD3, "MATD3 with the networks and settings of TD3's own code"),
     "maddpg": Entry(
         Maddpg(),
         "an actor and a critic of the team's action for each agent (Lowe et al., NeurIPS 2017)",

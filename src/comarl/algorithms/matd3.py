@@ -23,6 +23,7 @@ Differences from the authors' code:
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -30,7 +31,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from comarl.nn.critics import Critic
-from comarl.nn.mlp import Linear, Torso
+from comarl.nn.mlp import Linear, Torso, leaky_relu
 from comarl.nn.policies import (
     choose,
     encode,
@@ -76,7 +77,13 @@ class Matd3:
     actions = frozenset({"continuous"})
 
     hidden: tuple[int, ...] = (400, 300)
-    """units of the hidden layers of actors (tanh) and critics (leaky ReLU)"""
+    """units of the hidden layers of actors and critics"""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """of hidden layers: "tanh" has tanh in actors and leaky ReLU in critics, as ERL-Re2 and RACE;
+    "relu" has ReLU in both, as TD3's code"""
+    output_scale: float = 0.1
+    """how large the last layers of actors and critics start: ERL-Re2's at a tenth of PyTorch's
+    default, TD3's at 1"""
     layer_norm: bool = True
     """layer normalisation before each activation, as in ERL-Re2; RACE's tables do not mention it"""
     critics: int = 2
@@ -107,7 +114,9 @@ class Matd3:
         check_layers(self, "hidden")
         check_range(self, 1, None, "critics", "policy_delay")
         check_range(self, 0, 1, "gamma", "tau")
-        check_range(self, 0, None, "exploration_noise", "target_noise", "target_noise_clip")
+        check_range(
+            self, 0, None, "output_scale", "exploration_noise", "target_noise", "target_noise_clip"
+        )
 
     def init(self, spec: EnvSpec, key: Key) -> State:
         """The state before training; targets begin as what they follow."""
@@ -121,12 +130,22 @@ class Matd3:
 
     def make_actors(self, spec: EnvSpec, keys: Keys) -> Actors:
         """The policies of all agents, made with two keys."""
-        encoders = make_encoders(spec, self.hidden, self.layer_norm, keys[0])
-        return Actors(encoders, make_heads(spec, self.hidden[-1], keys[1], scale=0.1), spec)
+        activation = jax.nn.relu if self.activation == "relu" else jnp.tanh
+        encoders = make_encoders(spec, self.hidden, self.layer_norm, keys[0], activation)
+        heads = make_heads(spec, self.hidden[-1], keys[1], scale=self.output_scale)
+        return Actors(encoders, heads, spec)
 
     def make_critic(self, spec: EnvSpec, key: Key) -> Critic:
         """The Q-functions of the state and the joint action."""
-        return Critic(spec, self.hidden, critics=self.critics, layer_norm=self.layer_norm, key=key)
+        return Critic(
+            spec,
+            self.hidden,
+            critics=self.critics,
+            layer_norm=self.layer_norm,
+            activation=jax.nn.relu if self.activation == "relu" else leaky_relu,
+            output_scale=self.output_scale,
+            key=key,
+        )
 
     def initial_memory(self, state: PyTree, timestep: Timestep, key: Key) -> tuple[()]:
         """Nothing: the policies see the observation of the step alone."""

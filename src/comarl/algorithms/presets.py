@@ -108,9 +108,12 @@ MSAC_PYMARL2 = Msac(
 )
 
 # The settings of TD3's code as it is now (Fujimoto et al., 2018), which RACE's paper names for
-# MATD3; the networks stay those of its Tables 1 and 2.
+# MATD3. The paper of TD3, and its code at first, had networks of 400 and 300 units.
 
 MATD3_TD3 = Matd3(
+    hidden=(256, 256),
+    activation="relu",
+    output_scale=1.0,
     layer_norm=False,
     actor_optimiser=Adam(3e-4, max_grad_norm=0.0),
     critic_optimiser=Adam(3e-4, max_grad_norm=0.0),

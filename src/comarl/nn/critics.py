@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from comarl.nn.mixers import Mixer, Mixing, Sum, make_mixer
-from comarl.nn.mlp import MLP, Linear, leaky_relu
+from comarl.nn.mlp import MLP, Activation, Linear, leaky_relu
 from comarl.types import EnvSpec, Key
 
 
@@ -49,14 +49,22 @@ class Critic(eqx.Module):
     critics: MLP
 
     def __init__(
-        self, spec: EnvSpec, hidden: Sequence[int], *, critics: int, layer_norm: bool, key: Key
+        self,
+        spec: EnvSpec,
+        hidden: Sequence[int],
+        *,
+        critics: int,
+        layer_norm: bool,
+        activation: Activation = leaky_relu,
+        output_scale: float = 0.1,
+        key: Key,
     ):
         inputs = spec.state_size + spec.num_agents * spec.action_size
         make = lambda k: MLP(
             (inputs, *hidden, 1),
-            activation=leaky_relu,
+            activation=activation,
             layer_norm=layer_norm,
-            output_scale=0.1,
+            output_scale=output_scale,
             key=k,
         )
         self.critics = jax.vmap(make)(jax.random.split(key, critics))

@@ -6,14 +6,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from comarl.nn.mlp import MLP, Linear, Torso
+from comarl.nn.mlp import MLP, Activation, Linear, Torso
 from comarl.types import EnvSpec, Key
 
 
-def make_encoders(spec: EnvSpec, hidden: tuple[int, ...], layer_norm: bool, key: Key) -> Torso:
-    """Makes the encoder Z_phi_i of each agent (tanh), stacked: leaves lead with `agents`."""
+def make_encoders(
+    spec: EnvSpec,
+    hidden: tuple[int, ...],
+    layer_norm: bool,
+    key: Key,
+    activation: Activation = jnp.tanh,
+) -> Torso:
+    """Makes the encoder Z_phi_i of each agent, stacked: leaves lead with `agents`."""
     sizes = (spec.obs_size, *hidden)
-    make = lambda k: Torso(sizes, activation=jnp.tanh, layer_norm=layer_norm, key=k)
+    make = lambda k: Torso(sizes, activation=activation, layer_norm=layer_norm, key=k)
     return jax.vmap(make)(jax.random.split(key, spec.num_agents))
 
 
