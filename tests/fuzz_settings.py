@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from comarl.algorithms import ALGORITHMS, find_algorithm
-from comarl.envs import FAMILIES, find_task
+from comarl.envs import TASKS, find_task
 from comarl.replay.pace import StepPace
 from comarl.runs.identity import identity
 from comarl.training.events import Started
@@ -71,7 +71,7 @@ def parts(settings: Any) -> Iterator[Any]:
 def all_settings() -> list[Any]:
     """One of each class: algorithms, tasks, what is inside them, a run, and how to run it."""
     algorithms = [entry.algorithm for entry in ALGORITHMS.values()]
-    tasks = [task for family in FAMILIES.values() for task in family.values()]
+    tasks = [find_task(name) for name in TASKS]
     named = [find_task("pettingzoo/mpe2.simple_spread_v3"), find_task("mamujoco/Hopper-3x1")]
     run = Run(find_task_algorithm(), find_task("matrix/climbing"))
     whole = (*algorithms, *(task for task in tasks if not isinstance(task, str)), *named, Options())

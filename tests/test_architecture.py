@@ -18,8 +18,9 @@ SOURCE = Path(comarl.__file__).parent
 LAYERS = (
     ("cli",),
     ("doctor", "listing"),
-    ("api", "options", "terminal"),
-    ("report",),
+    ("api",),
+    ("options", "terminal"),
+    ("reporting",),
     ("training",),
     ("algorithms",),
     ("evolution",),
@@ -31,6 +32,7 @@ LAYERS = (
     ("runs",),
     ("workers",),
     ("machine",),
+    ("names",),
     ("types", "validation", "escape"),
 )
 """from the top: each imports from those below it, and from itself"""

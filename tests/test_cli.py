@@ -14,12 +14,14 @@ from rich.console import Console
 
 from comarl.algorithms import ALGORITHMS, find_algorithm, tuned
 from comarl.algorithms.presets import TUNED
-from comarl.cli import main, scores_table, summarise
+from comarl.api import TrainedRun
+from comarl.cli import main, summarise
 from comarl.envs import TASKS, find_task
 from comarl.runs.identity import identity, to_config
 from comarl.runs.records import read, read_config
 from comarl.training.load import rebuild
 from comarl.training.settings import Run
+from comarl.training.summary import scores_table
 from tests.report.folders import noisy_run
 
 GAME = ("train", "qmix", "matrix/climbing")
@@ -211,7 +213,7 @@ def test_tuned_settings_are_those_of_the_papers_table():
         ("_race_smac", "race-facmac", "smax"),
     ):
         rows = (
-            (Path(__file__).parents[1] / f"src/comarl/report/paper_numbers{name}.csv")
+            (Path(__file__).parents[1] / f"src/comarl/reporting/paper_numbers{name}.csv")
             .read_text()
             .splitlines()
         )
@@ -411,8 +413,8 @@ def test_the_summary_shows_win_rates_in_percent_and_teams_where_there_is_a_popul
     }
     (tmp_path / "metrics.jsonl").write_text(json.dumps({**line, **scores, "training": {}}) + "\n")
     state = SimpleNamespace(clock=SimpleNamespace(env_steps=np.array([5000])))
-    run = SimpleNamespace(steps=5000)
-    lines = shown(lambda console: summarise(run, state, tmp_path, console))
+    run = TrainedRun(tmp_path, SimpleNamespace(steps=5000), {}, state)  # type: ignore[arg-type]
+    lines = shown(lambda console: summarise(run, console))
     text = " ".join(word for words in lines for word in words)
     numbers = ["4", "5,000", "70", "1.00", "33.3", "%"]
     if scores is SCORES:

@@ -22,7 +22,7 @@ from comarl.ops.learner import Adam, RmsProp
 from comarl.replay.episodes import EpisodeRing
 from comarl.replay.pace import EpisodePace, StepPace
 from comarl.replay.transitions import Ring
-from comarl.report.runs import read_run
+from comarl.reporting.runs import read_run
 from comarl.training.settings import Run
 
 ROOT = Path(__file__).parents[1]

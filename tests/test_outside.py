@@ -13,7 +13,7 @@ from rich.console import Console
 
 from comarl import escape
 from comarl.cli import main
-from comarl.report import report
+from comarl.reporting import report
 from comarl.runs.identity import identity
 from comarl.training.events import Evaluated, Note, Progress, Started
 from comarl.training.load import load_settings

@@ -1,6 +1,5 @@
 """The command line: `comarl train | evaluate | report | check | list | doctor`."""
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import operator
@@ -14,7 +13,6 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from comarl import escape
 from comarl.machine.allocator import keep_freed_memory
@@ -250,86 +248,55 @@ def run_training(
     settings: TrainSettings, algorithm_name: str, task_name: str, console: Console
 ) -> int:
     """Trains what the settings say, and shows the end."""
-    from comarl.runs.identity import folder_name, identity
-    from comarl.training.load import NEWEST
+    from comarl import api
     from comarl.training.memory import check_memory
-    from comarl.training.networks import read_networks
     from comarl.training.progress import Display
-    from comarl.training.run import Options, Session
-    from comarl.training.settings import Run
-    from comarl.validation import counted, short
+    from comarl.training.run import Options
 
     given = vars(settings)
-    names = [field.name for field in dataclasses.fields(Run) if field.name in given]
-    run, networks = Run(**{name: given[name] for name in names}), None
-    if settings.from_ is not None:
-        networks = read_networks(settings.from_, run, settings.from_checkpoint)
-        run = dataclasses.replace(run, begun_from=networks.fingerprint)
-    elif settings.from_checkpoint != NEWEST:
-        name = short(settings.from_checkpoint)
-        raise WrongSetting(f"{name} of which run? Name its folder by --from", "from_checkpoint")
     options = Options(**{f.name: given[f.name] for f in dataclasses.fields(Options)})
-    config = identity(run, algorithm_name, task_name)
-    folder = settings.folder or Path("runs") / folder_name(config)
-    what = (
-        f"{algorithm_name} on {task_name}, {counted(run.seeds, 'seed')}, {run.steps:,} steps each"
+    own = {"algorithm", "task", "from_", "dry_run", *vars(options)}
+    planned = api.plan(
+        settings.algorithm,
+        settings.task,
+        algorithm_name=algorithm_name,
+        task_name=task_name,
+        begin_from=settings.from_,
+        options=options,
+        **{name: value for name, value in given.items() if name not in own},
     )
-    console.print(f"{what}: {folder}", highlight=False, soft_wrap=True)
+    console.print(str(planned), highlight=False, soft_wrap=True, markup=False)
     if settings.dry_run:
-        console.print(check_memory(run), highlight=False)
+        console.print(check_memory(planned.settings), highlight=False)
         return 0
-    session = Session.open(run, config, folder, options, going_on(Display(console)), networks)
+    session = planned.session(going_on(Display(console)))
     try:
-        state = session.train()
+        run = api.TrainedRun(planned.folder, planned.settings, planned.config, session.train())
     except KeyboardInterrupt:
         console.print(session.checkpoints.kept(), highlight=False, soft_wrap=True)
         raise
-    summarise(run, state, folder, console)
+    summarise(run, console)
     return session.log.stop.exit_status
 
 
-def summarise(run: Any, state: Any, folder: Path, console: Console) -> None:
+def summarise(run: Any, console: Console) -> None:
     """Shows the last evaluation of every seed, draws the curve, and says how to resume."""
-    from comarl.runs.records import (
-        RETURN,
-        TEAM_LABELS,
-        extra_metrics,
-        metric_label,
-        read,
-        score_key,
-    )
-    from comarl.training.progress import mean_text
+    from comarl.training.summary import last_evaluations, restarts
 
-    last = {line["seed"]: line for line in read(folder)}
-    metrics = [
-        RETURN,
-        *dict.fromkeys(name for line in last.values() for name in extra_metrics(line)),
-    ]
-    has_population = any(line.get("best_team") for line in last.values())
-    teams = TEAM_LABELS if has_population else {"marl_team": ""}
-    columns = [(team, name) for team in teams for name in metrics]
-    heads = (f"{teams[team]} {metric_label(name)}".strip() for team, name in columns)
-    table = Table(
-        "seed", "steps", "updates", *heads, title="Last evaluation: means of greedy episodes"
-    )
-    for seed, line in sorted(last.items()):
-        means = (mean_text(line.get(score_key(team, name)), name) for team, name in columns)
-        table.add_row(str(seed), f"{line['env_steps']:,}", f"{line['updates']:,}", *means)
-    console.print(table)
-    if restarts := max((line.get("worker_restarts", 0) for line in last.values()), default=0):
-        console.print(
-            f"Worker processes that died and were replaced: {restarts}; their episodes were played "
-            "again."
-        )
-    if last:
+    console.print(last_evaluations(run.folder))
+    if died := restarts(run.folder):
+        console.print(died)
+    if run.records:
         try:
-            from comarl.report import single_run_curve
+            from comarl.reporting import single_run_curve
 
-            console.print(f"curve: {single_run_curve(folder)}", highlight=False, soft_wrap=True)
+            curve = single_run_curve(run.folder)
+            console.print(f"curve: {curve}", highlight=False, soft_wrap=True)
         except ImportError as missing:
             console.print(f"no curve was drawn: {missing}", highlight=False)
-    done = bool((state.clock.env_steps >= run.steps).all())
-    console.print("The run is done." if done else "The run is saved; the same command resumes it.")
+    console.print(
+        "The run is done." if run.is_done else "The run is saved; the same command resumes it."
+    )
 
 
 def is_named(arguments: Arguments, complaint: str) -> bool:
@@ -358,83 +325,38 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     """`comarl evaluate`: greedy episodes of a trained team."""
     if not is_named(arguments, "evaluate needs the folder of a run, before any option"):
         return 0
+    from comarl import api
     from comarl.envs import FIXED
-    from comarl.envs.matrix import MatrixGame
-    from comarl.runs.identity import identity
-    from comarl.runs.lock import FolderInUse, locked
-    from comarl.training.evaluate import record_once
-    from comarl.training.load import NEWEST, load_settings, load_trained
-    from comarl.training.payoff import write as write_payoff
-    from comarl.training.run import evaluate_once
+    from comarl.training.load import load_settings
+    from comarl.training.progress import Display
+    from comarl.training.summary import scores_table
 
     folder, prog = Path(arguments[0]), f"comarl evaluate {arguments[0]}"
-    trained, config = load_settings(folder, values_of(arguments[1:], "--import"))
+    imports = values_of(arguments[1:], "--import")
+    trained, config = load_settings(folder, imports)
     usual = EvaluateSettings(trained.algorithm, trained.task)
     kind = EvaluateSettings[type(trained.algorithm), type(trained.task)]  # type: ignore[misc]
     settings = parsed(kind, usual, arguments[1:], prog, FIXED)
     algorithm_name, task_name = config["algorithm_name"], config["task_name"]
-    if settings.folder is not None and settings.folder.exists():
-        raise UsageError(
-            f"--folder {settings.folder}: it exists, and an evaluation is recorded in a new folder "
-            "only"
-        )
-    chosen = {
-        "algorithm": settings.algorithm,
-        "task": settings.task,
-        "evaluation_episodes": settings.episodes,
-    }
-    run = dataclasses.replace(trained, **chosen)
-    team = load_trained(folder, run, config, settings.checkpoint)
-    scores = evaluate_once(run, team)
-    as_trained = settings.checkpoint == NEWEST and (run.algorithm, run.task) == (
-        trained.algorithm,
-        trained.task,
+    scores = api.evaluate(
+        folder,
+        settings.episodes,
+        checkpoint=settings.checkpoint,
+        algorithm=settings.algorithm,
+        task=settings.task,
+        folder=settings.folder,
+        imports=imports,
+        on_event=Display(console),
     )
-    if settings.folder is not None:
-        record_once(
-            settings.folder, identity(run, algorithm_name, task_name), run, team.clock, scores
-        )
-    console.print(f"{algorithm_name} on {task_name}: {folder}", highlight=False)
-    console.print(scores_table(scores, run.first_seed))
-    if isinstance(run.task, MatrixGame) and (settings.folder is not None or as_trained):
-        try:
-            with contextlib.suppress(FolderInUse), locked(settings.folder or folder):
-                write_payoff(settings.folder or folder, run, team)  # else who trains there does
-        except OSError as error:
-            if settings.folder is not None:
-                raise
-            # Somebody else's run can be evaluated without leaving anything in it
-            console.print(f"payoff.csv is not written: {error}", highlight=False, soft_wrap=True)
+    console.print(f"{algorithm_name} on {task_name}: {folder}", highlight=False, markup=False)
+    console.print(scores_table(scores, trained.first_seed))
     return 0
-
-
-def scores_table(scores: dict[str, Any], first_seed: int) -> Table:
-    """What `evaluate` shows: a row for each seed and team; `scores` holds `[seeds, episodes]` by
-    the key of the records."""
-    from comarl.runs.records import TEAM_LABELS, extra_metrics, metric_label, score_key
-    from comarl.training.progress import mean_text, number_text
-
-    metrics = extra_metrics(scores)
-    teams = [team for team in TEAM_LABELS if team in scores]
-    of_team = ("team",) if len(teams) > 1 else ()
-    heads = ("seed", *of_team, "mean", "minimum", "maximum", *map(metric_label, metrics))
-    episodes = scores["marl_team"].shape[1]
-    table = Table(*heads, title=f"{episodes} greedy episodes: return")
-    for team in teams:
-        label = (TEAM_LABELS[team],) if len(teams) > 1 else ()
-        for seed, row in enumerate(scores[team]):
-            numbers = (number_text(float(x)) for x in (row.mean(), row.min(), row.max()))
-            extra = (
-                mean_text(scores[score_key(team, name)][seed].tolist(), name) for name in metrics
-            )
-            table.add_row(str(first_seed + seed), *label, *numbers, *extra)
-    return table
 
 
 def report(arguments: Arguments, console: Console) -> int:
     """`comarl report`: curves and tables of runs."""
     settings = parsed(ReportSettings, ReportSettings(()), arguments, "comarl report")
-    from comarl.report import report as write_report
+    from comarl import api
 
     with warnings.catch_warnings():
         # What is warned of is for who reads the report, so not with the line of our code that
@@ -442,8 +364,12 @@ def report(arguments: Arguments, console: Console) -> int:
         warnings.showwarning = lambda message, *_, **__: print(
             f"comarl: {escape.terminal(str(message))}", file=sys.stderr
         )
-        written = write_report(
-            list(settings.runs), settings.out, settings.metric, settings.middle, settings.training
+        written = api.report(
+            settings.runs,
+            settings.out,
+            metric=settings.metric,
+            middle=settings.middle,
+            training=settings.training,
         )
     for path in written:
         console.print(str(path), highlight=False, soft_wrap=True)
@@ -454,15 +380,16 @@ def check_task(arguments: Arguments, console: Console) -> int:
     """`comarl check`: the contract of a task."""
     if not is_named(arguments, "check needs the name of a task, before any option"):
         return 0
+    from comarl import api
     from comarl.envs import FIXED, find_task
-    from comarl.envs.check import ContractViolation, check_strictly, report_text
+    from comarl.envs.check import ContractViolation, report_text
 
     name = arguments[0]
     task = find_task(name)
     kind = CheckSettings[type(task)]  # type: ignore[misc]
     settings = parsed(kind, CheckSettings(task), arguments[1:], f"comarl check {name}", FIXED)
     try:
-        found = check_strictly(settings.task, settings.steps, settings.seed)
+        found = api.check(settings.task, settings.steps, settings.seed)
     except ContractViolation as violation:
         print(f"comarl: {name}: {escape.terminal(str(violation))}", file=sys.stderr)
         return 1

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from comarl.envs.matrix import GAMES
-from comarl.report import ReportError, comparison, report
-from comarl.report.payoff import Learnt, learnt, payoff_csv, payoff_markdown
+from comarl.reporting import ReportError, comparison, report
+from comarl.reporting.payoff import Learnt, learnt, payoff_csv, payoff_markdown
 from comarl.runs.payoff import PayoffLine, write_payoff
 from tests.report.folders import lines_of, write_run
 

@@ -11,10 +11,10 @@ import warnings
 import numpy as np
 import pytest
 
-from comarl.report import ReportError, comparison, report, rich_table, single_run_curve
-from comarl.report import curves as drawing
-from comarl.report.papers import paper_numbers
-from comarl.report.tables import (
+from comarl.reporting import ReportError, comparison, report, rich_table, single_run_curve
+from comarl.reporting import curves as drawing
+from comarl.reporting.papers import paper_numbers
+from comarl.reporting.tables import (
     cells,
     decimals,
     exact,
@@ -394,7 +394,7 @@ def test_reading_needs_no_matplotlib_nor_networks_and_drawing_leaves_pyplot_and_
 ):
     code = f"""
 import sys, pathlib
-from comarl.report import comparison, single_run_curve
+from comarl.reporting import comparison, single_run_curve
 comparison([pathlib.Path({str(runs[0])!r})])
 assert "matplotlib" not in sys.modules
 networks = ("comarl.training", "comarl.algorithms", "comarl.nn")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from comarl.report import statistics
+from comarl.reporting import statistics
 
 SCORES = np.random.default_rng(0).normal(size=(10, 3)) + np.array([0.0, 1.0, 5.0])
 OTHERS = np.random.default_rng(1).normal(size=(7, 3)) + np.array([0.5, 1.0, 4.0])

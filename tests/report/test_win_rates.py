@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from comarl.report import ReportError, comparison, report, rich_table, single_run_curve
-from comarl.report import curves as drawing
-from comarl.report.runs import compared_by
-from comarl.report.tables import (
+from comarl.reporting import ReportError, comparison, report, rich_table, single_run_curve
+from comarl.reporting import curves as drawing
+from comarl.reporting.runs import compared_by
+from comarl.reporting.tables import (
     cells,
     columns,
     header,

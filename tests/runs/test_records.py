@@ -40,9 +40,9 @@ LINE: dict[str, Any] = {
 
 def test_a_nested_dataclass_becomes_plain_json_with_its_class_as_kind():
     assert to_config(Outer()) == {
-        "kind": "Outer",
+        "kind": f"{__name__}:Outer",
         "algorithm": {
-            "kind": "Inner",
+            "kind": f"{__name__}:Inner",
             "beta": 0.1,
             "hidden": [64, 64],
             "clip": None,

@@ -31,18 +31,6 @@ from comarl.machine.hardware import usable_cores
 from comarl.types import EnvSpec, HostTimestep, TaskDied
 from comarl.validation import UnknownName, check_fields, unknown
 
-TASKS = {
-    "HalfCheetah-2x3": "a two-legged runner; its hind and its front leg are agents",
-    "HalfCheetah-6x1": "a two-legged runner; each of its six joints is an agent",
-    "Ant-2x4": "a four-legged walker; its front and its back legs are agents",
-    "Ant-2x4d": "a four-legged walker; each diagonal pair of legs is an agent",
-    "Ant-4x2": "a four-legged walker; each of its legs is an agent",
-    "Hopper-3x1": "a one-legged hopper; each of its three joints is an agent",
-    "Humanoid-9|8": "a humanoid that is to run; its upper and its lower body are agents",
-    "HumanoidStandup-9|8": "a humanoid that is to stand up; its upper and lower body are agents",
-}
-"""the tasks of RACE (ICML 2023), Fig. 2, by the name that `parse` reads"""
-
 PARTITIONS = {
     "HalfCheetah": ("2x3", "6x1"),
     "Ant": ("2x4", "2x4d", "4x2"),
@@ -244,7 +232,8 @@ def parse(name: str) -> MultiAgentMujoco:
         raise UnknownName(f"task {name!r} is called mamujoco/{ours} here")
     robot, dash, partition = name.partition("-")
     if not dash:
-        raise unknown("task", name, TASKS, "A name is <robot>-<partition>.")
+        names = [f"{robot}-{parts}" for robot in PARTITIONS for parts in PARTITIONS[robot]]
+        raise unknown("task", name, names, "A name is <robot>-<partition>.")
     return MultiAgentMujoco(robot, partition)
 
 

@@ -37,13 +37,6 @@ from comarl.workers.measure import LIMIT, Measured, Measures
 from comarl.workers.pool import Pool, Worker, Workers, log_to_stderr
 from comarl.workers.team import ParallelTeam
 
-TASKS = {
-    "mpe2.simple_spread_v3": (
-        "an example: any cooperative parallel environment of PettingZoo works by its import name"
-    ),
-}
-"""those that have a line of their own"""
-
 
 @dataclass(frozen=True)
 class PettingZoo:

@@ -121,9 +121,6 @@ def summary(map_name: str) -> str:
     return f"{listed(MAPS[map_name].allies)} against {listed(MAPS[map_name].enemies)}"
 
 
-TASKS = {name: summary(name) for name in MAPS}
-"""name -> what the battle is, in a line"""
-
 Step = tuple[PyTree, Timestep, Float[Array, ""], Bool[Array, ""], Bool[Array, ""]]
 
 

@@ -46,7 +46,7 @@ def to_config(value: Any) -> Any:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    config = {"kind": type(value).__name__}
+    config = {"kind": kind_of(type(value))}
     types = field_types(type(value))
     for field in dataclasses.fields(value):
         if not field.compare:
@@ -62,6 +62,17 @@ def _fields(value: Any) -> dict[str, Any]:
             item = float(item)
         config[field.name] = to_config(item)
     return config
+
+
+def kind_of(cls: type) -> str:
+    """What a configuration calls the class of some settings; one outside comarl by its module, too.
+
+    >>> from comarl.algorithms.qmix import Qmix
+    >>> kind_of(Qmix)
+    'Qmix'
+    """
+    own = cls.__module__.partition(".")[0] != "comarl"
+    return f"{cls.__module__}:{cls.__qualname__}" if own else cls.__name__
 
 
 def identity(run: Any, algorithm: str, task: str) -> dict[str, Any]:
@@ -93,8 +104,9 @@ def folder_name(config: dict[str, Any]) -> str:
     >>> folder_name({"algorithm_name": "qmix", "task_name": "smax/3m"})
     'qmix-smax-3m-5851c4ab45'
     """
-    task = "".join(c if c.isalnum() else "-" for c in config["task_name"])
-    return f"{config['algorithm_name']}-{task}-{fingerprint(config)}"
+    plain = lambda name: "".join(c if c.isalnum() else "-" for c in name)
+    names = f"{plain(config['algorithm_name'])}-{plain(config['task_name'])}"
+    return f"{names}-{fingerprint(config)}"
 
 
 def first_difference(theirs: Any, ours: Any) -> tuple[str, str, str] | None:

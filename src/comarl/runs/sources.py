@@ -1,5 +1,6 @@
 """Fingerprints of the code that a result depends on, so that no edited code mixes into a run."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import sys
@@ -7,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-SHOWN_ONLY = ("report", "cli", "doctor", "api")
+SHOWN_ONLY = ("reporting", "cli", "doctor", "api")
 """the folders and modules of comarl that change no result"""
 
 
@@ -24,12 +25,24 @@ def fingerprints(algorithm: Any, task: Any) -> dict[str, str]:
 
 def places_outside(algorithm: Any, task: Any) -> dict[str, Path]:
     """Where the code of the algorithm and of the task lies, by name, if it is not comarl's."""
-    modules = {"algorithm": type(algorithm).__module__, "task": type(task).__module__}
+    modules = [("algorithm", module) for module in modules_of(algorithm)]
+    modules += [("task", module) for module in modules_of(task)]
     # A task may name the module that its worker processes import
     if isinstance(inside := vars(task).get("module"), str):
-        modules["task's environment"] = inside
-    found = {f"{part} {module}": place_of(module) for part, module in modules.items()}
+        modules.append(("task's environment", inside))
+    found = {f"{part} {module}": place_of(module) for part, module in modules}
     return {name: place for name, place in found.items() if place is not None}
+
+
+def modules_of(settings: Any) -> list[str]:
+    """The modules of the classes of some settings and of the settings inside them, and of what
+    these classes inherit from."""
+    found = [cls.__module__ for cls in type(settings).__mro__]
+    for value in vars(settings).values():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            found += modules_of(value)
+    own = (name for name in found if name.partition(".")[0] not in sys.stdlib_module_names)
+    return list(dict.fromkeys(own))
 
 
 def place_of(module: str) -> Path | None:

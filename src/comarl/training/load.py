@@ -1,7 +1,6 @@
 """A run from its folder: its settings, and its newest state."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -14,8 +13,9 @@ from comarl.algorithms import find_algorithm
 from comarl.envs import find_task, task_names
 from comarl.envs.pettingzoo import PettingZoo
 from comarl.escape import line
+from comarl.names import check_imports, find_class, is_own
 from comarl.runs.checkpoint import Checkpoints, describe
-from comarl.runs.identity import differences, identity
+from comarl.runs.identity import differences, identity, kind_of
 from comarl.runs.kept import Kept
 from comarl.runs.records import CHECKPOINTS, CONFIG, read_config
 from comarl.training.settings import Run
@@ -96,9 +96,10 @@ def check_form(run: Run, config: dict[str, Any], like: RunState) -> None:
     the run that `config` is of, with the settings that make the difference."""
     ours = identity(run, config["algorithm_name"], config["task_name"])
     changed = list(differences(saved_config(config), ours))
-    # Whoever has a run of this task has let its code be imported
-    trained = rebuild(config, [run.task.module] if isinstance(run.task, PettingZoo) else [])
-    if changed and describe(like) != describe(jax.eval_shape(lambda: start(trained))):
+    if not changed:
+        return
+    trained = rebuild(config, imports_of(run.task))
+    if describe(like) != describe(jax.eval_shape(lambda: start(trained))):
         options = (
             f"--{field.replace('_', '-')} (trained with {was})"
             for field, was, _ in changed
@@ -119,6 +120,8 @@ def rebuild(config: dict[str, Any], imports: Sequence[str] = ()) -> Run:
     for name in NAMES:
         if not isinstance(value := config.get(name), str):
             raise ValueError(f"{name}={short(value)} of {CONFIG} must be a name, in quotes")
+        if is_own(value):
+            check_imports(value, imports, f"the run's {name.removesuffix('_name')}")
     algorithm = find_algorithm(config["algorithm_name"]).algorithm
     task = find_task(config["task_name"])
     settings = {name: value for name, value in config.items() if name not in NAMES}
@@ -129,9 +132,12 @@ def rebuild(config: dict[str, Any], imports: Sequence[str] = ()) -> Run:
     for name in settings:
         if name not in field_types(Run):
             raise unknown_field(name)
-    parts |= {name: fill(parts[name], known.pop(name), name) for name in parts if name in known}
+    parts |= {
+        name: fill(parts[name], known.pop(name), name, imports) for name in parts if name in known
+    }
     check_named(task, parts["task"])
-    check_imports(parts["task"], imports)
+    if isinstance(task, PettingZoo):
+        check_imports(task.module, imports, "the run's task")
     return Run(**parts, **known)
 
 
@@ -141,22 +147,14 @@ def check_named(named: Any, task: Any) -> None:
         raise ValueError(f"task of {CONFIG} is {task}, but task_name says {named}; restore it")
 
 
-def check_imports(task: Any, imports: Sequence[str]) -> None:
-    """Raises ValueError for a task that would import code which only the folder of a run names.
-
-    Whoever gives away a folder could else choose what runs on the machine of whoever opens it.
-    """
-    if not isinstance(task, PettingZoo):
-        return
-    if task.module not in imports and task.module not in sys.modules:
-        raise ValueError(
-            f"the run's task is code of the module {short(task.module)}, which is imported only if "
-            f"you name it, too: add --import {task.module}"
-        )
+def imports_of(task: Any) -> list[str]:
+    """The modules that whoever names this task has allowed to be imported."""
+    return [task.module] if isinstance(task, PettingZoo) else []
 
 
-def fill(template: Any, data: Any, path: str) -> Any:
+def fill(template: Any, data: Any, path: str, imports: Sequence[str] = ()) -> Any:
     """`template` with the values of `data`, its JSON form, field by field; `path` is its name.
+    `imports` are the modules that settings may be classes of.
 
     Raises ValueError for a field that the template has not: then the run is of another version; and
     for a value that the field cannot have.
@@ -164,19 +162,18 @@ def fill(template: Any, data: Any, path: str) -> Any:
     if not isinstance(data, dict):
         raise ValueError(f"{path} of {CONFIG} must be an object of settings, not {short(data)}")
     types, changes = field_types(type(template)), {}
-    if (kind := data.get("kind", type(template).__name__)) != type(template).__name__:
-        raise ValueError(
-            f"{path}.kind={short(kind)} of {CONFIG} must be {type(template).__name__!r}"
-        )
+    expected = kind_of(type(template))
+    if (kind := data.get("kind", expected)) != expected:
+        raise ValueError(f"{path}.kind={short(kind)} of {CONFIG} must be {expected!r}")
     for name, value in data.items():
         if name == "kind":
             continue
         here = f"{path}.{name}"
         if name not in types:
             raise unknown_field(here)
-        part = template_of(types[name], value, vars(template)[name], here)
-        is_part = dataclasses.is_dataclass(part)
-        changes[name] = fill(part, value, here) if is_part and value is not None else tuples(value)
+        part = template_of(types[name], value, vars(template)[name], here, imports)
+        is_part = dataclasses.is_dataclass(part) and value is not None
+        changes[name] = fill(part, value, here, imports) if is_part else tuples(value)
     try:
         return dataclasses.replace(template, **changes)
     except WrongSetting as error:
@@ -185,13 +182,19 @@ def fill(template: Any, data: Any, path: str) -> Any:
         raise ValueError(f"{path} of {CONFIG}: {error}") from None
 
 
-def template_of(hint: Any, data: Any, usual: Any, path: str) -> Any:
-    """The settings that `data` changes: the usual ones, or others of the class that it names."""
+def template_of(hint: Any, data: Any, usual: Any, path: str, imports: Sequence[str]) -> Any:
+    """The settings that `data` changes: the usual ones, or others of the class that it names, which
+    may be a user's variant of what the field can be."""
     parts: list[Any] = [kind for kind in alternatives(hint) if dataclasses.is_dataclass(kind)]
-    kinds = {part.__name__: part for part in parts}
+    kinds = {kind_of(part): part for part in parts}
     if not kinds or not isinstance(data, dict):
         return usual
-    kind = data.get("kind", type(usual).__name__)
+    kind = data.get("kind", kind_of(type(usual)))
+    if isinstance(kind, str) and is_own(kind) and kind not in kinds:
+        check_imports(kind, imports, f"the run's {path}")
+        cls = find_class(kind)
+        if isinstance(cls, type) and issubclass(cls, tuple(parts)):
+            kinds[kind] = cls
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(
             f"{path}.kind={short(kind)} of {CONFIG} must be {' or '.join(map(repr, kinds))}"

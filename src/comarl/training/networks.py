@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from comarl.envs.pettingzoo import PettingZoo
 from comarl.ops.learner import networks, with_networks
 from comarl.runs.checkpoint import arrays, describe, numbers
-from comarl.training.load import NEWEST, load_settings, load_trained
+from comarl.training.load import NEWEST, imports_of, load_settings, load_trained
 from comarl.training.settings import Run
 from comarl.training.train import RunState, start
 from comarl.validation import WrongSetting, counted
@@ -38,8 +37,7 @@ def read_networks(folder: Path, run: Run, checkpoint: str = NEWEST) -> Networks:
     another number of seeds and for networks of other shapes, with the first that differs; else as
     `comarl.training.load.load_trained`.
     """
-    imports = [run.task.module] if isinstance(run.task, PettingZoo) else []
-    trained, config = load_settings(folder, imports)
+    trained, config = load_settings(folder, imports_of(run.task))
     if trained.seeds not in (1, run.seeds):
         raise WrongSetting(
             f"{folder} has {counted(trained.seeds, 'seed')}, so a run that begins with its "

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from comarl import escape
-from comarl.report.papers import Paper, paper_numbers
-from comarl.report.runs import Curves, SeedCurve, Team, compared_by, shown_scale
-from comarl.report.statistics import (
+from comarl.reporting.papers import Paper, paper_numbers
+from comarl.reporting.runs import Curves, SeedCurve, Team, compared_by, shown_scale
+from comarl.reporting.statistics import (
     SEEDS_FOR_AN_INTERVAL,
     bootstrap_interval,
     probability_of_improvement,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from comarl.escape import csv_cell, markdown
-from comarl.report.runs import Curves, ReportError
+from comarl.reporting.runs import Curves, ReportError
 from comarl.runs.payoff import JOINT_ACTIONS, PAYOFF, PayoffLine, read_payoff
 
 # LSF-SAC (arXiv 2201.01247), Table I; its row C, and LSF-SAC's own table, cannot be read in print

@@ -8,15 +8,15 @@ from itertools import chain, combinations, compress
 from pathlib import Path
 from typing import Any
 
-from comarl.report.curves import draw, draw_training, save
-from comarl.report.curves import single_run_curve as single_run_curve
-from comarl.report.payoff import learnt, payoff_csv, payoff_markdown
-from comarl.report.runs import Curves as Curves
-from comarl.report.runs import ReportError as ReportError
-from comarl.report.runs import SeedCurve as SeedCurve
-from comarl.report.runs import check_measured, compared_by, read_run
-from comarl.report.statistics import Middle
-from comarl.report.tables import (
+from comarl.reporting.curves import draw, draw_training, save
+from comarl.reporting.curves import single_run_curve as single_run_curve
+from comarl.reporting.payoff import learnt, payoff_csv, payoff_markdown
+from comarl.reporting.runs import Curves as Curves
+from comarl.reporting.runs import ReportError as ReportError
+from comarl.reporting.runs import SeedCurve as SeedCurve
+from comarl.reporting.runs import check_measured, compared_by, read_run
+from comarl.reporting.statistics import Middle
+from comarl.reporting.tables import (
     improvements,
     latex_table,
     markdown_table,
@@ -24,7 +24,7 @@ from comarl.report.tables import (
     table_rows,
     training_csv,
 )
-from comarl.report.tables import rich_table as rich_table
+from comarl.reporting.tables import rich_table as rich_table
 from comarl.runs.records import RETURN
 
 

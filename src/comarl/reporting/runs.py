@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from comarl.report.statistics import mean_over_episodes, on_common_grid
+from comarl.reporting.statistics import mean_over_episodes, on_common_grid
 from comarl.runs import records
 from comarl.runs.records import RETURN, WON
 

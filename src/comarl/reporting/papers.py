@@ -65,7 +65,7 @@ def paper_numbers() -> dict[tuple[str, str], Paper]:
 
 
 def _read(name: str) -> list[dict[str, str]]:
-    text = (resources.files("comarl.report") / name).read_text()
+    text = (resources.files("comarl.reporting") / name).read_text()
     return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from comarl import escape
-from comarl.report.runs import Curves, Team, compared_by, read_run, shown_scale
-from comarl.report.statistics import SEEDS_FOR_AN_INTERVAL, Middle, summarise
+from comarl.reporting.runs import Curves, Team, compared_by, read_run, shown_scale
+from comarl.reporting.statistics import SEEDS_FOR_AN_INTERVAL, Middle, summarise
 from comarl.runs.records import RETURN, WON, metric_label
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow, which is faint
