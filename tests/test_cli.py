@@ -14,7 +14,6 @@ from rich.console import Console
 
 from comarl.algorithms import ALGORITHMS, find_algorithm, tuned
 from comarl.algorithms.presets import TUNED
-from comarl.api import TrainedRun
 from comarl.cli import main, summarise
 from comarl.envs import TASKS, find_task
 from comarl.runs.identity import identity, to_config
@@ -412,8 +411,7 @@ def test_the_summary_shows_win_rates_in_percent_and_teams_where_there_is_a_popul
         "wall_time": 1.0,
     }
     (tmp_path / "metrics.jsonl").write_text(json.dumps({**line, **scores, "training": {}}) + "\n")
-    state = SimpleNamespace(clock=SimpleNamespace(env_steps=np.array([5000])))
-    run = TrainedRun(tmp_path, SimpleNamespace(steps=5000), {}, state)  # type: ignore[arg-type]
+    run = SimpleNamespace(folder=tmp_path, records=read(tmp_path), is_done=True)
     lines = shown(lambda console: summarise(run, console))
     text = " ".join(word for words in lines for word in words)
     numbers = ["4", "5,000", "70", "1.00", "33.3", "%"]
