@@ -2,6 +2,7 @@
 PettingZoo's rules."""
 
 import itertools
+import random
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from gymnasium import spaces
 
 from comarl.workers.answers import BrokenAnswer
 from comarl.workers.team import ParallelTeam
+from tests.workers import random_values
 
 BOX = spaces.Box(-1.0, 1.0, (2,))
 A, B = "ann", "bob"
@@ -276,6 +278,111 @@ def test_the_table_of_values_is_not_all_refused_or_all_allowed():
     pairs = itertools.product(PLACES, VALUES)
     allowed = sum(bool(is_allowed(place[0], place[1], place[2], value)) for place, value in pairs)
     assert 0 < allowed < len(PLACES) * len(VALUES)
+
+
+def is_right(method, part, agent, value):
+    """Whether PettingZoo allows a value here, said otherwise than `comarl.workers.answers` does."""
+    if method == "state":
+        return numbers_in(value) is not None and numbers_in(value).size == 3
+    if part is None:
+        return False
+    if part == (1 if method == "reset" else 4):  # infos, of whomever
+        infos = value if agent is None else {agent: value}
+        known = isinstance(infos, dict) and [infos.get(name) for name in (A, B)]
+        return known and all(info is None or isinstance(info, dict) for info in known)
+    if agent is None or agent in ("zoe", 3):
+        return False
+    if part == 0:
+        return numbers_in(value) is not None and numbers_in(value).shape == (2,)
+    if part == 1:
+        return numbers_in(value) is not None and numbers_in(value).shape == ()
+    return isinstance(value, int | np.integer | np.bool_) and value == 0  # ann is still there
+
+
+def numbers_in(value):
+    """The array of finite numbers that a value is; None if it is none."""
+    try:
+        found = np.asarray(value)
+    except Exception:
+        return None
+    with np.errstate(over="ignore"):
+        good = found.dtype.kind in "biuf" and np.isfinite(found.astype(np.float32)).all()
+    return found if good else None
+
+
+def fuzz_answers(team_of, variants):
+    """How many of so many answers were accepted: each that is not right must be named."""
+    chance, accepted = random.Random(0), 0
+    for _ in range(variants):
+        (method, part, agent), value = chance.choice(PLACES), random_values.value(chance)
+        team = team_of(state="environment")
+        team.env.wrong = change(method, part, agent, value)
+        try:
+            seen = [team.reset(0), *(team.step(np.zeros(2, int))[0] for _ in range(2))]
+        except BrokenAnswer as error:
+            assert re.match(rf"module='scripted': {method}\b", str(error))
+            assert "\n" not in str(error) and len(str(error)) < 500
+            assert not is_right(method, part, agent, value), (method, part, agent, str(error))
+            continue
+        accepted += 1
+        assert is_right(method, part, agent, value), f"{method} {part} {agent} {value!r} passed"
+        assert all(np.isfinite(each.obs).all() and np.isfinite(each.state).all() for each in seen)
+    return accepted
+
+
+def test_random_answers_are_right_or_named(team_of):
+    assert 5 < fuzz_answers(team_of, 400) < 200
+
+
+@pytest.mark.fuzz
+def test_random_answers_are_right_or_named_at_length(team_of):
+    assert fuzz_answers(team_of, 100_000) > 1_000
+
+
+def fuzz_spaces(team_of, variants, monkeypatch):
+    """How many pairs of spaces make a team: its arrays have the sizes that it says, and its actions
+    lie in their space."""
+    chance, made = random.Random(0), 0
+    for _ in range(variants):
+        seen, acted = random_values.space(chance), random_values.space(chance)
+        monkeypatch.setattr(Scripted, "observation_space", lambda self, agent, s=seen: s)
+        monkeypatch.setattr(Scripted, "action_space", lambda self, agent, s=acted: s)
+        monkeypatch.setattr(Scripted, "seen", lambda self, agents, s=seen: observed(s, agents))
+        monkeypatch.setattr(Scripted, "step", step_of(acted))
+        try:
+            team = team_of()
+        except ValueError as error:
+            assert str(error).startswith("module='scripted'") and "\n" not in str(error)
+            continue
+        made += 1
+        actions = np.zeros(2, int) if team.discrete else np.ones((2, *team.action_sizes[:1]))
+        for timestep in (team.reset(0), team.step(actions)[0]):
+            assert timestep.obs.shape == (2, max(team.obs_sizes)) and timestep.obs.size
+            assert np.isfinite(timestep.obs).all() and timestep.obs.dtype == np.float32
+            assert timestep.state.shape == (team.state_size,)
+    return made
+
+
+def observed(space, agents):
+    samples = getattr(space, "sample", lambda: None)
+    return {agent: samples() for agent in agents}
+
+
+def step_of(space, step=Scripted.step):
+    def checked(self, actions):
+        assert all(space.contains(action) for action in actions.values()), actions
+        return step(self, actions)
+
+    return checked
+
+
+def test_random_spaces_make_a_team_or_are_refused(team_of, monkeypatch):
+    assert 5 < fuzz_spaces(team_of, 300, monkeypatch) < 295
+
+
+@pytest.mark.fuzz
+def test_random_spaces_make_a_team_or_are_refused_at_length(team_of, monkeypatch):
+    assert fuzz_spaces(team_of, 30_000, monkeypatch) > 500
 
 
 OWN = """

@@ -353,6 +353,7 @@ def encoder(module: str, agent: Any, space: Any) -> tuple[int, Callable[[Any], n
     """The length of an agent's observations as a vector, and what makes it."""
     from gymnasium import spaces
 
+    check_space(module, agent, "observation", space)
     if isinstance(space, spaces.Dict) and MASK in space.spaces:
         rest = {name: part for name, part in space.spaces.items() if name != MASK}
         size, encode = encoder(module, agent, spaces.Dict(rest))
@@ -365,12 +366,23 @@ def encoder(module: str, agent: Any, space: Any) -> tuple[int, Callable[[Any], n
             "has an argument for that, or write a module whose parallel_env encodes them into a "
             "Box of one axis"
         )
-    if not isinstance(space, spaces.Space) or not space.is_np_flattenable:
+    if not space.is_np_flattenable:
         raise ValueError(
             f"{found}is {space}, which has no fixed length; it must be one that gymnasium can "
             "flatten"
         )
     return spaces.flatdim(space), lambda observation: np.asarray(spaces.flatten(space, observation))
+
+
+def check_space(module: str, agent: Any, kind: str, space: Any) -> None:
+    """Raises ValueError for what is no space of Gymnasium."""
+    from gymnasium import spaces
+
+    if not isinstance(space, spaces.Space):
+        raise ValueError(
+            f"module={module!r}: the {kind} space of agent {agent!r} is {answers.shown(space)}; it "
+            "must be a space of gymnasium.spaces"
+        )
 
 
 def leaves(space: Any) -> list[Any]:
@@ -390,6 +402,7 @@ def control(module: str, agent: Any, space: Any) -> tuple[int, Callable[[Any], A
     is discrete."""
     from gymnasium import spaces
 
+    check_space(module, agent, "action", space)
     found = f"module={module!r}: the action space of agent {agent!r} is {space}; it must be "
     if isinstance(space, spaces.Discrete):
         return int(space.n), lambda action: int(space.start) + int(action), True
