@@ -14,6 +14,7 @@ import pytest
 from comarl.reporting import ReportError, comparison, report, rich_table, single_run_curve
 from comarl.reporting import curves as drawing
 from comarl.reporting.papers import paper_numbers
+from comarl.reporting.runs import read_run
 from comarl.reporting.tables import (
     cells,
     decimals,
@@ -27,6 +28,7 @@ from comarl.reporting.tables import (
     per_seed_csv,
     table_rows,
 )
+from comarl.runs.records import FATES, count_of
 from tests.report.folders import HOPPER, lines_of, noisy_run, png_size, write_run
 
 
@@ -52,6 +54,45 @@ def trained(folder, losses, **about):
             (line,) = lines_of(seed, {100 * place: [float(seed)]})
             lines.append(line | {"training": {} if loss is None else {"critic_loss": loss}})
     return write_run(folder, lines, **about)
+
+
+def fates(folder, counts, *, counted=True):
+    """A run of one seed, of whose injected teams these many became elite, selected, discarded."""
+    (first, *others) = lines_of(0, {1000 * i: [1.0] for i in range(1, 1 + len(counts))}, [2.0])
+    for line, numbers in zip((first, *others), counts, strict=True):
+        pairs = list(zip(FATES, numbers, strict=True))
+        line["training"] = {name: number / sum(numbers) for name, number in pairs if sum(numbers)}
+        if counted and sum(numbers):
+            line["training"] |= {count_of(name): float(number) for name, number in pairs}
+    return write_run(folder, [first, *others], name="race-matd3")
+
+
+def test_what_became_of_injected_teams_is_a_share_of_all_rounds_so_far(tmp_path):
+    """Worked by hand: of 0, 1, 1 + 3 and 4 + 4 rounds; windows weigh by their rounds."""
+    counts = [(0, 0, 0), (1, 0, 0), (0, 1, 2), (1, 3, 0)]
+    fates(tmp_path / "new", counts)
+    fates(tmp_path / "old", counts, counted=False)
+    runs = [read_run(tmp_path / name) for name in ("new", "old")]
+    new, old = (run.seeds[0].training["injected_elite"] for run in runs)
+    np.testing.assert_allclose(new, [np.nan, 1.0, 1 / 4, 2 / 8])
+    np.testing.assert_allclose(old, [np.nan, 1.0, 0.0, 1 / 4])
+    labels = [
+        drawing.draw_training([run], ["injected_discarded"]).axes[0].get_ylabel() for run in runs
+    ]
+    assert labels == [
+        "injected discarded in training, of all rounds so far",
+        "injected discarded in training, mean of each window",
+    ]
+    rows = list(csv.DictReader(io.StringIO(per_seed_csv(runs))))
+    assert [row["injected_selected"] for row in rows[:4]] == ["", "0.0", "0.25", "0.5"]
+    assert [row["injected_selected_of_window"] for row in rows[4:]] == [
+        "",
+        "0.0",
+        repr(1 / 3),
+        "0.75",
+    ]
+    assert all(not row["injected_selected_of_window"] for row in rows[:4])
+    assert all(not row["injected_selected"] for row in rows[4:])
 
 
 def test_what_was_measured_in_training_is_drawn_from_the_first_update_and_written(tmp_path):

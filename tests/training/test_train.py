@@ -14,7 +14,7 @@ from comarl.evolution.population import HeadBreeding
 from comarl.replay.pace import StepPace
 from comarl.replay.transitions import Ring
 from comarl.runs.identity import identity
-from comarl.runs.records import read, read_config
+from comarl.runs.records import FATES, count_of, read, read_config
 from comarl.training import run as training
 from comarl.training import train
 from comarl.training.evaluate import evaluate
@@ -204,9 +204,13 @@ def test_evaluation_records_raw_returns_of_both_teams_apart(finished):
 def test_what_became_of_the_injected_team_is_counted_where_there_is_a_population(finished):
     run, folder, _ = finished
     rates = read(folder)[-1]["training"]
-    outcomes = {name: rate for name, rate in rates.items() if name.startswith("injected_")}
+    outcomes = {name: rate for name, rate in rates.items() if name in FATES}
     assert (len(outcomes) == 3) == (run.num_teams > 1)
     assert sum(outcomes.values()) == pytest.approx(float(run.num_teams > 1))
+    counts = {name: rates[count_of(name)] for name in outcomes}
+    rounds = sum(counts.values())
+    assert counts == pytest.approx({name: rate * rounds for name, rate in outcomes.items()})
+    assert all(count == int(count) for count in counts.values())
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_at_its_round_and_keeps_the_checkpoint(tmp_path):

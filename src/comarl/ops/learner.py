@@ -19,7 +19,7 @@ Aux = TypeVar("Aux")
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam, and the global norm to which a gradient is clipped before it. Hashable, unlike the optax
+    """Adam, and the global norm to which gradients are clipped before. Hashable, unlike the optax
     transformation that it makes."""
 
     learning_rate: float = 1e-3
@@ -37,7 +37,7 @@ class Adam:
 
     @property
     def transform(self) -> optax.GradientTransformation:
-        """The transformation of optax that these settings stand for, of a gradient already clipped."""
+        """The transformation of optax that these settings stand for, of clipped gradients."""
         return optax.adam(self.learning_rate, eps=self.epsilon)
 
 
@@ -64,7 +64,7 @@ class RmsProp:
 
     @property
     def transform(self) -> optax.GradientTransformation:
-        """The transformation of optax that these settings stand for, of a gradient already clipped."""
+        """The transformation of optax that these settings stand for, of clipped gradients."""
         return optax.rmsprop(
             self.learning_rate, decay=self.decay, eps=self.epsilon, eps_in_sqrt=False
         )

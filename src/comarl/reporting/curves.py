@@ -85,7 +85,8 @@ def draw_training(runs: Sequence[Curves], names: Sequence[str], *, middle: Middl
     """A matplotlib figure of what was measured in training: a panel for each task and name, of the
     runs that have it.
 
-    The colours are those of `draw`. A point is a seed's mean since its last evaluation.
+    The colours are those of `draw`. A point is a seed's mean since its last evaluation, or of what
+    became of injected teams the share of all rounds so far.
     """
     every = line_styles({run.label: run.algorithm for run in runs})
     panels = [(task, name) for task in dict.fromkeys(run.task for run in runs) for name in names]
@@ -108,7 +109,8 @@ def draw_training(runs: Sequence[Curves], names: Sequence[str], *, middle: Middl
             here,
             task,
             captions(here, middle) if here else "not measured here",
-            f"{metric_label(name)} in training",
+            " / ".join(dict.fromkeys(run.training_label(name) for run in here))
+            or f"{metric_label(name)} in training",
         )
     _legend(figure, list(every.items()))
     return figure

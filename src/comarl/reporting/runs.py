@@ -1,7 +1,7 @@
 """The evaluations in the folders of runs, and the metric that the runs of a task are compared
 by."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,7 @@ import numpy as np
 
 from comarl.reporting.statistics import mean_over_episodes, on_common_grid
 from comarl.runs import records
-from comarl.runs.records import RETURN, WON
+from comarl.runs.records import FATES, RETURN, WON, count_of, metric_label
 
 Team = Literal["marl_team", "best_team"]
 Values = tuple[tuple[float, ...], ...]
@@ -42,7 +42,8 @@ class SeedCurve:
     """what the task counts besides the return, by its key in the record, such as "marl_team_won";
     empty tuples where missing"""
     training: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """training metrics, such as "td_loss": the mean since the last evaluation; nan where missing"""
+    """training metrics, such as "td_loss": the mean since the last evaluation; nan where missing.
+    Of what became of injected teams the share of all rounds so far, where the record has counts"""
 
     def values(self, team: Team, metric: str = RETURN) -> Values:
         """The raw numbers of a team's episodes."""
@@ -83,6 +84,15 @@ class Curves:
             for name in names
             if all(all(seed.values("marl_team", name)) for seed in self.seeds)
         )
+
+    def training_label(self, name: str) -> str:
+        """A training metric as people read it. Records of older versions have no counts of what
+        became of injected teams, so that there only the means of each window are known."""
+        label = f"{metric_label(name)} in training"
+        if name not in FATES:
+            return label
+        counted = all(count_of(name) in seed.training for seed in self.seeds)
+        return f"{label}, {'of all rounds so far' if counted else 'mean of each window'}"
 
     def on_grid(self, team: Team, metric: str = RETURN) -> tuple[np.ndarray, np.ndarray]:
         """The seeds' means on their common grid of env_steps: [time] and [seeds, time]."""
@@ -190,6 +200,25 @@ def _seed_curve(seed: int, lines: list[dict[str, Any]]) -> SeedCurve:
         name: tuple(float("nan" if (x := means.get(name)) is None else x) for means in measured)
         for name in dict.fromkeys(name for means in measured for name in means)
     }
+    training |= cumulative_fates(training)
     return SeedCurve(
         seed, env_steps, updates, values("marl_team"), values("best_team"), metrics, training
     )
+
+
+def cumulative_fates(
+    training: Mapping[str, tuple[float, ...]],
+) -> dict[str, tuple[float, ...]]:
+    """What became of injected teams as shares of all rounds up to each evaluation (RACE, Fig. 4),
+    from their counts since the last one; nothing where there are none.
+
+    >>> counts = {"injected_elite_count": (1.0, 0.0), "injected_discarded_count": (0.0, 3.0)}
+    >>> cumulative_fates(counts | {"injected_selected_count": (0.0, 0.0)})["injected_elite"]
+    (1.0, 0.25)
+    """
+    if not all(count_of(fate) in training for fate in FATES):
+        return {}
+    counts = np.nan_to_num([training[count_of(fate)] for fate in FATES]).cumsum(axis=1)
+    rounds = counts.sum(axis=0)
+    shares = np.where(rounds > 0, counts / np.maximum(rounds, 1), np.nan)
+    return {fate: tuple(share.tolist()) for fate, share in zip(FATES, shares, strict=True)}

@@ -21,7 +21,7 @@ from comarl.reporting.statistics import (
     probability_of_improvement,
     t_interval,
 )
-from comarl.runs.records import RETURN, WON, metric_label
+from comarl.runs.records import FATES, RETURN, WON, count_of, metric_label
 
 CSV_HEADER = ("algorithm", "task", "seed", "env_steps", "updates")
 ALL_PAIRS = 4
@@ -299,7 +299,10 @@ def per_seed_csv(runs: Sequence[Curves]) -> str:
 
     Of each metric there is the mean over episodes and then the raw numbers: `return_mean` and
     `returns`, `won_mean` and `won`. Where a run has a population, these are in pairs, of the MARL
-    team and of the best team: `marl_team_return_mean`, `best_team_return_mean`, and so on.
+    team and of the best team: `marl_team_return_mean`, `best_team_return_mean`, and so on. What
+    became of injected teams is the share of all rounds so far, `injected_elite` and the like; of
+    records without counts it is that of the rounds since the last evaluation,
+    `injected_elite_of_window`.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -309,17 +312,39 @@ def per_seed_csv(runs: Sequence[Curves]) -> str:
     heads = [
         head for name in names for head in (f"{name}_mean", "returns" if name == RETURN else name)
     ]
-    writer.writerow(
-        [*CSV_HEADER, *(escape.csv_cell(prefix + head) for head in heads for prefix in prefixes)]
-    )
+    fates = _fates(runs)
+    of_teams = [escape.csv_cell(prefix + head) for head in heads for prefix in prefixes]
+    writer.writerow([*CSV_HEADER, *of_teams, *fates])
     for run in runs:
         for seed in run.seeds:
             of_metrics = zip(*(_texts(seed, name, teams) for name in names), strict=True)
             steps = zip(seed.env_steps, seed.updates, of_metrics, strict=True)
-            for env_steps, updates, texts in steps:
+            shares = [_fates_of(seed).get(name) for name in fates]
+            for place, (env_steps, updates, texts) in enumerate(steps):
                 about = [*names_of(run), seed.seed, env_steps, updates]
-                writer.writerow([*about, *chain(*texts)])
+                last = [_measured(values[place]) if values else "" for values in shares]
+                writer.writerow([*about, *chain(*texts), *last])
     return file.getvalue()
+
+
+def _fates(runs: Sequence[Curves]) -> list[str]:
+    """The columns of what became of injected teams that these runs have."""
+    names = dict.fromkeys(name for run in runs for seed in run.seeds for name in _fates_of(seed))
+    return list(names)
+
+
+def _fates_of(seed: SeedCurve) -> dict[str, tuple[float, ...]]:
+    """What became of injected teams at each evaluation, by the name of its column."""
+    return {
+        fate if count_of(fate) in seed.training else f"{fate}_of_window": seed.training[fate]
+        for fate in FATES
+        if fate in seed.training
+    }
+
+
+def _measured(value: float) -> str:
+    """A training metric in a CSV; empty where it was not measured."""
+    return exact(value) if math.isfinite(value) else ""
 
 
 def training_csv(runs: Sequence[Curves], names: Sequence[str]) -> str:
@@ -336,8 +361,8 @@ def training_csv(runs: Sequence[Curves], names: Sequence[str]) -> str:
             for env_steps, updates, *values in zip(
                 seed.env_steps, seed.updates, *columns, strict=True
             ):
-                texts = (exact(value) if math.isfinite(value) else "" for value in values)
-                writer.writerow([*names_of(run), seed.seed, env_steps, updates, *texts])
+                about = [*names_of(run), seed.seed, env_steps, updates]
+                writer.writerow([*about, *map(_measured, values)])
     return file.getvalue()
 
 

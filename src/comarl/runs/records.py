@@ -49,6 +49,9 @@ CONFIG, ENVIRONMENT, METRICS, CHECKPOINTS = (
 MOST_RECORDS = 256 * MIB
 """bytes of `metrics.jsonl` that are read; a line has a few thousand"""
 RETURN, WON = "return", "won"
+FATES = ("injected_elite", "injected_selected", "injected_discarded")
+"""what may become of a team that was injected; of each `training` has the share of rounds since the
+last evaluation, and under `count_of` their number"""
 TEAM_LABELS = {"marl_team": "MARL team", "best_team": "best team"}
 """the teams that a record has scores of, as people read them; the second only in a population"""
 PACKAGES = (
@@ -144,6 +147,15 @@ def extra_metrics(line: Mapping[str, Any]) -> list[str]:
     ['won']
     """
     return [name.removeprefix("marl_team_") for name in line if name.startswith("marl_team_")]
+
+
+def count_of(fate: str) -> str:
+    """Under which name `training` has how often it was so since the last evaluation.
+
+    >>> count_of("injected_elite")
+    'injected_elite_count'
+    """
+    return f"{fate}_count"
 
 
 def metric_label(metric: str) -> str:

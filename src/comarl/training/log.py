@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from comarl.machine.interrupt import StopRequest
+from comarl.runs.records import FATES, count_of
 
 
 @dataclass
@@ -24,10 +25,11 @@ class Means:
         cell[1] += count
 
     def take(self, seed: int) -> dict[str, float]:
-        """A seed's means, which begin anew after it."""
-        means = {name: total / count for name, (total, count) in self.sums[seed].items() if count}
-        self.sums[seed] = {}
-        return means
+        """A seed's means, which begin anew after it; of what became of injected teams the counts,
+        too, of which rates over a whole run can be made."""
+        sums, self.sums[seed] = self.sums[seed], {}
+        means = {name: total / count for name, (total, count) in sums.items() if count}
+        return means | {count_of(name): sums[name][0] for name in FATES if name in sums}
 
 
 @dataclass
