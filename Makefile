@@ -17,7 +17,8 @@ WORKERS = 2
 help:
 	@echo "make demo          train RACE on 3-agent Hopper for three minutes, and draw its curve"
 	@echo "make test          run the tests (ARGS='-k race' chooses some); with PyTorch those of bench/, too"
-	@echo "make check         formatting, lint, types, tests: what must pass before a change lands"
+	@echo "make check         formatting, lint, types, pages, tests: what must pass before a change lands"
+	@echo "make docs          build the pages as a site, in site/"
 	@echo "make format        put the code into the format that check wants"
 	@echo "make learn         run the slow tests, which learn for minutes"
 	@echo "make fuzz          feed every border far more damaged and senseless input than make test does"
@@ -39,7 +40,12 @@ check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir "$$(mktemp -d)/site"
 	$(TESTS) -m "not slow and not fuzz" --durations 15 $(ARGS)
+
+# No file of the site comes from elsewhere, nor does the build ask for any.
+docs: .venv/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -78,7 +84,7 @@ results: .venv/.installed
 
 constraints:
 	@command -v uv >/dev/null || { echo "make constraints needs uv on the PATH"; exit 1; }
-	uv pip compile pyproject.toml --extra all --extra dev --universal --python-version 3.11 --fork-strategy fewest \
+	uv pip compile pyproject.toml --extra all --extra dev --extra docs --universal --python-version 3.11 --fork-strategy fewest \
 	    --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file constraints.new
 	(echo "# The exact versions that tests and results use, for Python 3.11 to 3.13. Made by: make constraints"; \
 	    cat constraints.new) > constraints.txt
@@ -103,7 +109,7 @@ uv pip install --no-config --quiet --python .venv-$(1) $(3) --editable ".[mujoco
 endef
 
 clean:
-	rm -rf .venv-lowest .venv-newest .venv .jax_cache .pytest_cache .ruff_cache dist
+	rm -rf .venv-lowest .venv-newest .venv .jax_cache .pytest_cache .ruff_cache dist site
 
 # The environment, in layers. Each is made anew when the versions or the requirements change.
 
@@ -114,7 +120,7 @@ clean:
 
 .venv/.installed-dev: .venv/.created pyproject.toml constraints.txt
 	@echo "Installing comarl, what it needs and the tools of its tests into .venv; the first time this takes a while."
-	$(PIP) --editable ".[mujoco,smax,pettingzoo,report,dev]"
+	$(PIP) --editable ".[all,dev,docs]"
 	@touch .venv/.installed $@
 
 # PyTorch is only what comarl is compared with; where pip can be pointed at a CPU build, that is enough.

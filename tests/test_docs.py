@@ -26,7 +26,8 @@ from comarl.reporting.runs import read_run
 from comarl.training.settings import Run
 
 ROOT = Path(__file__).parents[1]
-# Families whose sizes the README has.
+FAMILIES = tuple(dict.fromkeys(name.partition("/")[0] for name in TASKS))
+# Families whose sizes their pages have.
 TABLES = (
     "matrix/",
     "predator-prey/",
@@ -106,16 +107,44 @@ def test_every_field_has_a_sentence_under_it(owner):
         )
 
 
-def test_every_task_is_named_in_the_readme():
-    text = (ROOT / "README.md").read_text().replace("\\|", "|")
+def family_page(family: str) -> str:
+    """The page of a family of tasks."""
+    name = "probes" if family == "probe" else family
+    return (ROOT / f"docs/tasks/{name}.md").read_text()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_task_is_on_the_page_of_its_family(family):
+    text = family_page(family).replace("\\|", "|")
     for name in TASKS:
-        assert name in text or name.startswith("probe/"), name
+        assert name in text or not name.startswith(f"{family}/"), name
+    assert f"({'probes' if family == 'probe' else family}.md)" in index("tasks")
 
 
-def test_the_sizes_of_tasks_in_the_readme_are_those_of_the_tasks():
+def test_every_algorithm_is_in_the_list_of_algorithms():
+    text = index("algorithms")
+    for name in ALGORITHMS:
+        assert f"`{name}`" in text or name.endswith("-pymarl2"), name
+
+
+def index(folder: str) -> str:
+    """The first page of a folder."""
+    return (ROOT / f"docs/{folder}/index.md").read_text()
+
+
+def test_the_number_of_algorithms_in_the_readme_is_right():
+    (number,) = re.findall(r"(\d+) algorithms, one file each", (ROOT / "README.md").read_text())
+    assert int(number) == len({type(entry.algorithm) for entry in ALGORITHMS.values()})
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_sizes_of_tasks_on_their_pages_are_those_of_the_tasks():
     rows = re.findall(
         r"^\| `(\S+)` \|.*?" + r"\| (\d+) " * 5 + r"\|$",
-        (ROOT / "README.md").read_text(),
+        "\n".join(map(family_page, FAMILIES)),
         re.MULTILINE,
     )
     assert {name for name, *_ in rows} == {x for x in TASKS if x.startswith(TABLES)}
@@ -125,8 +154,8 @@ def test_the_sizes_of_tasks_in_the_readme_are_those_of_the_tasks():
         assert [int(size) for size in sizes] == expected, name
 
 
-def test_the_readme_names_every_map_that_smax_lacks():
-    text = (ROOT / "README.md").read_text()
+def test_the_page_of_smax_names_every_map_that_it_lacks():
+    text = family_page("smax")
     assert all(f"`{name}`" in text and unit in text for name, unit in MISSING.items())
 
 
@@ -142,24 +171,25 @@ def test_what_a_task_counts_is_on_the_page_of_metrics(name):
 
 
 @pytest.mark.parametrize("replay", [Ring, EpisodeRing])
-def test_every_option_of_a_replay_is_in_the_table_of_extending_comarl(replay):
-    table = (ROOT / "docs/extending.md").read_text().partition("| option |")[2]
+def test_every_option_of_a_replay_is_in_the_table_of_your_own_algorithm(replay):
+    table = (ROOT / "docs/own-algorithm.md").read_text().partition("| option |")[2]
     column = 2 if replay is Ring else 3
     rows = [row.split("|") for row in table.partition("\n\n")[0].splitlines() if "`" in row]
     options = {row[1].strip(" `") for row in rows[1:] if row[column].strip() != "-"}
     assert options == {field.name for field in dataclasses.fields(replay)}
 
 
-def test_the_examples_of_extending_comarl_run(
+def test_the_examples_of_your_own_task_and_algorithm_run(
     spec, make_batch, clock_at, key, tmp_path, monkeypatch, capsys
 ):
-    text = (ROOT / "docs/extending.md").read_text()
+    pages = (ROOT / "docs/own-task.md", ROOT / "docs/own-algorithm.md")  # the second uses the first
+    text = "".join(page.read_text() for page in pages)
     monkeypatch.chdir(tmp_path)  # one of them trains
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) >= 4
     names: dict[str, Any] = {"__name__": "example"}
     for block in blocks:
-        exec(compile(block, "docs/extending.md", "exec"), names)
+        exec(compile(block, "docs/own-*.md", "exec"), names)
     folder = Path("runs/uniform-noise")
     left = {path.name for path in folder.iterdir()}
     assert left >= {"config.json", "environment.json", "metrics.jsonl", "checkpoints"}
