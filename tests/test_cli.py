@@ -222,8 +222,10 @@ def test_tuned_settings_are_those_of_the_papers_table():
                 "breeding.mutated_fraction": float(row["alpha"]),
                 "beta": float(row["beta"]),
             }
+    expected["lsf-sac", "smax/6h_vs_8z"] = {"epsilon.steps": 500_000}  # in its released code
     assert expected == TUNED
-    assert len(TUNED) == 8 + 8
+    assert len(TUNED) == 8 + 8 + 1
+    assert tuned("lsf-sac", "smax/6h_vs_8z")[0].epsilon.steps == 500_000
 
 
 def test_an_algorithm_that_cannot_choose_a_tasks_actions_is_answered_with_those_that_can(capsys):

@@ -52,14 +52,19 @@ def but(messages=None, temperature=None, **changes):
 
 VARIANTS = {
     "the defaults": BASE,
-    "as the paper": but(dict(routing="broadcast", encoder="gru"), td_lambda=0.0, logit_clamp=None),
+    "as the paper": but(
+        dict(routing="broadcast", encoder="gru"),
+        td_lambda=0.0,
+        logit_clamp=None,
+        target_value="expected",
+    ),
     "policies as the code": but(dict(weight=0.0), policy_sign="code"),
     "soft targets, messages by themselves": but(
-        dict(stop_td_into_encoder=True), dict(mode="sac-discrete"), soft_target=True
+        dict(stop_td_into_encoder=True), dict(mode="sac-discrete"), target_value="soft"
     ),
     "two critics": but(temperature=dict(mode="fixed", alpha=0.3), critics=2),
     "masac": but(dict(routing="none"), logit_clamp=None),
-    "noise": but(dict(routing="noise")),
+    "noise": but(dict(routing="noise"), target_value="max"),
 }
 
 
@@ -246,11 +251,12 @@ class Equations:
         for k in range(self.number):
             critic = Reference.part(self.targets, k)
             q = utilities_of(self.algorithm, critic, self.x, self.part(self.target_noise, k))
-            v = (
-                soft(q, self.log_policy, self.alpha)
-                if self.algorithm.soft_target
-                else pick(q, self.greedy)
-            )
+            v = {
+                "soft": soft(q, self.log_policy, self.alpha),
+                "expected": soft(q, self.log_policy, 0.0),
+                "max": np.where(self.available, q, -np.inf).max(-1),
+                "greedy": pick(q, self.greedy),
+            }[self.algorithm.target_value]
             values.append(Reference.mixer(critic.mixer, v[:, 1:], self.s[:, 1:]))
         return Reference.lambda_targets(
             self.batch, np.min(values, axis=0), GAMMA, self.algorithm.td_lambda
@@ -602,3 +608,23 @@ def test_sac_discrete_brings_the_entropy_to_its_target(batch, states):
         entropy, alpha = map(np.asarray, run(jnp.float32(log_alpha)))
         assert (entropy[25] > target) == above and (alpha[-1] < alpha[0]) == above
         np.testing.assert_allclose(entropy[-100:].mean(), target, rtol=0.15)
+
+
+@pytest.mark.parametrize(
+    ("target_value", "value"),
+    [
+        ("greedy", 1.0),  # of the likelier action
+        ("max", 5.0),
+        ("expected", 0.75 * 1.0 + 0.25 * 5.0),
+        ("soft", 2.0 - 0.5 * (0.75 * np.log(0.75) + 0.25 * np.log(0.25))),
+    ],
+)
+def test_each_reading_of_eq_16_values_the_next_step_as_it_says(target_value, value):
+    """By hand: policies of 3/4 and 1/4 over two actions; a third is not available, for all its
+    value."""
+    utilities, logits = jnp.array([[1.0, 5.0, 9.0]]), jnp.log(jnp.array([[3.0, 1.0, 8.0]]))
+    available = jnp.array([[True, True, False]])
+    found = but(target_value=target_value).values_of_agents(
+        utilities, logits, available, jnp.float32(0.5)
+    )
+    np.testing.assert_allclose(found, [value], rtol=1e-6)

@@ -16,11 +16,13 @@ import tyro
 
 pytest.importorskip("gymnasium_robotics")
 
+from comarl.envs import TASKS as ALL_TASKS
 from comarl.envs import find_task, mamujoco_physics
-from comarl.envs.mamujoco import PARTITIONS, TASKS, MultiAgentMujoco, MultiAgentMujocoCopies, parse
+from comarl.envs.mamujoco import PARTITIONS, MultiAgentMujoco, MultiAgentMujocoCopies, parse
 from comarl.envs.mamujoco_physics import ViewSettings
 from comarl.types import HostEnvironment, Task, TaskDied
 
+TASKS = [name.removeprefix("mamujoco/") for name in ALL_TASKS if name.startswith("mamujoco/")]
 OTHERS = (
     "Walker2d-2x3",
     "Swimmer-2x1",
@@ -42,11 +44,13 @@ def random_actions(spec, copies, steps, seed=0):
 
 
 class Reference:
-    """One environment of gymnasium-robotics, as published."""
+    """One environment of gymnasium-robotics, as published; a task's own horizon of 1000 steps is
+    left to it to know."""
 
     def __init__(self, task):
         from gymnasium_robotics import mamujoco_v1
 
+        limit = {} if task.horizon == 1000 else {"max_episode_steps": task.horizon}
         with mamujoco_physics.no_mujoco_log():
             self.env = mamujoco_v1.parallel_env(
                 task.robot,
@@ -54,6 +58,7 @@ class Reference:
                 agent_obsk=task.agent_obsk,
                 global_categories=task.global_categories,
                 local_categories=task.local_categories,
+                **limit,
             )
         self.scale = self.env.single_agent_env.unwrapped.model.actuator_ctrlrange[0, 1]
 
@@ -117,9 +122,33 @@ def test_the_tasks_of_race_equal_those_of_gymnasium_robotics(name, agent_obsk, g
     assert compare(task, episodes=4, steps=80) >= 150
 
 
-@pytest.mark.parametrize("name", ["HalfCheetah-6x1", "HumanoidStandup-9|8"])
-def test_episodes_are_truncated_where_those_of_gymnasium_robotics_are(name):
-    assert compare(task_of(name), episodes=1, steps=1002) == 2 * 1000
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_of_race_truncates_where_that_of_gymnasium_robotics_does(name):
+    """After as many steps by themselves, which not all robots survive, and after a few that all
+    do."""
+    limit = Reference(task_of(name)).env.single_agent_env.spec.max_episode_steps
+    assert task_of(name).spec.horizon == limit
+    assert compare(task_of(name, horizon=6), episodes=2, steps=8) == 2 * 2 * 6
+
+
+EVERY_CATEGORY = ("qpos", "qvel", "cfrc_ext", "cinert", "cvel", "qfrc_actuator")
+CATEGORIES = {
+    "Ant": EVERY_CATEGORY[:3],
+    "Humanoid": EVERY_CATEGORY,
+    "HumanoidStandup": EVERY_CATEGORY,
+}
+
+
+@pytest.mark.parametrize("kinds", ["one of each", "all of both"])
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_of_race_shows_the_categories_that_that_of_gymnasium_robotics_shows(name, kinds):
+    """Of joints at each distance, and of the root; whatever the robot's state has."""
+    known = CATEGORIES.get(name.partition("-")[0], EVERY_CATEGORY[:2])
+    local, root = (known[-1:], known[:1]), known[1:2]
+    if kinds == "all of both":  # of the root of Humanoid the reference cannot show more
+        local, root = (known, known[::-1]), ("qpos", "qvel")
+    views: dict[str, Any] = dict(agent_obsk=1, local_categories=local, global_categories=root)
+    assert compare(task_of(name, **views), episodes=1, steps=20) >= 20
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ preset `masac`. In the paper lambda is 0. Where paper and released code disagree
 is a field. The defaults:
 1. Agents act epsilon-greedily by their policies (code); "sample" draws from them (paper).
 2. Targets value the greedy joint action, with lambda 0.6 (code); no entropy is in them (both).
+   Eq 16 mixes a maximum over actions with an expectation over policies: `target_value`.
 3. One message for each receiver, by a feed-forward encoder (code); the same to all, by a recurrent
    one (paper).
 4. The mixer gets q - alpha log pi (paper); the code gives it the negative of that.
@@ -215,9 +216,9 @@ class LsfSac:
     otherwise"""
     logit_clamp: tuple[float, float] | None = (-5.0, 2.0)
     """bounds of the policies' logits; None leaves them free"""
-    soft_target: bool = False
-    """value E_pi[q - alpha log pi] in targets, as soft actor-critics do, in place of the greedy
-    action"""
+    target_value: Literal["greedy", "max", "expected", "soft"] = "greedy"
+    """V in targets: Q_tot of the policies' greedy actions (code), the largest Q_tot, or Q_tot of
+    E_pi[q] (Eq 16, read literally) or of E_pi[q - alpha log pi] (soft actor-critics)"""
     critics: int = 1
     """critics with targets of their own, of which the least Q_tot counts; the actors maximise the
     first (Fig 6: two)"""
@@ -405,14 +406,28 @@ class LsfSac:
 
         def of_episode(critic: Critic, key: Key, steps: Timestep, x: Array, logits: Array) -> Array:
             utilities, _ = self.utilities(critic, x, key)
-            if self.soft_target:
-                values = soft_value(utilities, logits, steps.available, alpha)
-            else:
-                values = pick(utilities, greedy(logits, steps.available))
+            values = self.values_of_agents(utilities, logits, steps.available, alpha)
             return critic.mixer(values[1:], steps.state[1:])
 
         next_values = over_critics(of_episode, critics, key, batch.timesteps, x, logits)
         return episode_targets(batch, next_values.min(axis=0), self.gamma, self.td_lambda)
+
+    def values_of_agents(
+        self,
+        utilities: Float[Array, "*steps actions"],
+        logits: Float[Array, "*steps actions"],
+        available: Bool[Array, "*steps actions"] | None,
+        alpha: Scalar,
+    ) -> Float[Array, "*steps"]:
+        """What each agent brings into V, by `target_value`. Q_tot grows with every utility, so that
+        the utilities' maxima make its own."""
+        if self.target_value == "max":
+            return only_available(utilities, available).max(axis=-1)
+        if self.target_value == "expected":
+            return soft_value(utilities, logits, available, jnp.zeros_like(alpha))
+        if self.target_value == "soft":
+            return soft_value(utilities, logits, available, alpha)
+        return pick(utilities, greedy(logits, available))
 
     def critic_loss(
         self,

@@ -165,3 +165,5 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
     for task, (alpha, beta) in table.items()
 }
 """(algorithm, task) -> the fields that its paper set for that task, by their dotted path"""
+# LSF-SAC's released code explores for longer on this map.
+TUNED["lsf-sac", "smax/6h_vs_8z"] = {"epsilon.steps": 500_000}
