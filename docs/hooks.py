@@ -71,31 +71,43 @@ def site_link(match: re.Match[str], source: str, uri: str, config: MkDocsConfig)
 
 
 def public_names() -> str:
-    """What `comarl` offers: functions and their results, then protocols and data, each by its
+    """What `comarl` offers: functions and what they return, then protocols and data, each by its
     docstring; and the names of the classes of algorithms and tasks, which have pages."""
     import comarl
 
-    sections: dict[str, list[str]] = {"Functions": [], "Protocols and data": []}
-    classes: dict[str, list[str]] = {"Algorithms": [], "Tasks": []}
-    for name in comarl.__all__:
-        value = getattr(comarl, name)
-        module = getattr(value, "__module__", "")
-        if module.startswith("comarl.algorithms."):
-            classes["Algorithms"].append(f"`{name}`")
-        elif module.startswith("comarl.envs.") and inspect.isclass(value):
-            classes["Tasks"].append(f"`{name}`")
-        elif module == "comarl.types":
-            sections["Protocols and data"].append(f"::: {module}.{name}\n")
-        elif module:
-            sections["Functions"].append(f"::: {module}.{name}\n")
-    text = [f"## {title}\n\n" + "\n".join(lines) for title, lines in sections.items() if lines]
-    lists = [f"{title}: {', '.join(names)}.\n" for title, names in classes.items() if names]
-    if lists:
-        intro = (
-            "Each is a frozen dataclass: `comarl.Qmix(hidden=128)`. Its fields are on its page.\n"
-        )
-        text.append("\n".join(["## Algorithms and tasks as values\n", intro, *lists]))
-    return "\n".join(text)
+    offered = {name: getattr(comarl, name) for name in comarl.__all__}
+    named = {name: x for name, x in offered.items() if callable(x)}
+    of = lambda module: [n for n, x in named.items() if x.__module__.startswith(module)]
+    types, algorithms = of("comarl.types"), of("comarl.algorithms.")
+    tasks = [name for name in of("comarl.envs.") if inspect.isclass(named[name])]
+    functions = [name for name in named if name not in {*types, *algorithms, *tasks}]
+    functions.sort(key=lambda name: place(named[name]))
+    describe = lambda names: "\n\n".join(f"::: {named[n].__module__}.{n}" for n in names)
+    code = lambda names: ", ".join(f"`{name}`" for name in names)
+    return f"""
+## Functions and what they return
+
+{describe(functions)}
+
+## Algorithms and tasks as values
+
+Each is a frozen dataclass, whose fields are on the page of the algorithm or the task:
+`comarl.Qmix(hidden=128)`.
+
+Algorithms: {code(algorithms)}.
+
+Tasks: {code(tasks)}.
+
+## Protocols and data
+
+{describe(types)}
+"""
+
+
+def place(value: Any) -> tuple[bool, bool, int]:
+    """Where something stands in a list: functions before classes, those of the front door first."""
+    line = inspect.getsourcelines(value)[1]
+    return inspect.isclass(value), value.__module__ != "comarl.api", line
 
 
 def with_options(markdown: str, name: str) -> str:
@@ -154,7 +166,7 @@ def fields(settings: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     the fields of each."""
     for field in dataclasses.fields(settings):
         value, path = getattr(settings, field.name), f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(value) and not prefix.count("."):
+        if dataclasses.is_dataclass(value):
             yield from fields(value, f"{path}.")
         else:
             yield path, text_of(value), sentence_under(type(settings), field.name)
