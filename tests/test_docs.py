@@ -14,7 +14,7 @@ import pytest
 from comarl.algorithms import ALGORITHMS
 from comarl.cli import main
 from comarl.envs import TASKS, find_task
-from comarl.envs.smax import MISSING
+from comarl.envs.known import MISSING
 from comarl.evolution.population import HeadBreeding, NetworkBreeding
 from comarl.nn.mixers import mix
 from comarl.ops.exploration import Epsilon

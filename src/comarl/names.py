@@ -35,7 +35,6 @@ def offered(kind: Kind) -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=f"comarl.{kind}s")}
 
 
-@functools.cache
 def load(kind: Kind, where: str) -> Any:
     """What is at `module:Name`: a value, or a class with its defaults.
 
@@ -59,6 +58,10 @@ def load(kind: Kind, where: str) -> Any:
 def find_class(where: str) -> Any:
     """What a module has under a name. Raises UnknownName, or ImportError as the module does."""
     module, _, path = where.partition(":")
+    if not all(name.isidentifier() for name in (*module.split("."), *path.split("."))):
+        raise UnknownName(
+            f"{where!r:.200} must be module:Name, as Python has it in `from module import Name`"
+        )
     found = import_named(module)
     for name in path.split("."):
         if not hasattr(found, name):
@@ -81,7 +84,7 @@ def import_named(module: str) -> Any:
                 f"module {module!r:.100} does not exist, neither in the working directory nor "
                 "among the installed packages"
             ) from None
-        frames = traceback.extract_tb(error.__traceback__)
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[0] != "<"]
         place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
         raise ImportError(
             f"importing {module} failed: {type(error).__name__}: {error}{place}"

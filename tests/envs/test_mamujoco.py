@@ -18,7 +18,8 @@ pytest.importorskip("gymnasium_robotics")
 
 from comarl.envs import TASKS as ALL_TASKS
 from comarl.envs import find_task, mamujoco_physics
-from comarl.envs.mamujoco import PARTITIONS, MultiAgentMujoco, MultiAgentMujocoCopies, parse
+from comarl.envs.known import PARTITIONS
+from comarl.envs.mamujoco import MultiAgentMujoco, MultiAgentMujocoCopies, parse
 from comarl.envs.mamujoco_physics import ViewSettings
 from comarl.types import HostEnvironment, Task, TaskDied
 

@@ -8,7 +8,8 @@ import pytest
 
 from comarl.envs import TASKS, find_task
 from comarl.envs.check import check
-from comarl.envs.smax import MAPS, MISSING, Smax, _game
+from comarl.envs.known import MISSING
+from comarl.envs.smax import MAPS, Smax, _game
 from comarl.types import Environment
 from comarl.validation import UnknownName
 

@@ -6,8 +6,9 @@ Nothing of them is loaded before it is used, so that names can be looked up at o
 from importlib import import_module
 from typing import Any
 
+from comarl.envs.known import MISSING, PARTITIONS, called_here
 from comarl.names import is_own, load, name_of, offered
-from comarl.validation import unknown
+from comarl.validation import UnknownName, unknown
 
 TASKS: dict[str, str] = {
     "mamujoco/HalfCheetah-2x3": "a two-legged runner; its hind and its front leg are agents",
@@ -134,30 +135,26 @@ def find_task(name: str) -> Any:
         return load("task", others[name])
     if (task := _made(family, rest)) is not None:
         return task
-    if family not in {known.partition("/")[0] for known in TASKS}:
-        from comarl.envs import mamujoco
-
-        if mamujoco.is_other_name(name):
-            return mamujoco.parse(name)  # which says what it is called here
+    if ours := called_here(rest if family == "mamujoco" else name):
+        raise UnknownName(f"task {name!r} is called {ours} here")
     hint = "`comarl list` shows all; other partitions of a robot work by name, too."
     raise unknown("task", name, [*TASKS, *others], hint)
 
 
 def _made(family: str, rest: str) -> Any:
     """A task that its family makes out of a name; None if it makes none of this one."""
-    if family == "mamujoco":
+    if family == "mamujoco" and rest.partition("-")[0] in PARTITIONS:
         from comarl.envs import mamujoco
 
-        known = rest.partition("-")[0] in mamujoco.PARTITIONS or mamujoco.is_other_name(rest)
-        return mamujoco.parse(rest) if known else None
+        return mamujoco.parse(rest)
     if family == "pettingzoo" and rest:
         from comarl.envs import pettingzoo
 
         return pettingzoo.PettingZoo(rest)
-    if family == "smax":
+    if family == "smax" and (f"smax/{rest}" in TASKS or rest in MISSING):
         from comarl.envs import smax
 
-        return smax.Smax(rest) if rest in (*smax.MAPS, *smax.MISSING) else None
+        return smax.Smax(rest)  # which says what unit is missing
     return None
 
 
@@ -167,7 +164,7 @@ def task_names(task: Any) -> dict[str, Any]:
 
 
 def name_of_task(task: Any) -> str:
-    """What a task is called, whatever its other settings; `module:Name` for a user's own.
+    """What a task is called, whatever settings it has; `module:Name` for a user's own.
 
     >>> from comarl.envs.waves import PRESETS
     >>> name_of_task(PRESETS["2"])
@@ -186,9 +183,11 @@ def name_of_task(task: Any) -> str:
     if type(task).__name__ in made:
         family, form = made[type(task).__name__]
         return f"{family}/{form.format(**fixed)}"
-    same = (
-        name
-        for name in TASKS
-        if type(find_task(name)) is type(task) and task_names(find_task(name)) == fixed
-    )
-    return next(same, None) or name_of("task", task)
+    families = [name for name in TASKS if name.partition("/")[0] in TABLES]
+    equal = (name for name in families if find_task(name) == task)
+    alike = (name for name in families if _is_called_alike(find_task(name), task))
+    return next(equal, None) or next(alike, None) or name_of("task", task)
+
+
+def _is_called_alike(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and task_names(one) == task_names(other)

@@ -19,6 +19,7 @@ import tyro
 from jaxtyping import Bool, Float, Int
 from tyro.constructors import PrimitiveConstructorSpec
 
+from comarl.envs.known import PARTITIONS
 from comarl.envs.mamujoco_physics import (
     ROBOTS,
     BatchPhysics,
@@ -29,24 +30,7 @@ from comarl.envs.mamujoco_physics import (
 )
 from comarl.machine.hardware import usable_cores
 from comarl.types import EnvSpec, HostTimestep, TaskDied
-from comarl.validation import UnknownName, check_fields, unknown
-
-PARTITIONS = {
-    "HalfCheetah": ("2x3", "6x1"),
-    "Ant": ("2x4", "2x4d", "4x2"),
-    "Hopper": ("3x1",),
-    "Humanoid": ("9|8",),
-    "HumanoidStandup": ("9|8",),
-    "Walker2d": ("2x3",),
-    "Swimmer": ("2x1",),
-    "Reacher": ("2x1",),
-    "Pusher": ("3p",),
-    "CoupledHalfCheetah": ("1p1",),
-    "ManySegmentAnt": ("<agents>x<segments of each>",),
-    "ManySegmentSwimmer": ("<agents>x<segments of each>",),
-}
-"""the names that `gymnasium_robotics.envs.multiagent_mujoco.obsk` knows; what they stand for is
-read there"""
+from comarl.validation import check_fields, unknown
 
 CATEGORIES = (
     "qpos",
@@ -61,22 +45,6 @@ CATEGORIES = (
     "ten_velocity",
 )
 """what can be seen of joints and bodies, by MuJoCo's names"""
-
-OTHER_NAMES = {
-    "manyagent_swimmer": "ManySegmentSwimmer-<agents>x<segments of each>",
-    "manyagent_ant": "ManySegmentAnt-<agents>x<segments of each>",
-    "coupled_half_cheetah": "CoupledHalfCheetah-1p1",
-    "2-agent-halfcheetah": "HalfCheetah-2x3",
-    "6-agent-halfcheetah": "HalfCheetah-6x1",
-    "2-agent-ant": "Ant-2x4",
-    "2-agent-ant-v2": "Ant-2x4d",
-    "4-agent-ant": "Ant-4x2",
-    "3-agent-hopper": "Hopper-3x1",
-    "2-agent-humanoid": "Humanoid-9|8",
-    "2-agent-humanoidstandup": "HumanoidStandup-9|8",
-}
-"""what the benchmark's first version and RACE's figures call them, in lower case and with dashes"""
-
 
 LocalCategories = tuple[tuple[str, ...], ...] | None
 
@@ -203,19 +171,6 @@ class MultiAgentMujoco:
         return MultiAgentMujocoCopies(self, num_copies)
 
 
-def is_other_name(name: str) -> bool:
-    """Whether it is what others call a task.
-
-    >>> is_other_name("2-Agent HalfCheetah"), is_other_name("HalfCheetah-2x3")
-    (True, False)
-    """
-    return _dashed(name) in OTHER_NAMES
-
-
-def _dashed(name: str) -> str:
-    return name.lower().replace(" ", "-")
-
-
 def parse(name: str) -> MultiAgentMujoco:
     """The task of a name.
 
@@ -227,9 +182,6 @@ def parse(name: str) -> MultiAgentMujoco:
         UnknownName: a ValueError, if there is no such robot or partition; it says what would be
             right.
     """
-    if is_other_name(name):
-        ours = OTHER_NAMES[_dashed(name)]
-        raise UnknownName(f"task {name!r} is called mamujoco/{ours} here")
     robot, dash, partition = name.partition("-")
     if not dash:
         names = [f"{robot}-{parts}" for robot in PARTITIONS for parts in PARTITIONS[robot]]

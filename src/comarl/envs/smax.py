@@ -41,6 +41,7 @@ import jax.numpy as jnp
 import tyro
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from comarl.envs.known import MISSING
 from comarl.types import EnvSpec, Key, Timestep
 from comarl.validation import UnknownName, check_fields, check_range, unknown
 
@@ -81,17 +82,6 @@ MAPS = {
 }
 """limits from `smac_maps.py` of oxwhirl/smac and oxwhirl/smacv2; random units also start at random
 places"""
-
-MISSING = {
-    "MMM": "medivac",
-    "MMM2": "medivac",
-    "1c3s5z": "colossus",
-    "2c_vs_64zg": "colossus",
-    "bane_vs_bane": "baneling",
-    "so_many_baneling": "baneling",
-    "2s_vs_1sc": "spine crawler",
-}
-"""the maps of SMAC that SMAX cannot play -> the unit that it lacks"""
 
 
 SMAC_SCALE = 10.0
