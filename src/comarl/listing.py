@@ -73,7 +73,7 @@ class HasUtilities(Protocol):
 def kind_of(algorithm: Any) -> str:
     """How an algorithm learns, and which actions its agents choose.
 
-    >>> from comarl.algorithms import Matd3, Qmix
+    >>> from comarl import Matd3, Qmix
     >>> kind_of(Qmix())
     'value-based, discrete'
     >>> kind_of(Matd3())

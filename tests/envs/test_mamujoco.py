@@ -441,15 +441,15 @@ def test_an_action_that_is_no_number_is_an_error_that_names_it():
             "has 2 entries: it must have one for each distance from 0 to agent_obsk=0",
         ),
         (
-            lambda: parse("coupled_half_cheetah"),
+            lambda: find_task("mamujoco/coupled_half_cheetah"),
             "'coupled_half_cheetah' is called mamujoco/CoupledHalfCheetah-1p1 here",
         ),
         (
-            lambda: parse("manyagent_swimmer"),
+            lambda: find_task("mamujoco/manyagent_swimmer"),
             "is called mamujoco/ManySegmentSwimmer-<agents>x<segments of each> here",
         ),
         (
-            lambda: parse("2-Agent-HalfCheetah"),
+            lambda: find_task("mamujoco/2-Agent-HalfCheetah"),
             "'2-Agent-HalfCheetah' is called mamujoco/HalfCheetah-2x3 here",
         ),
         (

@@ -135,8 +135,9 @@ def find_task(name: str) -> Any:
         return load("task", others[name])
     if (task := _made(family, rest)) is not None:
         return task
-    if ours := called_here(rest if family == "mamujoco" else name):
-        raise UnknownName(f"task {name!r} is called {ours} here")
+    theirs = rest if family == "mamujoco" else name
+    if ours := called_here(theirs):
+        raise UnknownName(f"task {theirs!r} is called {ours} here")
     hint = "`comarl list` shows all; other partitions of a robot work by name, too."
     raise unknown("task", name, [*TASKS, *others], hint)
 
