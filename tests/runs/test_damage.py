@@ -11,11 +11,17 @@ import zipfile
 import numpy as np
 import pytest
 
-from comarl.runs import records
-from comarl.runs.checkpoint import Checkpoints, DamagedCheckpoint, load
+from comarl.runs import checkpoint, records
+from comarl.runs.checkpoint import Checkpoints, DamagedCheckpoint, OtherConfiguration, load
+from comarl.training.log import check_header
 
 LIKE = {"w": np.zeros((40, 40)), "n": np.zeros(3, np.int32)}
-CONFIG = {"algorithm_name": "qmix"}
+CONFIG = {
+    "algorithm_name": "qmix",
+    "algorithm": {"kind": "Qmix", "gamma": 0.99},
+    "seeds": 2,
+    "first_seed": 0,
+}
 
 
 def state(number):
@@ -113,6 +119,74 @@ def test_a_newest_checkpoint_that_is_no_such_file_is_passed_over_at_once(kind, k
     # The run goes on and saves the same round
     kept.save(3, state(3), {"config": CONFIG, "round": 3})
     assert recovered(kept) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seeds": 4}, "seeds: the checkpoint has 4, this run has 2"),
+        ({"first_seed": 9}, "first_seed: the checkpoint has 9, this run has 0"),
+        (
+            {"algorithm_name": "vdn"},
+            'algorithm_name: the checkpoint has "vdn", this run has "qmix"',
+        ),
+        ({"algorithm": {"kind": "Qmix", "gamma": 0.9}}, "algorithm.gamma: the checkpoint has 0.9"),
+        ({"algorithm": {}}, "algorithm.kind: the checkpoint has no such field"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_by_what_differs(change, told, kept, tmp_path):
+    others = Checkpoints(tmp_path / "others")
+    others.save(3, state(3), {"config": CONFIG | change, "round": 3})
+    kept.path(3).write_bytes(others.path(3).read_bytes())
+    with pytest.raises(OtherConfiguration, match=f"^{told}"):
+        kept.newest(LIKE, CONFIG)
+    assert kept.numbers() == [3, 2, 1], "nothing is deleted"
+
+
+HEADER = {
+    "config": CONFIG,
+    "versions": {"jax": "0.10.0"},
+    "code": {"comarl": "0123456789ab"},
+    "round": 2,
+    "wall_time": 1.5,
+    "worker_restarts": 0,
+    "records": 0,
+    "means": [{"loss": [1.5, 2]}, {}],
+    "unevaluated": [10, 20],
+}
+"""all that a run resumes from"""
+LIES = ("", "3", None, True, -1, 0.5, 10**30, float("nan"), [], [-1], [["x"]], [{}], {}, {"a": 1})
+
+
+@pytest.mark.parametrize("name", HEADER)
+def test_a_header_that_no_run_has_written_is_damage(name, kept):
+    lies = [lie for lie in LIES if not is_possible(name, lie)]
+    assert lies
+    for lie in lies:
+        kept.save(2, state(2), HEADER | {"round": 2})
+        checkpoint.save(kept.path(2), state(2), json_of(HEADER | {name: lie}))
+        with warnings.catch_warnings(action="ignore"):
+            _, header = kept.newest(LIKE, CONFIG, check=check_header_or_first)
+        assert header["round"] == 1, lie
+
+
+def is_possible(name, lie):
+    """What a run may have written after all."""
+    if name == "wall_time":
+        return lie in (0.5, 10**30) and lie is not True
+    if name == "records":
+        return lie == 10**30  # which is found out when the records are cut
+    return name in ("versions", "code", "config") and lie in ({}, {"a": 1})
+
+
+def json_of(header):
+    """The same, with what JSON has no word for as text."""
+    return {name: "NaN" if value != value else value for name, value in header.items()}
+
+
+def check_header_or_first(header):
+    if header["round"] != 1:  # the older one has no more than its round
+        check_header(header)
 
 
 def test_a_checkpoint_that_may_not_be_read_is_passed_over(kept, monkeypatch):

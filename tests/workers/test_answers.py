@@ -181,6 +181,10 @@ SENTENCES = [
         "step returned .*a reward of agent 'ann', nan; it must be finite",
     ),
     (
+        change("step", 1, A, 1e39),
+        r"step returned .*reward of agent 'ann', 1e\+39, which as float32 is inf; it must be",
+    ),
+    (
         change("step", 1, A, "1"),
         "step returned .*a reward of agent 'ann', '1'; PettingZoo wants a number",
     ),
@@ -351,12 +355,13 @@ def fuzz_spaces(team_of, variants, monkeypatch):
         monkeypatch.setattr(Scripted, "step", step_of(acted))
         try:
             team = team_of()
+            actions = np.zeros(2, int) if team.discrete else np.ones((2, *team.action_sizes[:1]))
+            timesteps = [team.reset(0), team.step(actions)[0]]
         except ValueError as error:
             assert str(error).startswith("module='scripted'") and "\n" not in str(error)
             continue
         made += 1
-        actions = np.zeros(2, int) if team.discrete else np.ones((2, *team.action_sizes[:1]))
-        for timestep in (team.reset(0), team.step(actions)[0]):
+        for timestep in timesteps:
             assert timestep.obs.shape == (2, max(team.obs_sizes)) and timestep.obs.size
             assert np.isfinite(timestep.obs).all() and timestep.obs.dtype == np.float32
             assert timestep.state.shape == (team.state_size,)

@@ -165,7 +165,10 @@ def test_an_error_of_the_task_ends_the_run_at_once_with_its_place():
     ("fault", "words"),
     [
         ("nan obs", "copy 0, step 3 of the episode: obs[1, 0] is nan; it must be finite"),
-        ("inf reward", "copy 0, step 3 of the episode: the reward is inf; it must be finite"),
+        (
+            "inf reward",
+            "copy 0, step 3 of the episode: the reward is inf; it must be finite as float32",
+        ),
         ("short state", "copy 0, step 3 of the episode: state has shape [1]; it must have [4]"),
     ],
 )

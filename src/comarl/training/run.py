@@ -31,7 +31,7 @@ from comarl.training import payoff
 from comarl.training.evaluate import due, evaluate, evaluation_line, num_evaluated_teams
 from comarl.training.events import Ended, Evaluated, Listener, Note, Progress, Started, ignore
 from comarl.training.keep import keep_teams
-from comarl.training.log import Log, Means
+from comarl.training.log import Log, Means, check_header
 from comarl.training.memory import check_memory
 from comarl.training.networks import Networks, begin_with
 from comarl.training.settings import Run
@@ -469,23 +469,6 @@ class Session:
         self.checkpoints.save(self.log.round, state, header)
         beginning.saved(self.folder)
         self.log.saved = time.monotonic()
-
-
-def check_header(header: dict[str, Any]) -> None:
-    """Raises ValueError unless a checkpoint's header has all that a run resumes from."""
-    kinds = {"round": int, "wall_time": int | float, "records": int, "means": list}
-    optional = {"worker_restarts": int, "versions": dict, "code": dict, "unevaluated": list}
-    for name, kind in (kinds | {n: k for n, k in optional.items() if n in header}).items():
-        if not isinstance(header.get(name), kind):
-            raise ValueError(f"its header has no {name}")
-    numbers = lambda cell: (
-        isinstance(cell, list)
-        and len(cell) == 2
-        and all(isinstance(number, int | float) for number in cell)
-    )
-    for means in header["means"]:
-        if not isinstance(means, dict) or not all(map(numbers, means.values())):
-            raise ValueError("its header's means are none")
 
 
 def total_updates(state: RunState) -> int:

@@ -96,11 +96,12 @@ def of_agent(where: str, name: str, part: Mapping, agent: Any) -> Any:
 
 
 def number(where: str, name: str, value: Any) -> float:
-    """A finite number, such as a reward."""
+    """A number that is finite as float32, such as a reward."""
     array = called(where, f"a number as {name}", np.asarray, value)
     if array.dtype.kind not in "biuf" or array.shape != ():
         raise BrokenAnswer(f"{where} returned {name} {shown(value)}; PettingZoo wants a number")
     check_finite(where, name, array)
+    check_finite(where, f"{name} {array}, which as float32 is", single(array))
     return float(array)
 
 
@@ -124,10 +125,15 @@ def vector(where: str, name: str, value: Any, size: int | None = None) -> np.nda
             "networks need them to stay as many"
         )
     check_finite(where, name, array)
+    found = single(array).reshape(-1)
+    check_finite(where, f"{name}, as float32,", found)
+    return found
+
+
+def single(array: np.ndarray) -> np.ndarray:
+    """The same as float32, in which all is computed; what is too large becomes infinite."""
     with np.errstate(over="ignore"):
-        single = array.astype(np.float32).reshape(-1)
-    check_finite(where, f"{name}, as float32,", single)
-    return single
+        return array.astype(np.float32)
 
 
 def check_finite(where: str, name: str, array: np.ndarray) -> None:

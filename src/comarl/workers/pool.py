@@ -137,8 +137,10 @@ class Pool:
         terminated, truncated = np.zeros((2, self.num_copies), bool)
         for copy, (timestep, *outcome) in self._ask("step", action):
             self._record(copy, timestep)
-            if not np.isfinite(outcome[0]):
-                raise TaskDied(f"{self._at(copy)}: the reward is {outcome[0]}; it must be finite")
+            if not abs(outcome[0]) <= np.finfo(np.float32).max:  # which NaN is not
+                raise TaskDied(
+                    f"{self._at(copy)}: the reward is {outcome[0]}; it must be finite as float32"
+                )
             reward[copy], terminated[copy], truncated[copy] = outcome
         if self._elapsed >= self.spec.horizon:
             truncated |= self._playing & ~terminated
