@@ -22,7 +22,7 @@ help:
 	@echo "make format        put the code into the format that check wants"
 	@echo "make learn         run the slow tests, which learn for minutes"
 	@echo "make fuzz          feed every border far more damaged and senseless input than make test does"
-	@echo "make kills         kill runs 120 times at random moments: each must end as if nobody had"
+	@echo "make kills         kill runs 120 times at random moments: each must end as if nobody had; about 40 minutes"
 	@echo "make bench         measure steps and updates per second on this machine (JAXMARL=checkout compares with it)"
 	@echo "make bench-gpu     measure many seeds and many copies on one GPU, with the python3 that has JAX for it"
 	@echo "make results       run every results/*/command.sh again; this takes hours"

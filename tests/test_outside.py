@@ -3,9 +3,12 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import time
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -205,3 +208,68 @@ def test_the_installed_command_shows_a_strangers_name_without_its_escapes(tmp_pa
 def test_the_settings_of_a_run_that_comarl_wrote_have_a_name_for_every_part(tmp_path):
     run, config = load_settings(write(tmp_path, config_of("qmix", "matrix/climbing")))
     assert identity(run, "qmix", "matrix/climbing")["algorithm"] == config["algorithm"]
+
+
+def harm(folder, kind):
+    """Makes the folder of a run one that a stranger may have made."""
+    checkpoint = folder / "checkpoints" / "checkpoint-00000001.npz"
+    metrics, config = folder / "metrics.jsonl", folder / "config.json"
+    if kind == "inflating checkpoint":
+        with zipfile.ZipFile(checkpoint, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("header.json", b" " * (1 << 28))
+    elif kind == "deep checkpoint":
+        with zipfile.ZipFile(checkpoint, "w") as archive:
+            archive.writestr("header.json", b"[" * (1 << 21))
+    elif kind == "pipe":
+        os.mkfifo(checkpoint)
+    elif kind == "zeros":
+        checkpoint.symlink_to("/dev/zero")
+    elif kind == "seeds":
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"seeds": 10**9}))
+    elif kind == "deep settings":
+        config.write_text('{"algorithm": ' * 200_000)
+    elif kind == "deep records":
+        metrics.write_text("[" * 2_000_000 + "\n")
+    else:
+        size = {"large records": 300 << 20, "a large line": 200 << 20}[kind]
+        with metrics.open("r+b") as file:
+            file.truncate(size)  # a hole: it takes no disk
+
+
+@pytest.fixture
+def peak_memory():
+    """What the block allocates at most in Python and NumPy, in MiB."""
+
+    def measure(call):
+        tracemalloc.start()
+        try:
+            call()
+            return tracemalloc.get_traced_memory()[1] / 2**20
+        finally:
+            tracemalloc.stop()
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("inflating checkpoint", "deep checkpoint", "pipe", "zeros", "seeds", "deep settings"),
+        *("deep records", "large records", "a large line"),
+    ],
+)
+def test_a_strangers_folder_takes_no_memory_and_ends_in_a_sentence(
+    kind, tmp_path, capsys, peak_memory
+):
+    run = write_run(tmp_path / "run", lines_of(0, {10: [1.0], 20: [2.0]}))
+    (run / "checkpoints").mkdir()
+    write(run, config_of("qmix", "matrix/climbing"))
+    harm(run, kind)
+    in_records = kind in ("deep records", "large records", "a large line")
+    command = ("report", "--out", str(tmp_path / "out")) if in_records else ("evaluate",)
+    statuses = []
+    memory = peak_memory(lambda: statuses.append(main((command[0], str(run), *command[1:]))))
+    told = capsys.readouterr().err
+    assert statuses[0] in (1, 2) and told.count("\n") == 1
+    assert ("seeds=1000000000" if kind == "seeds" else str(run)) in told
+    assert memory < 50

@@ -277,7 +277,7 @@ def evaluate(
             if record is not None:
                 raise
             # Somebody else's run can be evaluated without leaving anything in it
-            on_event(Note(f"payoff.csv is not written: {error}"))
+            on_event(Note(f"payoff.csv is not written: {error.strerror}"))
     return scores
 
 

@@ -5,7 +5,6 @@ import importlib.metadata
 import operator
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from comarl import escape
 from comarl.machine.allocator import keep_freed_memory
 from comarl.machine.interrupt import StoppedAtOnce
 from comarl.options import UsageError, parsed, seeds_in, values_of, with_option
-from comarl.terminal import going_on, make_console, open_streams, sentence
+from comarl.terminal import going_on, make_console, open_streams, sentence, warnings_as_lines
 from comarl.validation import WrongSetting, unknown
 
 USAGE = """\
@@ -338,16 +337,17 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     kind = EvaluateSettings[type(trained.algorithm), type(trained.task)]  # type: ignore[misc]
     settings = parsed(kind, usual, arguments[1:], prog, FIXED)
     algorithm_name, task_name = config["algorithm_name"], config["task_name"]
-    scores = api.evaluate(
-        folder,
-        settings.episodes,
-        checkpoint=settings.checkpoint,
-        algorithm=settings.algorithm,
-        task=settings.task,
-        folder=settings.folder,
-        imports=imports,
-        on_event=Display(console),
-    )
+    with warnings_as_lines():
+        scores = api.evaluate(
+            folder,
+            settings.episodes,
+            checkpoint=settings.checkpoint,
+            algorithm=settings.algorithm,
+            task=settings.task,
+            folder=settings.folder,
+            imports=imports,
+            on_event=Display(console),
+        )
     console.print(f"{algorithm_name} on {task_name}: {folder}", highlight=False, markup=False)
     console.print(scores_table(scores, trained.first_seed))
     return 0
@@ -358,12 +358,7 @@ def report(arguments: Arguments, console: Console) -> int:
     settings = parsed(ReportSettings, ReportSettings(()), arguments, "comarl report")
     from comarl import api
 
-    with warnings.catch_warnings():
-        # What is warned of is for who reads the report, so not with the line of our code that
-        # warned.
-        warnings.showwarning = lambda message, *_, **__: print(
-            f"comarl: {escape.terminal(str(message))}", file=sys.stderr
-        )
+    with warnings_as_lines():
         written = api.report(
             settings.runs,
             settings.out,

@@ -33,7 +33,7 @@ SAID = {
     ),
     r"Error parsing (\S+): could not convert string to float: (.*)": r"\1: \2 is no number",
     r"Error parsing (.*)": r"\1",
-    r"Missing value for argument '(\S+)'.*": r"\1: its value is missing",
+    r"Missing value for argument '[(']*([^\s']+).*": r"\1: its value is missing",
     r"invalid choice (.*) for argument '(\S+)'\. Expected one of \((.*)\)\.": (
         r"\2: \1 is no choice; it can be \3"
     ),

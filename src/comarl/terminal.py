@@ -4,7 +4,9 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -69,6 +71,17 @@ def going_on(show: Callable[[T], None]) -> Callable[[T], None]:
                 print(f"comarl: {cause}; the run goes on without it.", file=sys.stderr, flush=True)
 
     return shown
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Shows what is warned of in this block as a line on stderr. It is for who gave the command, so
+    not with the line of our code that warned."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(
+            f"comarl: {escape.terminal(str(message))}", file=sys.stderr
+        )
+        yield
 
 
 def sentence(error: OSError) -> str:

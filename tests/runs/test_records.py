@@ -174,7 +174,7 @@ def test_a_resumed_file_is_the_file_that_never_stopped(tmp_path):
 
 def test_a_position_that_the_file_does_not_have_is_refused_and_nothing_is_lost(tmp_path):
     file = Records(tmp_path)
-    file.append([LINE, LINE])
+    file.append([LINE, {**LINE, "seed": 1}])
     before = file.path.read_bytes()
     for position in (len(before) + 1, 5, -1):
         with pytest.raises(ValueError, match=r"metrics\.jsonl has .* Restore the file, or delete"):

@@ -163,8 +163,9 @@ def read_run(folder: Path) -> Curves:
             _seed_curve(seed, [line for line in lines if line["seed"] == seed]) for seed in seeds
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        cause = error if isinstance(error, ValueError) else repr(error)
         raise ReportError(
-            f"{folder}: its {records.METRICS} is not a run's record ({error!r}); restore it"
+            f"{folder}: its {records.METRICS} is not a run's record ({cause}); restore it"
         ) from error
     if not curves:
         raise ReportError(

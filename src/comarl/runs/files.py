@@ -1,6 +1,7 @@
 """Reading and writing the files of a run: only plain files of a bounded size are read, and what is
 written takes the place of the old at once."""
 
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -47,14 +48,15 @@ def atomically(path: Path) -> Iterator[IO[bytes]]:
         os.close(folder)
 
 
-def open_plain(path: Path) -> IO[bytes]:
-    """`path`, open for reading. Raises OSError, ValueError if it is no plain file."""
-    _check_plain(path, path.stat())
+def open_plain(path: Path, most: int | float = math.inf) -> IO[bytes]:
+    """`path`, open for reading. Raises OSError, ValueError if it is no plain file or has more than
+    `most` bytes."""
+    _check_plain(path, path.stat(), most)
     # Without O_NONBLOCK, a pipe that has taken the file's place since would wait for a writer
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     file = os.fdopen(descriptor, "rb")
     try:
-        _check_plain(path, os.fstat(descriptor))
+        _check_plain(path, os.fstat(descriptor), most)
     except ValueError:
         file.close()
         raise
@@ -64,13 +66,12 @@ def open_plain(path: Path) -> IO[bytes]:
 def read_plain(path: Path, most: int) -> bytes:
     """The content of a plain file of at most `most` bytes. Raises OSError, ValueError for any
     other file."""
-    with open_plain(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"{path} has more than {most // MIB} MiB, which no run writes")
-    return content
+    with open_plain(path, most) as file:
+        return file.read(most)  # what is added to it meanwhile does not count
 
 
-def _check_plain(path: Path, about: os.stat_result) -> None:
+def _check_plain(path: Path, about: os.stat_result, most: int | float) -> None:
     if not stat.S_ISREG(about.st_mode):
         raise ValueError(f"{path} is no plain file")
+    if about.st_size > most:
+        raise ValueError(f"{path} has more than {most // MIB:.0f} MiB, which no run writes")

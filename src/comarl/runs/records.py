@@ -37,7 +37,7 @@ import jax
 import numpy as np
 
 from comarl.machine.hardware import cpu_model, total_memory, usable_cores
-from comarl.runs.files import MIB, atomically, naming, read_plain
+from comarl.runs.files import MIB, atomically, naming, open_plain, read_plain
 from comarl.runs.revisions import own_revision
 
 CONFIG, ENVIRONMENT, METRICS, CHECKPOINTS = (
@@ -47,7 +47,8 @@ CONFIG, ENVIRONMENT, METRICS, CHECKPOINTS = (
     "checkpoints",
 )
 MOST_RECORDS = 256 * MIB
-"""bytes of `metrics.jsonl` that are read; a line has a few thousand"""
+MOST_LINE = 16 * MIB
+"""bytes of `metrics.jsonl` and of a line of it that are read; a line has a few thousand"""
 RETURN, WON = "return", "won"
 FATES = ("injected_elite", "injected_selected", "injected_discarded")
 """what may become of a team that was injected; of each `training` has the share of rounds since the
@@ -197,14 +198,13 @@ class Records:
         Raises ValueError if the file is shorter than that, if a line begins elsewhere, or if one
         that stays is none that a run writes: it is not the file of the run, and stays as it is.
         """
-        content = read_plain(self.path, MOST_RECORDS) if self.path.exists() else b""
-        if not 0 <= position <= len(content) or _whole(content[:position]) != position:
+        _, end = _lines(self.path, position)
+        if end != position:
             raise ValueError(
-                f"{self.path} has {len(content)} bytes and no line that ends at byte {position}, "
-                f"where the checkpoint says it was. Restore the file, or delete {self.folder} to "
-                "start this run from the beginning."
+                f"{self.path} has {self.position()} bytes and no line that ends at byte "
+                f"{position}, where the checkpoint says it was. Restore the file, or delete "
+                f"{self.folder} to start this run from the beginning."
             )
-        _lines(content[:position], self.path)
         self._cut(position)
 
     def _cut(self, position: int) -> None:
@@ -214,33 +214,33 @@ class Records:
                 os.fsync(file.fileno())
 
 
-def _whole(content: bytes) -> int:
-    """The length of the lines that are whole."""
-    return content.rfind(b"\n") + 1
-
-
 def read(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's `metrics.jsonl`, also while it is being written; none if there is no
     such file.
 
     Raises ValueError with the number of the first line that no run has written there.
     """
-    path = folder / METRICS
-    content = read_plain(path, MOST_RECORDS) if path.exists() else b""
-    return _lines(content[: _whole(content)], path)
+    return _lines(folder / METRICS)[0]
 
 
-def _lines(content: bytes, path: Path) -> list[dict[str, Any]]:
-    """The lines of records, all of them whole. Raises as `read` does."""
-    lines, latest = [], {}
-    for number, text in enumerate(content.split(b"\n")[:-1], start=1):
-        where = f"{path}, line {number}"
-        line = parse(text, where)
-        if fault := line_fault(line, latest):
-            raise ValueError(f"{where}: {fault}")
-        latest[line["seed"]] = line["env_steps"]
-        lines.append(line)
-    return lines
+def _lines(path: Path, end: int | float = math.inf) -> tuple[list[dict[str, Any]], int]:
+    """The lines of records, as far as they are whole and begin before byte `end`, and the byte at
+    which the last one ends. Raises as `read` does."""
+    lines, latest, position, text = [], {}, 0, b""
+    if not path.exists():
+        return lines, position
+    with open_plain(path, MOST_RECORDS) as file:
+        while position < end and (text := file.readline(MOST_LINE + 1)).endswith(b"\n"):
+            where = f"{path}, line {len(lines) + 1}"
+            line = parse(text, where)
+            if fault := line_fault(line, latest):
+                raise ValueError(f"{where}: {fault}")
+            latest[line["seed"]] = line["env_steps"]
+            lines.append(line)
+            position += len(text)
+    if len(text) > MOST_LINE:
+        raise ValueError(f"{path}, line {len(lines) + 1}: it has more than {MOST_LINE // MIB} MiB")
+    return lines, position
 
 
 def line_fault(line: Any, latest: Mapping[int, int]) -> str | None:
