@@ -20,7 +20,7 @@ LAYERS = (
     ("doctor", "listing"),
     ("api",),
     ("options", "terminal"),
-    ("reporting",),
+    ("reporting", "teams"),
     ("training",),
     ("algorithms",),
     ("evolution",),

@@ -365,6 +365,16 @@ class Communicates(Protocol):
 
 
 @runtime_checkable
+class CutsMessages(Protocol):
+    """What an algorithm whose agents communicate adds if one can act by itself: hearing nothing."""
+
+    def without_messages(self) -> "Algorithm":
+        """The same algorithm, whose agents receive nothing of each other while they act
+        greedily."""
+        ...
+
+
+@runtime_checkable
 class ValuesTeams(Protocol):
     """What an algorithm adds that can value what a team did: its Q_tot, or the like."""
 
@@ -411,6 +421,11 @@ class Evolutionary(Protocol):
         ...
 
 
-def tree_where(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
-    """`new` where `condition` holds, else `old`, for whole pytrees; typed keys included."""
+def tree_where(condition: Bool[Array, ""] | bool, new: PyTree, old: PyTree) -> PyTree:
+    """`new` where `condition` holds, else `old`, for whole pytrees; typed keys included.
+
+    What Python knows already is decided at once, so that nothing depends on the other.
+    """
+    if isinstance(condition, bool):
+        return new if condition else old
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)

@@ -107,8 +107,7 @@ class Merl:
         policy = state.population.evolving_team(team)
         evolving = self.base.perform(policy, memory, timestep, key, explore=explore)
         trained = self.base.act(state.base, team, memory, timestep, clock, key, explore=explore)
-        is_trained = jnp.asarray(team == self.breeding.population)
-        return tree_where(is_trained, trained, evolving)
+        return tree_where(team == self.breeding.population, trained, evolving)
 
     def update(self, state: State, batch: Any, clock: Clock, key: Key) -> tuple[State, Metrics]:
         """As the base has it."""

@@ -26,7 +26,7 @@ PyMARL2. Differences from the authors' code:
 3. An episode that was cut by time ends in its own value wherever it ends within a batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import equinox as eqx
@@ -199,6 +199,10 @@ class Ndq:
         least = rank < round(self.drop_share * to_others)
         dropped = (magnitude < self.drop_below) | least
         return jnp.where(dropped & ~to_self, 0.0, messages.sent)
+
+    def without_messages(self) -> "Ndq":
+        """The same with every number dropped that goes to another agent (Sec. 3.3)."""
+        return replace(self, drop_share=1.0)
 
     def update(self, state: State, batch: Episode, clock: Clock, key: Key) -> tuple[State, Metrics]:
         """One step of utilities, messages and mixer down L; the target is copied when due."""

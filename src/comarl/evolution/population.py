@@ -164,7 +164,7 @@ class Population(eqx.Module):
         """Team `index` of all; the one after the last that evolves is `own`, which MARL trains."""
         if not self.size:
             return own
-        return tree_where(jnp.asarray(index == self.size), own, self.evolving_team(index))
+        return tree_where(index == self.size, own, self.evolving_team(index))
 
     def evolve(
         self, fitness: Float[Array, " all"], breeding: Breeding, key: Key

@@ -1,0 +1,1 @@
+"""Trained teams as objects: they act by themselves, and can be given away as files."""
