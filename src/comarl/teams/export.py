@@ -15,7 +15,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from safetensors import SafetensorError
 
 from comarl.algorithms import find_algorithm
 from comarl.escape import line
+from comarl.names import check_imports, is_own
 from comarl.runs.checkpoint import numbers
 from comarl.runs.files import MIB, atomically, read_plain
 from comarl.runs.identity import to_config
@@ -259,13 +259,9 @@ def read_algorithm(about: dict[str, Any], imports: Sequence[str]) -> Algorithm:
     """The algorithm and its settings. Raises ValueError for code that would be imported though it
     is neither in `imports` nor imported already."""
     name = about["algorithm_name"]
-    module, colon, _ = name.partition(":")
-    if colon and module not in imports and module not in sys.modules:
-        raise ValueError(
-            f"its algorithm is code of the module {short(module)}, which is imported only if you "
-            f"name it, too: imports=[{short(module)}], or --import {module}"
-        )
-    return fill(find_algorithm(name).algorithm, about["algorithm"], "algorithm")
+    if is_own(name):
+        check_imports(name, imports, "the team's algorithm")
+    return fill(find_algorithm(name).algorithm, about["algorithm"], "algorithm", imports)
 
 
 def read_leaves(
