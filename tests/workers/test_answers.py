@@ -200,6 +200,10 @@ SENTENCES = [
         change("step", 2, A, None),
         "step returned .*terminations of agent 'ann', None; PettingZoo wants a bool",
     ),
+    (
+        change("step", 2, A, 7),
+        "step returned .*terminations of agent 'ann', 7; PettingZoo wants a bool",
+    ),
     (change("step", 2, A, True), "step ended agent 'ann' and left it in agents"),
     (drop("step", 0), "step returned no observations of agent 'ann'"),
     (drop("step", 1), "step returned no rewards of agent 'ann'"),
