@@ -195,8 +195,8 @@ def test_the_examples_of_your_own_task_and_algorithm_run(
     assert left >= {"config.json", "environment.json", "metrics.jsonl", "checkpoints"}
     (seed,) = read_run(folder).seeds
     assert seed.env_steps[-1] >= 400
-    assert main(("evaluate", str(folder))) == 2
-    assert "uniform-noise" in capsys.readouterr().err
+    assert main(("evaluate", str(folder))) == 2  # no module holds the blocks of a page
+    assert "example" in capsys.readouterr().err
     mixer = names["WeightedQmix"](first_weight=0.0).make_mixer(spec, key)
     agents, size = spec.num_agents, spec.state_size
     q_tot = mix(mixer, jnp.ones((5, agents)), jnp.ones((5, size)))
@@ -212,6 +212,24 @@ def test_the_examples_of_your_own_task_and_algorithm_run(
         for explore in (True, False):
             _, action = algorithm.act(state, 0, (), seen, clock, key, explore=explore)
             assert action.shape == (spec.num_agents, spec.action_size)
+
+
+def test_the_python_of_the_readme_and_the_quickstart_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pages = ((ROOT / page).read_text() for page in ("README.md", "docs/quickstart.md"))
+    first, second = (re.findall(r"```py\n(.*?)```", page, re.DOTALL)[0] for page in pages)
+    small = re.sub(r"steps=[\d_]+", "steps=12, evaluate_every=12, evaluation_episodes=2", first)
+    small = re.sub(r'"smax/3m", seeds=3', '"matrix/penalty", seeds=1', small)
+    names: dict[str, Any] = {}
+    exec(compile(small, "README.md", "exec"), names)
+    assert names["scores"]["marl_team"].shape == (1, 32) and Path("report/curves.png").exists()
+    assert names["other"].settings.algorithm.hidden == 128
+    # The quickstart begins with the same call, so that nothing is trained anew
+    begun = names["run"].folder
+    again = re.sub(r"comarl.train\(.*\)", f"comarl.open_run({str(begun)!r})", second)
+    assert again != second
+    exec(compile(again, "docs/quickstart.md", "exec"), names)
+    assert names["run"].records[-1]["env_steps"] >= 12
 
 
 def test_nothing_is_left_to_be_filled_in():
