@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import operator
 import re
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,45 @@ def test_every_field_has_a_sentence_under_it(owner):
         assert re.search(rf'^    {field.name}: .*\n    """\S', source, re.MULTILINE), (
             f"{owner.__name__}.{field.name}"
         )
+
+
+NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(?:/\d+)?")
+
+
+def numbers(text: str) -> list[float]:
+    """The numbers of a cell, such as 5,000 or 1/32."""
+    split = (number.replace(",", "").split("/") for number in NUMBER.findall(text))
+    return [float(top) / float(*below or (1,)) for top, *below in split]
+
+
+def rows_of_settings(name: str):
+    """The fields and the cell of each row of hyperparameters that is about an algorithm by name, or
+    about its defaults."""
+    section = page(name).partition("## Hyperparameters")[2].partition("\n## ")[0]
+    columns = []
+    for line in section.splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if not cells or cells[0] == "field":
+            own = name not in PAGES
+            columns = [
+                i for i, x in enumerate(cells) if f"`{name}`" in x or (x == "default" and own)
+            ]
+        for i in columns if "---" not in line else ():
+            yield re.findall(r"`([a-z][\w.]*)`", cells[0]), cells[i]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_numbers_of_a_pages_table_are_those_of_the_settings(name):
+    algorithm = ALGORITHMS[name].algorithm
+    for paths, cell in rows_of_settings(name):
+        found = numbers(cell)
+        for i, path in enumerate(paths if len(found) >= len(paths) else ()):
+            try:
+                value = operator.attrgetter(path)(algorithm)
+            except AttributeError:
+                continue  # a row of another algorithm on the same page
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                assert value in (found if len(paths) == 1 else found[i : i + 1]), f"{path}: {cell}"
 
 
 def family_page(family: str) -> str:
