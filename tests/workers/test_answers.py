@@ -344,7 +344,7 @@ def test_random_answers_are_right_or_named(team_of):
 
 @pytest.mark.fuzz
 def test_random_answers_are_right_or_named_at_length(team_of):
-    assert fuzz_answers(team_of, 100_000) > 1_000
+    assert fuzz_answers(team_of, 30_000) > 300
 
 
 def fuzz_spaces(team_of, variants, monkeypatch):
@@ -391,7 +391,7 @@ def test_random_spaces_make_a_team_or_are_refused(team_of, monkeypatch):
 
 @pytest.mark.fuzz
 def test_random_spaces_make_a_team_or_are_refused_at_length(team_of, monkeypatch):
-    assert fuzz_spaces(team_of, 30_000, monkeypatch) > 500
+    assert fuzz_spaces(team_of, 5_000, monkeypatch) > 100
 
 
 OWN = """
