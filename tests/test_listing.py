@@ -58,6 +58,12 @@ def test_an_option_shows_one_table_alone(option, title, capsys):
     assert found == {title, *expected}
 
 
+def test_what_other_packages_offer_is_listed(monkeypatch, capsys):
+    offer = {"task": {"line/8": "lines.tasks:Line"}, "algorithm": {}}
+    monkeypatch.setattr("comarl.listing.offered", offer.__getitem__)
+    assert names(capsys, "lines.tasks:Line") == {"Tasks", "line/8"}
+
+
 def test_words_that_no_line_has_are_an_error_that_says_what_helps(capsys):
     assert main(("list", "quantum")) == 2
     assert "no line has 'quantum'; `comarl list --all` shows all lines" in capsys.readouterr().err

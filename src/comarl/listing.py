@@ -8,6 +8,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from comarl.names import Kind, offered
 from comarl.options import parsed
 from comarl.validation import UnknownName, short
 
@@ -95,7 +96,8 @@ def algorithms() -> list[Line]:
     """All algorithms and presets that have a name."""
     from comarl.algorithms import ALGORITHMS
 
-    return [Line(name, kind_of(e.algorithm), e.summary) for name, e in ALGORITHMS.items()]
+    own = [Line(name, kind_of(e.algorithm), e.summary) for name, e in ALGORITHMS.items()]
+    return own + of_other_packages("algorithm")
 
 
 def tasks(probes: bool) -> list[Line]:
@@ -110,7 +112,12 @@ def tasks(probes: bool) -> list[Line]:
         elif probes:
             kind = "discrete" if find_task(name).spec.discrete else "continuous"
             lines.append(Line(name, kind, summary))
-    return lines
+    return lines + of_other_packages("task")
+
+
+def of_other_packages(kind: Kind) -> list[Line]:
+    """What installed packages offer. Their code is not run, so that what it is stays unknown."""
+    return [Line(name, "", f"from another package: {at}") for name, at in offered(kind).items()]
 
 
 def show(console: Console, arguments: Sequence[str]) -> None:
