@@ -202,7 +202,9 @@ def check_description(about: dict[str, Any]) -> None:
         if name not in about:
             raise ValueError(f"its description has no {name}")
         if not fits(about[name], kind):
-            raise ValueError(f"{name} must be a {kind.__name__}, not {short(about[name])}")
+            raise ValueError(
+                f"{name} must be of the type {kind.__name__}, not {short(about[name])}"
+            )
     if surplus := about.keys() - FIELDS.keys() - {"stablehlo"}:
         raise ValueError(f"its description has an unknown field {min(surplus)[:60]!r}")
     if about["which"] not in TEAM_LABELS:

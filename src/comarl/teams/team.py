@@ -242,8 +242,9 @@ def read_key(key: Any) -> Key:
         return jax.random.key(np.uint32(key))
     if hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.shape:
         return key
+    given = f"keys of shape {list(key.shape)}" if hasattr(key, "shape") else f"key={short(key)}"
     raise ValueError(
-        f"key={short(key)} must be a seed of 0 or more, below 2**32, or a key of jax.random.key"
+        f"{given} must be a seed of 0 or more, below 2**32, or a key of jax.random.key"
     )
 
 
