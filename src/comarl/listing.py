@@ -7,7 +7,9 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from comarl.escape import terminal
 from comarl.names import Kind, offered
 from comarl.options import parsed
 from comarl.validation import UnknownName, short
@@ -144,6 +146,6 @@ def print_table(console: Console, title: str, lines: Iterable[Line]) -> None:
     columns = ("name", "kind" if title == "Algorithms" else "actions", "what it is")
     table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
     for line in lines:
-        table.add_row(line.name, line.kind, line.summary)
+        table.add_row(*(Text(terminal(x)) for x in (line.name, line.kind, line.summary)))
     console.print(table, highlight=False)
     console.print()
