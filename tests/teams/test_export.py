@@ -53,13 +53,13 @@ def test_a_program_does_what_the_team_does(name, tmp_path):
     pytest.importorskip("flatbuffers")
     team = team_of(name)
     path = export(team, tmp_path / "team.safetensors", stablehlo=True)
-    program = jax.export.deserialize(path.with_suffix(".stablehlo").read_bytes())
+    program = jax.export.deserialize(bytearray(path.with_suffix(".stablehlo").read_bytes()))
     interface = about(path.read_bytes())["stablehlo"]
     arguments: dict[str, Any] = {
         entry["name"]: np.zeros(entry["shape"], entry["dtype"]) for entry in interface["arguments"]
     }
-    assert list(program.in_avals) == [
-        jax.core.ShapedArray(array.shape, array.dtype) for array in arguments.values()
+    assert [(aval.shape, aval.dtype) for aval in program.in_avals] == [
+        (array.shape, array.dtype) for array in arguments.values()
     ]
     random, key, spec = np.random.default_rng(0), jax.random.key(4), team.spec
     team.reset(key)
@@ -81,7 +81,7 @@ def test_a_program_does_what_the_team_does(name, tmp_path):
 
 
 def test_what_cannot_be_written_is_said_at_once(team, tmp_path):
-    with pytest.raises(ValueError, match="must end in .safetensors"):
+    with pytest.raises(ValueError, match=r"must end in .safetensors"):
         export(team, tmp_path / "team.npz")
     with pytest.raises(ValueError, match="mixed team"):
         export(mixed([team, team]), tmp_path / "team.safetensors")

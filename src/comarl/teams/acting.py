@@ -142,8 +142,9 @@ class Acting(eqx.Module):
     def of(cls, form: Form, agent: PyTree, clock: Clock) -> "Acting":
         """What acts of an agent: the state of one seed."""
         leaves = jax.tree.leaves(only_team(agent, form.team))
-        kept = tuple(jnp.asarray(leaves[place]) for _, place, _ in form.kept)
-        return cls(kept, clock, form)
+        kept = tuple(leaves[place] for _, place, _ in form.kept)
+        # While a run trains, each of its seeds may have a device of its own
+        return jax.device_put(cls(kept, clock, form), jax.devices()[0])
 
     @property
     def spec(self) -> EnvSpec:

@@ -1,0 +1,36 @@
+"""A team from wherever it is: the folder of a run, or a file that was exported."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from comarl.teams.export import read
+from comarl.teams.team import Team, Which
+from comarl.training.load import NEWEST, load_settings, load_trained
+
+
+def load(
+    source: Path | str,
+    seed: int | None = None,
+    which: Which = "marl_team",
+    checkpoint: str = NEWEST,
+    imports: Sequence[str] = (),
+) -> Team:
+    """The team that one seed of a run has trained, by default the first, or the team in a file.
+
+    `checkpoint` is `newest`, or what the run kept: `best`, or a number of steps. `imports` are
+    modules that a run or file may import, where it is of code of your own. Raises ValueError for
+    what a run or a file has not; else as `comarl.training.load` and `comarl.teams.export.read`.
+    """
+    path = Path(source)
+    if path.is_dir():
+        run, config = load_settings(path, imports)
+        trained = load_trained(path, run, config, checkpoint)
+        return Team.of_run(run, config, trained, run.first_seed if seed is None else seed, which)
+    team = read(path, imports)
+    if seed is not None and seed != team.about.seed:
+        raise ValueError(f"{path} has the team of seed {team.about.seed} alone, not of {seed}")
+    if which != team.about.which:
+        raise ValueError(f"{path} has the {team.about.which} alone, not the {which}")
+    if checkpoint != NEWEST:
+        raise ValueError(f"{path} is one team without checkpoints: leave out {checkpoint!r}")
+    return team
