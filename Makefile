@@ -104,7 +104,7 @@ versions-newest:
 define try_versions
 @command -v uv >/dev/null || { echo "make versions needs uv on the PATH"; exit 1; }
 uv venv --quiet --clear --python $(2) .venv-$(1)
-uv pip install --no-config --quiet --python .venv-$(1) $(3) --editable ".[mujoco,smax,pettingzoo,report,dev]"
+uv pip install --no-config --quiet --python .venv-$(1) $(3) --editable ".[mujoco,smax,pettingzoo,report,watch,dev]"
 .venv-$(1)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not slow and not fuzz" $(VERSIONS_TESTS)
 endef
 
@@ -115,7 +115,7 @@ clean:
 
 .venv/.installed: .venv/.created pyproject.toml constraints.txt
 	@echo "Installing comarl and what it needs into .venv; the first time this takes a while."
-	$(PIP) --editable ".[mujoco,smax,pettingzoo,report]"
+	$(PIP) --editable ".[mujoco,smax,pettingzoo,report,watch]"
 	@touch $@
 
 .venv/.installed-dev: .venv/.created pyproject.toml constraints.txt
@@ -126,7 +126,7 @@ clean:
 # PyTorch is only what comarl is compared with; where pip can be pointed at a CPU build, that is enough.
 .venv/.installed-bench: .venv/.installed-dev
 	$(PIP) $(TORCH)
-	$(PIP) --editable ".[mujoco,smax,pettingzoo,report,dev,bench]"
+	$(PIP) --editable ".[mujoco,smax,pettingzoo,report,watch,dev,bench]"
 	@touch $@
 
 # The first Python of 3.11 to 3.13, else the first that is newer; `make demo PYTHON=...` names another.

@@ -20,6 +20,7 @@ LAYERS = (
     ("doctor", "listing"),
     ("api",),
     ("options", "terminal"),
+    ("watching",),
     ("reporting", "teams"),
     ("training",),
     ("algorithms",),

@@ -32,6 +32,7 @@ CORE = (
     "rich",
     "psutil",
     "filelock",
+    "safetensors",
 )
 EXTRAS = {  # each extra in pyproject.toml that a user may want -> its modules, and what it is for
     "mujoco": (("mujoco", "mujoco.batch", "gymnasium", "gymnasium_robotics"), "the mamujoco tasks"),
@@ -41,6 +42,7 @@ EXTRAS = {  # each extra in pyproject.toml that a user may want -> its modules, 
         "the pettingzoo and multiwalker tasks",
     ),
     "report": (("matplotlib",), "learning curves"),
+    "watch": (("PIL", "imageio_ffmpeg"), "films of trained teams"),
 }
 FRAME = """
 import mujoco

@@ -230,6 +230,15 @@ class SuitsActions(Protocol):
 
 
 @runtime_checkable
+class Draws(Protocol):
+    """What a task of one's own in JAX adds that can draw itself, for `comarl watch`."""
+
+    def render(self, env_state: PyTree) -> np.ndarray:
+        """A picture of this state, uint8 `[height, width, 3]`, of the same size for every state."""
+        ...
+
+
+@runtime_checkable
 class Replay(Protocol):
     """Where experience waits: pure functions over one state, for one seed.
 

@@ -9,7 +9,7 @@ import pytest
 from comarl.envs import TASKS, find_task
 from comarl.envs.check import check
 from comarl.envs.known import MISSING
-from comarl.envs.smax import MAPS, Smax, _game
+from comarl.envs.smax import MAPS, Smax, game_of
 from comarl.types import Environment
 from comarl.validation import UnknownName
 
@@ -97,7 +97,7 @@ def test_sizes_and_limits_are_those_of_the_map(name):
         *sizes,
         limit,
     )
-    assert enemies == _game(Smax(name)).num_enemies
+    assert enemies == game_of(Smax(name)).num_enemies
     assert spec.discrete and spec.obs_range is None
     assert isinstance(Smax(name), Environment)
     assert find_task(f"smax/{name}") == Smax(name) and TASKS[f"smax/{name}"]
@@ -109,7 +109,7 @@ def test_armies_are_those_of_jaxmarl_where_it_has_the_map():
 
     assert set(MAP_NAME_TO_SCENARIO) < set(MAPS)
     for name, scenario in MAP_NAME_TO_SCENARIO.items():
-        ours = _game(Smax(name))
+        ours = game_of(Smax(name))
         np.testing.assert_array_equal(ours.scenario, scenario.unit_types)
         assert ours.smacv2_position_generation == scenario.smacv2_position_generation
         assert ours.smacv2_unit_type_generation == scenario.smacv2_unit_type_generation

@@ -195,6 +195,7 @@ class MultiAgentMujocoCopies:
     An action is [copies, agents, action] in [-1, 1], which stands for each actuator's own range;
     padding is ignored. Beyond it MuJoCo limits the torque and Gymnasium's reward counts the cost of
     the whole action. `physics` is what moves the robots: positions and velocities are read there.
+    `agent_of_actuator` says which agent moves each actuator.
     """
 
     def __init__(self, task: MultiAgentMujoco, num_copies: int, dtype: type = np.float32):
@@ -208,6 +209,7 @@ class MultiAgentMujocoCopies:
             for slot, node in enumerate(part)
         }
         self._entries = np.array([entries[actuator] for actuator in range(len(entries))])
+        self.agent_of_actuator = self._entries // self.spec.action_size
         low, high = reference.single_agent_env.unwrapped.model.actuator_ctrlrange.T
         self._centre, self._half_range = (high + low) / 2, (high - low) / 2
         if task.robot in ROBOTS:

@@ -1,7 +1,8 @@
 """What moves the robots of Multi-Agent MuJoCo: `mujoco.batch`, all copies at once, or else
 gymnasium-robotics.
 
-Both have `start`, `advance`, `observe` and `problem`; `comarl.envs.mamujoco` adds actions, episodes
+Both have `start`, `advance`, `observe` and `problem`, and besides the positions `qpos`, the `model`
+and the seconds of a step, for who draws them; `comarl.envs.mamujoco` adds actions, episodes
 and their end.
 """
 
@@ -135,8 +136,9 @@ class BatchPhysics:
         import mujoco.batch
 
         env = reference.single_agent_env.unwrapped
-        self._robot, self._model, self._rne = robot, env.model, mujoco.mj_rnePostConstraint
-        self._frame_skip, self._dt, self._start_qpos = env.frame_skip, env.dt, env.init_qpos
+        self._robot, self._rne = robot, mujoco.mj_rnePostConstraint
+        self.model, self.step_seconds = env.model, env.dt
+        self._frame_skip, self._start_qpos = env.frame_skip, env.init_qpos
         # mj_step leaves contact forces out. They are computed in a scratch copy of each simulation,
         # which must be whole
         self._has_contacts = "cfrc_ext" in env.observation_structure
@@ -187,11 +189,11 @@ class BatchPhysics:
         noise = self._robot.reset_noise
         for i in ids.tolist():
             rng = np.random.default_rng(int(seeds[i]))
-            self.qpos[i] = self._start_qpos + rng.uniform(-noise, noise, self._model.nq)
+            self.qpos[i] = self._start_qpos + rng.uniform(-noise, noise, self.model.nq)
             if self._robot.normal_velocities:
-                self.qvel[i] = noise * rng.standard_normal(self._model.nv)
+                self.qvel[i] = noise * rng.standard_normal(self.model.nv)
             else:
-                self.qvel[i] = rng.uniform(-noise, noise, self._model.nv)
+                self.qvel[i] = rng.uniform(-noise, noise, self.model.nv)
         self._batch.forward(ids=ids)
         self._contacts[ids] = 0
         self._progress = self._robot.progress(self).copy()
@@ -206,7 +208,7 @@ class BatchPhysics:
         if self._has_contacts:
             for i in ids.tolist():
                 self._batch.get_data(i, self._scratch)
-                self._rne(self._model, self._scratch)
+                self._rne(self.model, self._scratch)
                 self._contacts[i] = self._scratch.cfrc_ext.reshape(-1)
             if (limit := self._robot.contact_limit) is not None:
                 np.clip(self._contacts, -limit, limit, out=self._contacts)
@@ -216,9 +218,9 @@ class BatchPhysics:
         robot, before = self._robot, self._progress
         self._progress = robot.progress(self).copy()
         if robot.pays_level:
-            reward = self._progress / self._model.opt.timestep
+            reward = self._progress / self.model.opt.timestep
         else:
-            reward = robot.progress_weight * (self._progress - before) / self._dt
+            reward = robot.progress_weight * (self._progress - before) / self.step_seconds
         healthy = self._everyone if robot.healthy is None else robot.healthy(self)
         reward += robot.healthy_reward * healthy
         reward -= robot.control_cost * np.vecdot(controls, controls)
@@ -264,8 +266,15 @@ class GymnasiumPhysics:
         dtype: type,
     ):
         self._envs = references
+        single = references[0].single_agent_env.unwrapped
+        self.model, self.step_seconds = single.model, single.dt
         self._obs = np.zeros((len(references), num_agents, obs_size), dtype)
         self._state = np.zeros((len(references), state_size), dtype)
+
+    @property
+    def qpos(self) -> Float[np.ndarray, "copies qpos"]:
+        """The positions of all copies."""
+        return np.stack([env.single_agent_env.unwrapped.data.qpos for env in self._envs])
 
     def start(self, ids: Int[np.ndarray, " playing"], seeds: Int[np.ndarray, " copies"]) -> None:
         """Starts the copies `ids`, each from its seed."""

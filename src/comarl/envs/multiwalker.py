@@ -29,7 +29,9 @@ simulation finds, which need not be the nearest.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from comarl.types import EnvSpec
 from comarl.validation import check_fields, check_range
@@ -97,11 +99,15 @@ class Multiwalker:
     def make(self, num_copies: int) -> Pool:
         """`num_copies` packages in worker processes. Raises ImportError with the remedy without
         PettingZoo or Box2D."""
-        make = functools.partial(
-            Walkers, self.walkers, self.pieces, self.horizon, self.madrl_rewards
-        )
+        make = self.maker()
         make()  # what is missing is said here rather than by a worker
         return Pool(str(self), self.spec, make, num_copies, self.workers)
+
+    def maker(self, **more: Any) -> Callable[[], Walkers]:
+        """What makes one package in a worker, with `more` arguments of PettingZoo's environment."""
+        return functools.partial(
+            Walkers, self.walkers, self.pieces, self.horizon, self.madrl_rewards, **more
+        )
 
 
 PRESETS = {str(walkers): Multiwalker(walkers) for walkers in (3, 4)}

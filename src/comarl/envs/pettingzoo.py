@@ -26,6 +26,7 @@ NeurIPS 2021), in worker processes.
 import ast
 import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -112,16 +113,19 @@ class PettingZoo:
 
     def make(self, num_copies: int) -> Pool:
         """`num_copies` environments in worker processes."""
+        return Pool(str(self), self.spec, self.maker(), num_copies, self.workers)
+
+    def maker(self, **more: Any) -> Callable[[], ParallelTeam]:
+        """What makes one environment in a worker, with `more` arguments of parallel_env."""
         limit = {LIMIT: self.spec.horizon + 1} if self._measures.takes_limit else {}
-        make = functools.partial(
+        return functools.partial(
             ParallelTeam,
             self.module,
-            {**self.arguments, **limit},
+            {**self.arguments, **limit, **more},
             reward=self.reward,
             state=self.state,
             strict=self.strict,
         )
-        return Pool(str(self), self.spec, make, num_copies, self.workers)
 
     def suited_to(self, actions: frozenset[str]) -> "PettingZoo":
         """The same task with actions of these kinds, where the environment lets one choose as those

@@ -146,7 +146,7 @@ class Smax:
     @property
     def spec(self) -> EnvSpec:
         """Sizes as JaxMARL has them. This is what imports JaxMARL, if nothing has yet."""
-        game = _game(self)
+        game = game_of(self)
         return EnvSpec(
             num_agents=game.num_allies,
             obs_size=game.obs_size,
@@ -159,7 +159,7 @@ class Smax:
     def reset(self, key: Key) -> tuple[PyTree, Timestep]:
         """Both armies at their places, which are random on smacv2 maps."""
         with jax.numpy_dtype_promotion("standard"):  # JaxMARL relies on it
-            obs, env_state = _game(self).reset(key)
+            obs, env_state = game_of(self).reset(key)
             # Some of its types are weak here and firm after a step, for which all around it would
             # be traced twice.
             env_state = jax.tree.map(lambda x: x.astype(x.dtype), env_state)
@@ -167,7 +167,7 @@ class Smax:
 
     def step(self, env_state: PyTree, action: Int[Array, " agents"], key: Key) -> Step:
         """A shot at who is out of range is lost, unless they come near within the step."""
-        game = _game(self)
+        game = game_of(self)
         with jax.numpy_dtype_promotion("standard"):
             by_agent = dict(zip(game.agents, action, strict=True))
             obs, after, reward, _, _ = game.step_env(key, env_state, by_agent)
@@ -190,7 +190,7 @@ class Smax:
     def sparse_reward(self, before: PyTree, after: PyTree) -> Float[Array, ""]:
         """Of one step, by who was alive before it and is no longer."""
         died = (before.state.unit_alive & ~after.state.unit_alive).astype(jnp.float32)
-        losses, kills = jnp.split(died, [_game(self).num_allies])
+        losses, kills = jnp.split(died, [game_of(self).num_allies])
         deaths = SPARSE.kill * kills.sum() + SPARSE.loss * losses.sum()
         return SPARSE.step + deaths + SPARSE.win * self.metrics(after)["won"]
 
@@ -202,12 +202,12 @@ class Smax:
 
     def survivors(self, env_state: PyTree) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
         """Whether an ally is alive, and whether an enemy is."""
-        alive, allies = env_state.state.unit_alive, _game(self).num_allies
+        alive, allies = env_state.state.unit_alive, game_of(self).num_allies
         return alive[:allies].any(), alive[allies:].any()
 
     def observe(self, env_state: PyTree, obs: dict[str, Array]) -> Timestep:
         """What JaxMARL gives agent by agent, as arrays."""
-        game = _game(self)
+        game = game_of(self)
         stack = lambda by_agent: jnp.stack([by_agent[agent] for agent in game.agents])
         state = scaled(game, obs["world_state"]) if self.scaled_state else obs["world_state"]
         return Timestep(stack(obs), state, stack(game.get_avail_actions(env_state)) != 0)
@@ -226,7 +226,7 @@ def scaled(game: Any, state: Float[Array, " state"]) -> Float[Array, " state"]:
 
 
 @functools.cache
-def _game(task: Smax) -> Any:
+def game_of(task: Smax) -> Any:
     """JaxMARL's environment: made once, and never inside a trace, whose tracers it would keep."""
     battle = MAPS[task.map_name]
     allies = sum(battle.allies.values())

@@ -12,7 +12,7 @@ from comarl.envs.matrix import MatrixGame
 from comarl.runs.payoff import ACTIONS, PayoffLine, write_payoff
 from comarl.training.settings import Run
 from comarl.training.train import RunState, Trained
-from comarl.types import Clock, Episode, Evolutionary, Key, ValuesTeams
+from comarl.types import Algorithm, Clock, Episode, Evolutionary, Key, ValuesTeams
 
 JOINT_ACTIONS = jnp.array(list(itertools.product(range(3), repeat=2)), jnp.int32)
 DRAWS = 32  # of values that depend on chance, such as on a message's noise: their mean counts
@@ -31,7 +31,7 @@ def write(folder: Path, run: Run, state: RunState | Trained) -> Path | None:
     states = _states(game)
     # One device computes all of it, wherever the seeds were trained.
     agent, clock = jax.device_put((state.agent, state.clock), jax.devices()[0])
-    values, greedy = jax.device_get(_judge(run, agent, clock, states))
+    values, greedy = jax.device_get(judge(game, run.algorithm, agent, clock, states))
     tables = np.array(jax.vmap(lambda s: game.tables[game.table_of(s)])(states))
     has_values = isinstance(run.algorithm, ValuesTeams)
     lines = []
@@ -56,11 +56,14 @@ def _states(game: MatrixGame) -> Float[Array, "states 2"]:
     return jnp.array(list(itertools.product((0.0, 1.0), repeat=2)))
 
 
-def _judge(
-    run: Run, agent: PyTree, clock: Clock, states: Float[Array, "states 2"]
+def judge(
+    game: MatrixGame,
+    algorithm: Algorithm,
+    agent: PyTree,
+    clock: Clock,
+    states: Float[Array, "states 2"],
 ) -> tuple[Float[Array, "seeds states 3 3"], Int[Array, "seeds states 2"]]:
     """The team's value of each joint action, 0 without such values, and its greedy choice."""
-    game, algorithm = run.task, run.algorithm
 
     def values(agent: PyTree, seen: PyTree, memory: PyTree, key: Key) -> Float[Array, "3 3"]:
         if not isinstance(algorithm, ValuesTeams):

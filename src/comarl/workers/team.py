@@ -148,6 +148,17 @@ class ParallelTeam:
         ran_out = over and bool(truncated)
         return timestep, self._share * sum(paid), over and not ran_out, ran_out
 
+    def picture(self) -> np.ndarray:
+        """How the environment draws itself now, uint8 `[height, width, 3]`; it must have been made
+        with `render_mode="rgb_array"`."""
+        wants = "a picture, uint8 [height, width, 3]"
+        said = self._call("render", wants, self.env.render)
+        if getattr(said, "dtype", None) != np.uint8 or said.shape[2:] != (3,):
+            raise answers.BrokenAnswer(
+                f"{self._where('render')} returned {answers.shown(said)}; it must be {wants}"
+            )
+        return said
+
     def _where(self, method: str) -> str:
         return f"module={self._module!r}: {method}"
 

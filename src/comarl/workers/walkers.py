@@ -1,5 +1,7 @@
 """PettingZoo's multi-walker as arrays, by the rules that `comarl.envs.multiwalker` documents."""
 
+from typing import Any
+
 import numpy as np
 
 from comarl.workers.serve import WorkerTimestep
@@ -14,7 +16,9 @@ GRASS = 10  # pieces behind the finish
 class Walkers:
     """A team of walkers under one package, as `comarl.workers.serve.Team` says."""
 
-    def __init__(self, walkers: int, terrain_length: int, horizon: int, madrl_rewards: bool):
+    def __init__(
+        self, walkers: int, terrain_length: int, horizon: int, madrl_rewards: bool, **more: Any
+    ):
         # By MADRL's rules a walker that falls costs as much as a package that drops, of which this
         # class takes care.
         costs = {"fall_reward": FAILURE, "terminate_reward": 0.0} if madrl_rewards else {}
@@ -26,6 +30,7 @@ class Walkers:
                 "max_cycles": horizon + 1,  # time that runs out would be a termination there
                 "remove_on_fall": False,  # all ends with the first fall anyway
                 **costs,
+                **more,
             },
             state="observations",
         )
@@ -49,6 +54,10 @@ class Walkers:
             reward += FAILURE * dropped
             terminated = bool(terminated or dropped or last > self._finish)
         return self._with_identity(timestep), reward, terminated, truncated
+
+    def picture(self) -> np.ndarray:
+        """As `ParallelTeam.picture`."""
+        return self.team.picture()
 
     def _with_identity(self, timestep: WorkerTimestep) -> WorkerTimestep:
         """The walkers' observations with i/N behind each; the state is all of them."""
