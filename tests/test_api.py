@@ -1,0 +1,140 @@
+"""The front door in Python, and the notebook that shows it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import comarl
+from comarl.cli import main
+from comarl.replay.episodes import EpisodeRing
+from comarl.training.events import Ended, Evaluated, Note, Progress, Started
+from comarl.validation import WrongSetting
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TINY = comarl.Qmix(hidden=4, mixer_width=4, hypernet=4, replay=EpisodeRing(20, 4))
+BUDGET: Any = {"steps": 30, "evaluate_every": 10, "evaluation_episodes": 2, "seeds": 2}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run from Python, and the events that it told."""
+    heard, folder = [], tmp_path_factory.mktemp("api") / "run"
+    run = comarl.train(
+        TINY, "matrix/penalty", folder=folder, show=False, on_event=heard.append, **BUDGET
+    )
+    return run, heard
+
+
+def test_train_returns_the_run_and_tells_its_events(run):
+    trained, heard = run
+    assert trained.is_done and trained.settings.algorithm is TINY
+    assert [line["env_steps"] for line in trained.records] == [10, 10, 20, 20, 30, 30]
+    assert trained.state.clock.env_steps.tolist() == [30, 30]
+    kinds = [type(event) for event in heard]
+    assert kinds[0] is Note and str(trained.folder) in heard[0].text
+    assert kinds.count(Started) == kinds.count(Ended) == 1 and kinds.count(Evaluated) == 6
+    assert Progress in kinds
+
+
+def test_the_same_call_finds_the_run_done_and_the_command_line_the_same_run(run, capsys):
+    trained, _ = run
+    again = comarl.train(TINY, "matrix/penalty", folder=trained.folder, show=False, **BUDGET)
+    assert again.records == trained.records
+    options = "--algorithm.hidden 4 --algorithm.mixer-width 4 --algorithm.hypernet 4"
+    options += " --algorithm.replay.capacity 20 --algorithm.replay.batch-size 4"
+    options += " --seeds 2 --steps 30 --evaluate-every 10 --evaluation-episodes 2"
+    command = ["train", "qmix", "matrix/penalty", *options.split()]
+    assert main([*command, "--folder", str(trained.folder)]) == 0
+    assert "The run is done." in capsys.readouterr().out
+
+
+def test_evaluate_takes_a_run_or_its_folder(run, tmp_path):
+    trained, _ = run
+    scores = comarl.evaluate(trained, 3)
+    assert scores["marl_team"].shape == (2, 3)
+    np.testing.assert_array_equal(
+        scores["marl_team"], comarl.evaluate(trained.folder, 3)["marl_team"]
+    )
+    comarl.evaluate(trained, 2, folder=tmp_path / "kept")
+    assert (tmp_path / "kept" / "metrics.jsonl").exists()
+    with pytest.raises(ValueError, match="it exists"):
+        comarl.evaluate(trained, 2, folder=tmp_path / "kept")
+
+
+def test_a_run_is_opened_from_its_folder(run):
+    trained, _ = run
+    opened = comarl.open_run(trained.folder)
+    assert opened.settings == trained.settings and opened.is_done
+    np.testing.assert_array_equal(opened.state.clock.updates, trained.state.clock.updates)
+
+
+def test_report_draws_runs_and_folders(run, tmp_path):
+    trained, _ = run
+    written = comarl.report([trained, trained.folder], tmp_path / "report")
+    assert {path.name for path in written} >= {"curves.png", "table.md", "per_seed.csv"}
+    assert all(path.exists() for path in written)
+
+
+def test_a_value_of_a_name_is_called_by_that_name(tmp_path):
+    from comarl.api import plan
+
+    planned = plan(comarl.presets.VDN, comarl.task("predator-prey/small-punished"))
+    assert planned.config["algorithm_name"] == "vdn"
+    assert planned.config["task_name"] == "predator-prey/small-punished"
+    assert planned.settings.evaluation_episodes == 32
+    tuned = plan("lsf-sac", "smax/6h_vs_8z").settings.algorithm
+    assert tuned != comarl.algorithm("lsf-sac"), "a name has what the paper tuned"
+    assert plan("matd3", "pettingzoo/mpe2.simple_spread_v3").settings.task.spec.discrete is False
+
+
+WRONG = {
+    "an algorithm by a wrong name": (("qmux", "matrix/penalty"), {}, "did you mean 'qmix'"),
+    "a class": ((comarl.Qmix, "matrix/penalty"), {}, "must be an algorithm"),
+    "a task that is none": (("qmix", 3), {}, "must be a task"),
+    "actions it has not": (("qmix", "navigation/3"), {}, "algorithms for it are"),
+    "no seeds": (("qmix", "matrix/penalty"), {"seeds": 0}, "seeds=0"),
+    "text": (("qmix", "matrix/penalty"), {"steps": "100"}, "steps"),
+    "words": (("qmix", "matrix/penalty"), {"keep": "often"}, "must be best, every N"),
+    "a checkpoint of nothing": (("qmix", "matrix/penalty"), {"from_checkpoint": "best"}, "--from"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_cannot_be_meant_is_refused_before_anything_is_written(what, tmp_path, monkeypatch):
+    arguments, settings, words = WRONG[what]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        comarl.train(*arguments, show=False, **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_takes_names_and_values():
+    assert comarl.check("matrix/penalty", 20).episodes > 0
+    assert comarl.check(comarl.Waves(), 20).mean_length > 0
+    with pytest.raises(WrongSetting, match="task"):
+        comarl.check(3)
+
+
+def test_the_notebook_runs(tmp_path):
+    """Its cells, one after the other, in a process of their own that starts in an empty folder."""
+    notebook = json.loads((EXAMPLES / "quickstart.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) >= 6
+    (tmp_path / "cells.py").write_text("\n\n".join(cells))
+    environment = {"PYTHONPATH": f"{Path(comarl.__file__).parents[1]}:{EXAMPLES}"}
+    ran = subprocess.run(
+        [sys.executable, "cells.py"],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert (tmp_path / "report" / "curves.png").exists()
