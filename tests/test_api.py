@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -99,7 +100,6 @@ WRONG = {
     "a task that is none": (("qmix", 3), {}, "must be a task"),
     "actions it has not": (("qmix", "navigation/3"), {}, "algorithms for it are"),
     "no seeds": (("qmix", "matrix/penalty"), {"seeds": 0}, "seeds=0"),
-    "text": (("qmix", "matrix/penalty"), {"steps": "100"}, "steps"),
     "words": (("qmix", "matrix/penalty"), {"keep": "often"}, "must be best, every N"),
     "a checkpoint of nothing": (("qmix", "matrix/penalty"), {"from_checkpoint": "best"}, "--from"),
 }
@@ -138,3 +138,57 @@ def test_the_notebook_runs(tmp_path):
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert (tmp_path / "report" / "curves.png").exists()
+
+
+def test_a_team_is_loaded_acts_and_is_given_away(run, tmp_path):
+    trained, _ = run
+    game = comarl.task("matrix/penalty")
+    _, seen = game.reset(jax.random.key(0))
+    obs, available = np.asarray(seen.obs), np.asarray(seen.available)
+    team = comarl.load(trained.folder, seed=1)
+    actions = team.reset().act(obs, available)
+    assert comarl.load(trained, seed=1).reset().act(obs, available).tolist() == actions.tolist()
+    for agent in range(2):
+        assert team.agent(agent).reset().act(obs[agent], available[agent]) == actions[agent]
+    path = comarl.export(trained, tmp_path / "team.safetensors", seed=1)
+    assert comarl.load(path).reset().act(obs, available).tolist() == actions.tolist()
+    about = json.loads(path.with_suffix(".json").read_text())
+    last = [line for line in trained.records if line["seed"] == 1][-1]
+    assert about["scores"] == {"return": np.mean(last["marl_team"])}
+    mixed = comarl.load(trained, agents=[0, 1])
+    other = comarl.load(trained, seed=0).reset().act(obs, available)
+    assert mixed.reset().act(obs, available).tolist() == [other[0], actions[1]]
+
+
+def test_cross_play_has_each_seeds_own_team_on_the_diagonal(run):
+    trained, _ = run
+    returns = comarl.cross_play(trained, 4)
+    own = comarl.evaluate(trained, 4)["marl_team"].mean(axis=1)
+    np.testing.assert_allclose(np.diag(returns), own)
+
+
+def test_what_load_cannot_mean_is_refused(run, tmp_path):
+    trained, _ = run
+    with pytest.raises(ValueError, match="seed=7"):
+        comarl.load(trained, seed=7)
+    with pytest.raises(ValueError, match="both given"):
+        comarl.load(trained, seed=0, agents=[0, 1])
+    with pytest.raises(ValueError, match="one for each agent"):
+        comarl.load(trained, agents=[0])
+    with pytest.raises(FileNotFoundError):
+        comarl.load(tmp_path / "nothing")
+    path = comarl.export(trained, tmp_path / "team.safetensors")
+    with pytest.raises(ValueError, match="seed and agents are for runs"):
+        comarl.load(path, seed=0)
+
+
+def test_the_commands_export_evaluate_and_cross_play(run, tmp_path, capsys, monkeypatch):
+    trained, _ = run
+    monkeypatch.chdir(tmp_path)
+    folder = str(trained.folder)
+    assert main(["export", folder, "--out", "mine.safetensors", "--seed", "1"]) == 0
+    assert "mine.safetensors" in capsys.readouterr().out
+    assert main(["export", folder, "--out", "mine.bin"]) == 2
+    assert "must end in .safetensors" in capsys.readouterr().err
+    assert main(["evaluate", folder, "--cross-play", "--episodes", "2"]) == 0
+    assert "others less own" in capsys.readouterr().out

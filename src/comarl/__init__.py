@@ -43,7 +43,16 @@ if TYPE_CHECKING:
         check as check,
     )
     from comarl.api import (
+        cross_play as cross_play,
+    )
+    from comarl.api import (
         evaluate as evaluate,
+    )
+    from comarl.api import (
+        export as export,
+    )
+    from comarl.api import (
+        load as load,
     )
     from comarl.api import (
         open_run as open_run,
@@ -54,6 +63,9 @@ if TYPE_CHECKING:
     from comarl.api import (
         train as train,
     )
+    from comarl.api import (
+        watch as watch,
+    )
     from comarl.envs.mamujoco import MultiAgentMujoco as MultiAgentMujoco
     from comarl.envs.matrix import MatrixGame as MatrixGame
     from comarl.envs.multiwalker import Multiwalker as Multiwalker
@@ -63,6 +75,7 @@ if TYPE_CHECKING:
     from comarl.envs.smax import Smax as Smax
     from comarl.envs.treasure import Treasure as Treasure
     from comarl.envs.waves import Waves as Waves
+    from comarl.teams.team import Team as Team
     from comarl.types import (
         Algorithm as Algorithm,
     )
@@ -104,7 +117,19 @@ if TYPE_CHECKING:
 
 PLACES = {
     **dict.fromkeys(
-        ("TrainedRun", "check", "evaluate", "open_run", "report", "train"), "comarl.api"
+        (
+            "TrainedRun",
+            "check",
+            "cross_play",
+            "evaluate",
+            "export",
+            "load",
+            "open_run",
+            "report",
+            "train",
+            "watch",
+        ),
+        "comarl.api",
     ),
     "Dop": "comarl.algorithms.dop",
     "Ea": "comarl.algorithms.ea",
@@ -139,6 +164,7 @@ PLACES = {
     "Smax": "comarl.envs.smax",
     "Treasure": "comarl.envs.treasure",
     "Waves": "comarl.envs.waves",
+    "Team": "comarl.teams.team",
     **dict.fromkeys(
         (
             "Algorithm",
@@ -197,6 +223,7 @@ __all__ = [
     "Smax",
     "Task",
     "TaskDied",
+    "Team",
     "Timestep",
     "TrainedRun",
     "Transition",
@@ -208,12 +235,16 @@ __all__ = [
     "Wqmix",
     "algorithm",
     "check",
+    "cross_play",
     "evaluate",
+    "export",
+    "load",
     "open_run",
     "presets",
     "report",
     "task",
     "train",
+    "watch",
 ]
 
 

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 from jaxtyping import Float
@@ -23,19 +23,31 @@ from comarl.envs.matrix import MatrixGame
 from comarl.machine.placement import see_a_device_for_each
 from comarl.runs.identity import folder_name, identity
 from comarl.runs.lock import FolderInUse, locked
-from comarl.runs.records import read
+from comarl.runs.records import RETURN, extra_metrics, read, score_key
+from comarl.teams.acting import Acting
+from comarl.teams.cross_play import cross_play as play_across
+from comarl.teams.export import SUFFIX
+from comarl.teams.export import export as write_team
+from comarl.teams.export import read as read_team
+from comarl.teams.team import Team, Which, mixed, of_seed, seed_place, team_index
 from comarl.terminal import going_on
 from comarl.training.evaluate import record_once
 from comarl.training.events import Listener, Note, broadcast, ignore
-from comarl.training.load import NEWEST, load_settings, load_state, load_trained
+from comarl.training.load import (
+    NEWEST,
+    load_settings,
+    load_state,
+    load_trained,
+    rebuild_task,
+)
 from comarl.training.networks import Networks, read_networks
 from comarl.training.payoff import write as write_payoff
 from comarl.training.progress import Display
 from comarl.training.run import Options, Session, evaluate_once
-from comarl.training.settings import Run
+from comarl.training.settings import Run, check_algorithm, check_task
 from comarl.training.train import RunState
 from comarl.types import SuitsActions
-from comarl.validation import WrongSetting, counted, short
+from comarl.validation import MOST_SEEDS, WrongSetting, counted, is_whole, short
 
 Scores = dict[str, Float[np.ndarray, "seeds episodes"]]
 """returns of greedy episodes by team, `marl_team` and in a population `best_team`; what the task
@@ -191,14 +203,17 @@ def plan(
     `algorithm_name` and `task_name` are what the records call a value; by default a name is found
     by its class. Raises ValueError for settings that cannot be meant.
     """
-    see_a_device_for_each(seeds)
-    if isinstance(algorithm, str):
-        named = name_of_task(task) if not isinstance(task, str) else task
-        algorithm_name = algorithm_name or algorithm
-        algorithm = tuned(algorithm, task_name or named)[0]
+    # Before all else, because some tasks make JAX count its devices as soon as they are imported
+    if is_whole(seeds) and 0 < seeds <= MOST_SEEDS:
+        see_a_device_for_each(seeds)
     if isinstance(task, str):
         task_name = task_name or task
         task = find_task(task)
+    check_task(task)
+    if isinstance(algorithm, str):
+        algorithm_name = algorithm_name or algorithm
+        algorithm = tuned(algorithm, task_name or name_of_task(task))[0]
+    check_algorithm(algorithm)
     if isinstance(task, SuitsActions):
         task = task.suited_to(algorithm.actions)
     if evaluation_episodes is None:
@@ -320,13 +335,157 @@ def open_run(folder: Path | str, imports: Sequence[str] = ()) -> TrainedRun:
     return TrainedRun(Path(folder), settings, config, state)
 
 
+def load(
+    source: TrainedRun | Path | str,
+    seed: int | None = None,
+    *,
+    agents: Sequence[int] | None = None,
+    checkpoint: str = NEWEST,
+    which: Which = "marl_team",
+    imports: Sequence[str] = (),
+) -> Team:
+    """A trained team, which acts: `team.reset().act(obs, available)`.
+
+    Args:
+        source: a run, its folder, or a file that `export` wrote.
+        seed: whose team it is; by default the first seed's.
+        agents: instead, the seed that each agent comes from: partners that never trained together.
+        checkpoint: of a run: `newest`, or what it kept: `best`, or a number of steps.
+        which: of a population: the team that MARL trains, or `best_team`, the best in training.
+        imports: modules that may be imported, where the algorithm is a user's own.
+
+    Raises FileNotFoundError, DamagedCheckpoint, or ValueError for what cannot be read or is not
+    there.
+    """
+    if _is_export(source):
+        if seed is not None or agents is not None:
+            raise ValueError(f"{source} is one team: seed and agents are for runs")
+        return read_team(Path(source), imports)
+    run, config, folder = _settings_of(source, imports)
+    trained = load_trained(folder, run, config, checkpoint)
+    team_of = lambda number: Team.of_run(run, config, trained, number, which)
+    if agents is None:
+        return team_of(run.first_seed if seed is None else seed)
+    if seed is not None:
+        raise ValueError("seed and agents were both given; agents has a seed for each agent")
+    teams = {number: team_of(number) for number in dict.fromkeys(agents)}
+    return mixed([teams[number] for number in agents])
+
+
+def export(
+    source: TrainedRun | Path | str,
+    out: Path | str,
+    seed: int | None = None,
+    *,
+    checkpoint: str = NEWEST,
+    which: Which = "marl_team",
+    stablehlo: bool = False,
+    imports: Sequence[str] = (),
+) -> Path:
+    """Writes a trained team to `out`, a .safetensors file, with its description beside it.
+
+    The file has the acting networks alone: `load` needs no run and no trainer to act by it. What
+    the team scored in the evaluation at that time is in the description. Arguments are those of
+    `load`; with `stablehlo`, one step of the team is written as a program, too. Returns the path.
+
+    Raises as `load`, and ValueError for a path of another ending.
+    """
+    team = load(source, seed, checkpoint=checkpoint, which=which, imports=imports)
+    if not _is_export(source):
+        folder = source.folder if isinstance(source, TrainedRun) else Path(source)
+        team = team.with_scores(_scores_of(team, folder, which))
+    return write_team(team, out, stablehlo=stablehlo)
+
+
+def watch(
+    source: TrainedRun | Path | str,
+    out: Path | str = "team.gif",
+    seed: int | None = None,
+    *,
+    episodes: int = 1,
+    checkpoint: str = NEWEST,
+    which: Which = "marl_team",
+    start: int = 0,
+    fps: float | None = None,
+    size: int = 600,
+    imports: Sequence[str] = (),
+) -> Path:
+    """Plays greedy episodes of a trained team, and writes what is seen to `out`, a .gif or an .mp4.
+
+    Args:
+        source: a run, its folder, or a file that `export` wrote.
+        out: a new file.
+        seed: of a run, whose team it is; by default the first seed's.
+        episodes: so many, one after the other.
+        checkpoint: of a run: `newest`, or what it kept: `best`, or a number of steps.
+        which: of a population: the team that MARL trains, or `best_team`.
+        start: a number that decides how the episodes begin.
+        fps: steps shown in a second; by default what suits the task.
+        size: width in pixels.
+        imports: modules that may be imported, where the algorithm or the task is a user's own.
+
+    Returns the path. Needs the extra `watch`. Raises ValueError, FileExistsError, ImportError and
+    RuntimeError, each in one sentence, for what cannot be meant or drawn.
+    """
+    from comarl import watching
+
+    how: dict[str, Any] = {"episodes": episodes, "seed": start, "fps": fps, "size": size}
+    if _is_export(source):
+        team = load(source, seed, imports=imports)
+        task = rebuild_task(team.about.config, imports, "the team's")
+        acting = team.acting
+        assert isinstance(acting, Acting)  # as nothing else can be exported
+        index = acting.form.team
+        # Its critics were not exported, so that it has no values to show
+        how["values"] = False
+        return watching.watch(team.algorithm, task, acting.agent(), acting.clock, index, out, **how)
+    run, config, folder = _settings_of(source, imports)
+    trained = load_trained(folder, run, config, checkpoint)
+    place = seed_place(run, run.first_seed if seed is None else seed)
+    agent, clock = of_seed(trained, place)
+    index = team_index(run.algorithm, agent, which)
+    return watching.watch(run.algorithm, run.task, agent, clock, index, out, **how)
+
+
+def cross_play(
+    run: TrainedRun | Path | str,
+    episodes: int = 32,
+    *,
+    checkpoint: str = NEWEST,
+    imports: Sequence[str] = (),
+) -> Float[np.ndarray, "seeds seeds"]:
+    """Mean returns of greedy episodes: (i, j) is of one agent of seed i in the team of seed j, each
+    agent in turn; the diagonal is each seed's own team.
+
+    Raises ValueError where agents communicate, else as `evaluate`.
+    """
+    settings, config, folder = _settings_of(run, imports)
+    trained = load_trained(folder, settings, config, checkpoint)
+    return play_across(settings, trained, episodes)
+
+
 def check(task: Any, steps: int = 1000, seed: int = 0) -> checking.Report:
     """Plays random actions on a task, by name or by value, for about so many steps, twice.
 
     Raises ContractViolation for the first thing that breaks the contract of a task.
     """
     task = find_task(task) if isinstance(task, str) else task
+    check_task(task)
     return checking.check_strictly(task, steps, seed)
+
+
+def _scores_of(team: Team, folder: Path, which: Which) -> dict[str, float]:
+    """The means of the evaluation that a team had when it was saved; nothing if it had none."""
+    now = team.about.seed, team.env_steps
+    lines = [line for line in read(folder) if (line["seed"], line["env_steps"]) == now]
+    names = (RETURN, *extra_metrics(lines[0])) if lines else ()
+    keys = {name: score_key(which, name) for name in names}
+    return {name: float(np.mean(lines[0][key])) for name, key in keys.items() if lines[0].get(key)}
+
+
+def _is_export(source: TrainedRun | Path | str) -> TypeGuard[Path | str]:
+    """Whether this is a file that `export` wrote, by its name."""
+    return not isinstance(source, TrainedRun) and Path(source).suffix == SUFFIX
 
 
 def _settings_of(

@@ -25,6 +25,8 @@ usage: comarl COMMAND ...
 
   train ALGORITHM TASK   train, or resume a run; --help after both names shows every option
   evaluate RUN           greedy episodes of a trained team; --help after the run shows every option
+  export RUN             a trained team as a small file, which needs no run to act
+  watch RUN              plays a trained team, or an exported one, into a .gif or .mp4
   report RUN...          learning curves, a table of final returns, and the CSV of every seed
   check TASK             plays random actions, and names what breaks the contract of a task
   list [WORD...]         algorithms and tasks, a line each: all, or those with these words
@@ -98,6 +100,8 @@ class EvaluateSettings(Generic[AlgorithmT, TaskT]):
     """episodes per seed and team"""
     checkpoint: str = "newest"
     """which of the run's teams: newest, or what `train --keep` kept: best, or a number of steps"""
+    cross_play: bool = False
+    """show instead how each seed's team does with one agent of another seed"""
     folder: Path | None = None
     """a new folder to record the returns in, which `comarl report` takes as a run's; by default
     they are only shown"""
@@ -106,6 +110,52 @@ class EvaluateSettings(Generic[AlgorithmT, TaskT]):
     ] = ()
     """modules that the run's task may import; code that only the run's folder names is not
     imported"""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Write a trained team as a file: its acting networks alone, with a description beside it."""
+
+    out: Path = Path("team.safetensors")
+    """the file; the description is beside it, as .json"""
+    seed: int | None = None
+    """whose team; by default the first seed's"""
+    checkpoint: str = "newest"
+    """which of the run's teams: newest, or what `train --keep` kept: best, or a number of steps"""
+    which: Literal["marl_team", "best_team"] = "marl_team"
+    """of a population: the team that MARL trains, or the one that did best in training"""
+    stablehlo: bool = False
+    """write one step of the team as a program, too, with its networks inside"""
+    import_: Annotated[
+        tuple[str, ...], tyro.conf.arg(name="import", help_behavior_hint="(default: none)")
+    ] = ()
+    """modules that the run may import"""
+
+
+@dataclass(frozen=True)
+class WatchSettings:
+    """Play a trained team, or an exported one, and write what is seen as a film."""
+
+    out: Path = Path("team.gif")
+    """the film: a .gif, or an .mp4; it must not exist yet"""
+    episodes: int = 1
+    """episodes, one after the other"""
+    seed: int | None = None
+    """of a run, whose team; by default the first seed's"""
+    checkpoint: str = "newest"
+    """which of the run's teams: newest, or what `train --keep` kept: best, or a number of steps"""
+    which: Literal["marl_team", "best_team"] = "marl_team"
+    """of a population: the team that MARL trains, or the one that did best in training"""
+    start: int = 0
+    """number that decides how the episodes begin"""
+    fps: float | None = None
+    """steps shown in a second; by default what suits the task"""
+    size: int = 600
+    """width of the film in pixels"""
+    import_: Annotated[
+        tuple[str, ...], tyro.conf.arg(name="import", help_behavior_hint="(default: none)")
+    ] = ()
+    """modules that the run or the file may import"""
 
 
 @dataclass(frozen=True)
@@ -147,6 +197,8 @@ def main(arguments: Arguments | None = None) -> int:
     commands: dict[str, Callable[[Arguments, Console], int]] = {
         "train": train,
         "evaluate": evaluate,
+        "export": export,
+        "watch": watch,
         "report": report,
         "check": check_task,
         "list": list_all,
@@ -208,7 +260,6 @@ def train(arguments: Arguments, console: Console) -> int:
     from comarl.algorithms import tuned
     from comarl.envs import FIXED, find_task
     from comarl.machine.placement import see_a_device_for_each
-    from comarl.types import SuitsActions
 
     # Before all else, because some tasks make JAX count its devices as soon as they are imported.
     see_a_device_for_each(seeds_in(arguments))
@@ -219,14 +270,6 @@ def train(arguments: Arguments, console: Console) -> int:
     prog = f"comarl train {algorithm_name} {task_name}"
     kind = TrainSettings[type(algorithm), type(task)]  # type: ignore[misc]
     settings = parsed(kind, usual, arguments[2:], prog, FIXED)
-    # Only now, because what sizes a task has may depend on its options
-    task = settings.task
-    if isinstance(task, SuitsActions):  # a task that has both kinds of actions
-        task = task.suited_to(settings.algorithm.actions)
-    episodes = settings.evaluation_episodes
-    if episodes is None:
-        episodes = 32 if task.spec.discrete else 10
-    settings = dataclasses.replace(settings, task=task, evaluation_episodes=episodes)
     report_tuned(changes, settings.algorithm, console)
     return run_training(settings, algorithm_name, task_name, console)
 
@@ -328,7 +371,7 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     from comarl.envs import FIXED
     from comarl.training.load import load_settings
     from comarl.training.progress import Display
-    from comarl.training.summary import scores_table
+    from comarl.training.summary import cross_play_table, scores_table
 
     folder, prog = Path(arguments[0]), f"comarl evaluate {arguments[0]}"
     imports = values_of(arguments[1:], "--import")
@@ -336,7 +379,14 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     usual = EvaluateSettings(trained.algorithm, trained.task)
     kind = EvaluateSettings[type(trained.algorithm), type(trained.task)]  # type: ignore[misc]
     settings = parsed(kind, usual, arguments[1:], prog, FIXED)
-    algorithm_name, task_name = config["algorithm_name"], config["task_name"]
+    names = f"{config['algorithm_name']} on {config['task_name']}: {folder}"
+    if settings.cross_play:
+        returns = api.cross_play(
+            folder, settings.episodes, checkpoint=settings.checkpoint, imports=imports
+        )
+        console.print(names, highlight=False, markup=False)
+        console.print(cross_play_table(returns, trained.first_seed))
+        return 0
     with warnings_as_lines():
         scores = api.evaluate(
             folder,
@@ -348,8 +398,37 @@ def evaluate(arguments: Arguments, console: Console) -> int:
             imports=imports,
             on_event=Display(console),
         )
-    console.print(f"{algorithm_name} on {task_name}: {folder}", highlight=False, markup=False)
+    console.print(names, highlight=False, markup=False)
     console.print(scores_table(scores, trained.first_seed))
+    return 0
+
+
+def export(arguments: Arguments, console: Console) -> int:
+    """`comarl export`: a trained team as a file."""
+    if not is_named(arguments, "export needs the folder of a run, before any option"):
+        return 0
+    from comarl import api
+
+    prog = f"comarl export {arguments[0]}"
+    chosen = parsed(ExportSettings, ExportSettings(), arguments[1:], prog)
+    settings = {name.rstrip("_"): value for name, value in vars(chosen).items()}
+    path = api.export(arguments[0], imports=settings.pop("import"), **settings)
+    size = path.stat().st_size / 2**20
+    console.print(f"{path}, {size:.1f} MiB", highlight=False, soft_wrap=True, markup=False)
+    return 0
+
+
+def watch(arguments: Arguments, console: Console) -> int:
+    """`comarl watch`: a film of a trained team."""
+    if not is_named(arguments, "watch needs the folder of a run or a file, before any option"):
+        return 0
+    from comarl import api
+
+    prog = f"comarl watch {arguments[0]}"
+    chosen = parsed(WatchSettings, WatchSettings(), arguments[1:], prog)
+    settings = {name.rstrip("_"): value for name, value in vars(chosen).items()}
+    path = api.watch(arguments[0], imports=settings.pop("import"), **settings)
+    console.print(str(path), highlight=False, soft_wrap=True, markup=False)
     return 0
 
 

@@ -25,9 +25,7 @@ import safetensors.numpy
 from jaxtyping import Array
 from safetensors import SafetensorError
 
-from comarl.algorithms import find_algorithm
 from comarl.escape import line
-from comarl.names import check_imports, is_own
 from comarl.runs.checkpoint import numbers
 from comarl.runs.files import MIB, atomically, read_plain
 from comarl.runs.identity import to_config
@@ -35,9 +33,9 @@ from comarl.runs.records import CONFIG, TEAM_LABELS, parse, plain, write_json
 from comarl.teams.acting import Acting, Form, clock_of
 from comarl.teams.program import interface, program, serialise
 from comarl.teams.team import About, Team
-from comarl.training.load import fill, tuples
+from comarl.training.load import rebuild_algorithm, tuples
 from comarl.training.settings import num_teams
-from comarl.types import Algorithm, EnvSpec
+from comarl.types import EnvSpec
 from comarl.validation import LARGEST_INT, check_fields, fits, is_whole, short
 
 FORMAT = 1
@@ -147,7 +145,7 @@ def build(content: bytes, imports: Sequence[str]) -> Team:
     """The team in the content of a file. Raises ValueError."""
     header, about = read_header(content)
     check_description(about)
-    algorithm = read_algorithm(about, imports)
+    algorithm = rebuild_algorithm(about, imports, "the team's")
     spec = read_spec(about["spec"])
     if (kind := "discrete" if spec.discrete else "continuous") not in algorithm.actions:
         raise ValueError(f"{type(algorithm).__name__} cannot choose {kind} actions")
@@ -255,15 +253,6 @@ def check_spec(spec: EnvSpec) -> None:
         or any(not 0 <= index < spec.state_size for row in rows for index in row)
     ):
         raise ValueError("obs_from_state must be indices of the state, a row for each agent")
-
-
-def read_algorithm(about: dict[str, Any], imports: Sequence[str]) -> Algorithm:
-    """The algorithm and its settings. Raises ValueError for code that would be imported though it
-    is neither in `imports` nor imported already."""
-    name = about["algorithm_name"]
-    if is_own(name):
-        check_imports(name, imports, "the team's algorithm")
-    return fill(find_algorithm(name).algorithm, about["algorithm"], "algorithm", imports)
 
 
 def read_leaves(

@@ -1,7 +1,7 @@
 """A trained team as an object that acts greedily, step by step, as it does when it is evaluated."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
@@ -118,6 +118,10 @@ class Team:
         }
         return cls(Acting.of(form, agent, clock), About(about, seed, which))
 
+    def with_scores(self, scores: dict[str, Any]) -> "Team":
+        """The same team, of which it is known what it reached: plain numbers by their names."""
+        return Team(self.acting, replace(self.about, scores=scores))
+
     @property
     def algorithm(self) -> Algorithm:
         """The algorithm and its settings."""
@@ -127,6 +131,13 @@ class Team:
     def spec(self) -> EnvSpec:
         """The sizes of the task."""
         return self.acting.spec
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of the training of its seed; of a mixed team, of its first agent's."""
+        acting = self.acting
+        member = acting if isinstance(acting, Acting) else acting.members[acting.places[0]]
+        return int(member.clock.env_steps)
 
     def __repr__(self) -> str:
         """What it is, on one line."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -120,25 +119,38 @@ def rebuild(config: dict[str, Any], imports: Sequence[str] = ()) -> Run:
     for name in NAMES:
         if not isinstance(value := config.get(name), str):
             raise ValueError(f"{name}={short(value)} of {CONFIG} must be a name, in quotes")
-        if is_own(value):
-            check_imports(value, imports, f"the run's {name.removesuffix('_name')}")
-    algorithm = find_algorithm(config["algorithm_name"]).algorithm
-    task = find_task(config["task_name"])
-    settings = {name: value for name, value in config.items() if name not in NAMES}
-    parts = {"algorithm": algorithm, "task": task}
-    known = {field.name: settings[field.name] for field in fields(Run) if field.name in settings}
-    if (kind := settings.pop("kind", Run.__name__)) != Run.__name__:
+    known = {name: value for name, value in config.items() if name not in NAMES}
+    if (kind := known.pop("kind", Run.__name__)) != Run.__name__:
         raise ValueError(f"kind={short(kind)} of {CONFIG} must be 'Run'")
-    for name in settings:
+    for name in known:
         if name not in field_types(Run):
             raise unknown_field(name)
-    parts |= {
-        name: fill(parts[name], known.pop(name), name, imports) for name in parts if name in known
-    }
-    check_named(task, parts["task"])
-    if isinstance(task, PettingZoo):
-        check_imports(task.module, imports, "the run's task")
-    return Run(**parts, **known)
+    algorithm, task = rebuild_algorithm(config, imports), rebuild_task(config, imports)
+    return Run(**{**known, "algorithm": algorithm, "task": task})
+
+
+def rebuild_algorithm(
+    config: dict[str, Any], imports: Sequence[str] = (), whose: str = "the run's"
+) -> Any:
+    """The algorithm that `algorithm_name` and `algorithm` say. Raises as `rebuild`."""
+    if is_own(name := config["algorithm_name"]):
+        check_imports(name, imports, f"{whose} algorithm")
+    algorithm = find_algorithm(name).algorithm
+    return fill(algorithm, config.get("algorithm", {}), "algorithm", imports)
+
+
+def rebuild_task(
+    config: dict[str, Any], imports: Sequence[str] = (), whose: str = "the run's"
+) -> Any:
+    """The task that `task_name` and `task` say. Raises as `rebuild`."""
+    if is_own(name := config["task_name"]):
+        check_imports(name, imports, f"{whose} task")
+    named = find_task(name)
+    task = fill(named, config.get("task", {}), "task", imports)
+    check_named(named, task)
+    if isinstance(named, PettingZoo):
+        check_imports(named.module, imports, f"{whose} task")
+    return task
 
 
 def check_named(named: Any, task: Any) -> None:

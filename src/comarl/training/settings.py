@@ -46,7 +46,8 @@ class Run:
     (`comarl.training.networks.read_networks`); None: it draws its own"""
 
     def __post_init__(self):
-        check_parts(self.algorithm, self.task)
+        check_algorithm(self.algorithm)
+        check_task(self.task)
         check_fields(self)
         check_range(self, 1, MOST_SEEDS, "seeds")
         check_range(self, 1, MOST_STEPS, "steps", "evaluate_every")
@@ -93,15 +94,19 @@ def num_teams(algorithm: Algorithm) -> int:
     return algorithm.num_teams if isinstance(algorithm, Evolutionary) else 1
 
 
-def check_parts(algorithm: Any, task: Any) -> None:
-    """Raises WrongSetting for what is no algorithm or no task, such as their names."""
+def check_algorithm(algorithm: Any) -> None:
+    """Raises WrongSetting for what is no algorithm, such as its class."""
     if isinstance(algorithm, type) or not isinstance(algorithm, Algorithm):
-        example = 'an algorithm, such as comarl.algorithms.find_algorithm("qmix").algorithm'
+        example = 'an algorithm, such as comarl.algorithm("qmix")'
         raise WrongSetting(
             f"algorithm of Run must be {example}, not {short(algorithm)}", "algorithm"
         )
+
+
+def check_task(task: Any) -> None:
+    """Raises WrongSetting for what is no task, such as its name."""
     if isinstance(task, type) or not isinstance(task, Environment | Task):
-        example = 'a task, such as comarl.envs.find_task("matrix/climbing")'
+        example = 'a task, such as comarl.task("matrix/climbing")'
         raise WrongSetting(f"task of Run must be {example}, not {short(task)}", "task")
 
 
