@@ -38,7 +38,8 @@ class Meeting:
         places = jnp.clip(places + action - 1, 0, self.cells - 1)
         met, time = places[0] == places[1], time + 1
         reward = jnp.where(met, 1.0, -0.05)
-        return (places, time), self.show(places), reward, met, time >= self.horizon
+        truncated = ~met & (time >= self.horizon)
+        return (places, time), self.show(places), reward, met, truncated
 
     def metrics(self, env_state):
         """Whether they met."""
