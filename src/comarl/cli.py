@@ -369,9 +369,10 @@ def evaluate(arguments: Arguments, console: Console) -> int:
         return 0
     from comarl import api
     from comarl.envs import FIXED
+    from comarl.teams.cross_play import cross_play_rows
     from comarl.training.load import load_settings
     from comarl.training.progress import Display
-    from comarl.training.summary import cross_play_table, scores_table
+    from comarl.training.summary import scores_table
 
     folder, prog = Path(arguments[0]), f"comarl evaluate {arguments[0]}"
     imports = values_of(arguments[1:], "--import")
@@ -385,7 +386,11 @@ def evaluate(arguments: Arguments, console: Console) -> int:
             folder, settings.episodes, checkpoint=settings.checkpoint, imports=imports
         )
         console.print(names, highlight=False, markup=False)
-        console.print(cross_play_table(returns, trained.first_seed))
+        heads, *rows = cross_play_rows(trained, returns)
+        table = Table(*heads, title="Cross-play: mean returns")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
         return 0
     with warnings_as_lines():
         scores = api.evaluate(

@@ -121,3 +121,20 @@ def cross_play(run: Run, trained: Trained, episodes: int = 32) -> Float[np.ndarr
         )
     finally:
         close()
+
+
+def cross_play_rows(run: Run, returns: Float[np.ndarray, "seeds seeds"]) -> list[list[str]]:
+    """The matrix as a table: a row of headings, then a row for each seed whose agent is the guest.
+
+    The last row is the difference that partners make: the mean of each team with guests of other
+    seeds, less its own.
+    """
+    seeds = range(run.first_seed, run.first_seed + run.seeds)
+    rows = [["one agent of", *(f"in team of seed {seed}" for seed in seeds)]]
+    for seed, row in zip(seeds, returns, strict=True):
+        rows.append([f"seed {seed}", *(f"{value:.4g}" for value in row)])
+    if run.seeds > 1:
+        own = np.diag(returns)
+        others = (returns.sum(axis=0) - own) / (run.seeds - 1)
+        rows.append(["others less own", *(f"{value:+.4g}" for value in others - own)])
+    return rows

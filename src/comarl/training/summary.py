@@ -68,21 +68,3 @@ def scores_table(
             )
             table.add_row(str(first_seed + seed), *label, *numbers, *extra)
     return table
-
-
-def cross_play_table(returns: Float[ndarray, "seeds seeds"], first_seed: int) -> Table:
-    """How the team of each seed does with one agent of another, a row for each guest's seed.
-
-    The last row is what partners cost: the mean of each team with guests of other seeds, less its
-    own.
-    """
-    seeds = range(first_seed, first_seed + len(returns))
-    heads = (f"in team of seed {seed}" for seed in seeds)
-    table = Table("one agent of", *heads, title="Cross-play: mean returns")
-    for seed, row in zip(seeds, returns, strict=True):
-        table.add_row(f"seed {seed}", *(number_text(float(value)) for value in row))
-    if len(returns) > 1:
-        own = returns.diagonal()
-        others = (returns.sum(axis=0) - own) / (len(returns) - 1)
-        table.add_row("others less own", *(f"{value:+.4g}" for value in others - own))
-    return table
