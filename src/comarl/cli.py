@@ -12,6 +12,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 from rich.console import Console
+from rich.table import Table
 
 from comarl import escape
 from comarl.machine.allocator import keep_freed_memory
