@@ -295,3 +295,13 @@ def test_no_checkpoint_is_promised_where_there_is_none(kept, tmp_path):
     assert kept.kept() == f"The same command resumes from {kept.path(2)}."
     none = Checkpoints(tmp_path / "new")
     assert none.kept().startswith("The run has no checkpoint yet: the same command starts it from")
+
+
+def test_a_zip_of_very_many_members_is_damage_before_they_are_read(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint-00000001.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(checkpoint.MOST_MEMBERS + 1):
+            archive.writestr(zipfile.ZipInfo(str(number)), b"")
+    monkeypatch.setattr(checkpoint.zipfile, "ZipFile", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(checkpoint.DamagedCheckpoint, match="its end is not that of a zip"):
+        checkpoint.read_header(path)

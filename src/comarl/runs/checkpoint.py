@@ -6,7 +6,9 @@ damage; nothing is pickled.
 """
 
 import json
+import os
 import re
+import struct
 import uuid
 import warnings
 import zipfile
@@ -30,6 +32,12 @@ from comarl.runs.identity import first_difference
 CHUNK = 1 << 24
 # Bytes of header.json and of arrays.json that a checkpoint may have; its own are far smaller
 MOST_JSON = 4 * MIB
+# Members of a checkpoint's zip; a state has some hundreds of arrays
+MOST_MEMBERS = 20_000
+# The end of a zip without a comment: its signature and the number of its members are in it
+ZIP_END = struct.Struct("<4s4xHH8x2x")
+# Checkpoints that are tried before a folder is given up; a run keeps two
+MOST_TRIED = 20
 # Bytes of a .npy member before its numbers; NumPy itself writes at most a few hundred
 MOST_NPY_HEADER = 4096
 
@@ -78,7 +86,7 @@ def load(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     values = []
     with _opened(path) as file:
         with _naming(path):
-            archive = zipfile.ZipFile(file)
+            archive = _archive(file)
             header = _json(archive, "header.json")
             # Cheap to find out, so before anything large is read.
             _compare(_json(archive, "arrays.json"), wanted)
@@ -123,7 +131,7 @@ def numbers(leaf: Any) -> np.ndarray:
 def read_header(path: Path) -> dict[str, Any]:
     """The header alone. Raises DamagedCheckpoint."""
     with _opened(path) as file, _naming(path):
-        return _json(zipfile.ZipFile(file), "header.json")
+        return _json(_archive(file), "header.json")
 
 
 def check_config(path: Path, header: dict[str, Any], config: dict[str, Any]) -> None:
@@ -220,7 +228,7 @@ class Checkpoints:
         checkpoint is damaged, too.
         """
         causes = []
-        for number in self.numbers():
+        for number in self.numbers()[:MOST_TRIED]:
             path = self.path(number)
             try:
                 # The configuration decides the shapes, so a difference there is the cause to name.
@@ -297,6 +305,16 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         raise
     with file:
         yield file
+
+
+def _archive(file: IO[bytes]) -> zipfile.ZipFile:
+    """A checkpoint's zip, opened. Raises ValueError for one with more members than a checkpoint
+    has, before they are read."""
+    file.seek(-ZIP_END.size, os.SEEK_END)
+    signature, here, members = ZIP_END.unpack(file.read(ZIP_END.size))
+    if signature != b"PK\x05\x06" or here != members or members > MOST_MEMBERS:
+        raise ValueError(f"its end is not that of a zip with at most {MOST_MEMBERS} members")
+    return zipfile.ZipFile(file)
 
 
 def _member(archive: zipfile.ZipFile, name: str, most: int) -> zipfile.ZipInfo:
