@@ -178,8 +178,8 @@ def test_what_load_cannot_mean_is_refused(run, tmp_path):
     with pytest.raises(FileNotFoundError):
         comarl.load(tmp_path / "nothing")
     path = comarl.export(trained, tmp_path / "team.safetensors")
-    with pytest.raises(ValueError, match="seed and agents are for runs"):
-        comarl.load(path, seed=0)
+    with pytest.raises(ValueError, match="has the team of seed 0 alone, not of 1"):
+        comarl.load(path, seed=1)
 
 
 def test_the_commands_export_evaluate_and_cross_play(run, tmp_path, capsys, monkeypatch):

@@ -28,7 +28,7 @@ from comarl.teams.acting import Acting
 from comarl.teams.cross_play import cross_play as play_across
 from comarl.teams.export import SUFFIX
 from comarl.teams.export import export as write_team
-from comarl.teams.export import read as read_team
+from comarl.teams.load import load as load_team
 from comarl.teams.team import Team, Which, mixed, of_seed, seed_place, team_index
 from comarl.terminal import going_on
 from comarl.training.evaluate import record_once
@@ -357,15 +357,10 @@ def load(
     Raises FileNotFoundError, DamagedCheckpoint, or ValueError for what cannot be read or is not
     there.
     """
-    if _is_export(source):
-        if seed is not None or agents is not None:
-            raise ValueError(f"{source} is one team: seed and agents are for runs")
-        return read_team(Path(source), imports)
-    run, config, folder = _settings_of(source, imports)
-    trained = load_trained(folder, run, config, checkpoint)
-    team_of = lambda number: Team.of_run(run, config, trained, number, which)
+    path = source.folder if isinstance(source, TrainedRun) else source
+    team_of = lambda number: load_team(path, number, which, checkpoint, imports)
     if agents is None:
-        return team_of(run.first_seed if seed is None else seed)
+        return team_of(seed)
     if seed is not None:
         raise ValueError("seed and agents were both given; agents has a seed for each agent")
     teams = {number: team_of(number) for number in dict.fromkeys(agents)}

@@ -310,10 +310,13 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 def _archive(file: IO[bytes]) -> zipfile.ZipFile:
     """A checkpoint's zip, opened. Raises ValueError for one with more members than a checkpoint
     has, before they are read."""
-    file.seek(-ZIP_END.size, os.SEEK_END)
-    signature, here, members = ZIP_END.unpack(file.read(ZIP_END.size))
-    if signature != b"PK\x05\x06" or here != members or members > MOST_MEMBERS:
-        raise ValueError(f"its end is not that of a zip with at most {MOST_MEMBERS} members")
+    file.seek(max(file.seek(0, os.SEEK_END) - ZIP_END.size, 0))
+    end = file.read()
+    if len(end) < ZIP_END.size or not end.startswith(b"PK\x05\x06"):
+        raise ValueError("File is not a zip file")
+    _, here, members = ZIP_END.unpack(end)
+    if here != members or members > MOST_MEMBERS:
+        raise ValueError(f"it has more than {MOST_MEMBERS} members")
     return zipfile.ZipFile(file)
 
 
