@@ -160,6 +160,16 @@ def test_a_team_is_loaded_acts_and_is_given_away(run, tmp_path):
     assert mixed.reset().act(obs, available).tolist() == [other[0], actions[1]]
 
 
+def test_a_run_and_a_file_can_be_watched(run, tmp_path):
+    trained, _ = run
+    film = comarl.watch(trained, tmp_path / "run.gif", seed=1, size=200)
+    path = comarl.export(trained, tmp_path / "team.safetensors", seed=1)
+    assert main(["watch", str(path), "--out", str(tmp_path / "file.gif"), "--size", "200"]) == 0
+    sizes = [Path(name).stat().st_size for name in (film, tmp_path / "file.gif")]
+    assert min(sizes) > 1000 and sizes[0] != sizes[1], "a file has no values to show"
+    assert main(["watch", str(path), "--out", str(tmp_path / "file.gif")]) == 1, "it is there"
+
+
 def test_cross_play_has_each_seeds_own_team_on_the_diagonal(run):
     trained, _ = run
     returns = comarl.cross_play(trained, 4)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-SHOWN_ONLY = ("reporting", "cli", "doctor", "api")
+SHOWN_ONLY = ("reporting", "watching", "cli", "doctor", "listing", "api", "teams")
 """the folders and modules of comarl that change no result"""
 
 

@@ -54,12 +54,14 @@ def watch(
     seed: int = 0,
     fps: float | int | None = None,
     size: int = 600,
+    values: bool = True,
 ) -> Path:
     """Plays greedy episodes of one team of one seed's agent, and writes them all to `out`.
 
     There is a picture of the start and one after each step, `size` pixels wide. `agent` and `clock`
     are without an axis of seeds; equal seeds give equal films. `fps` is how many steps there are in
-    a second, by default what suits the task.
+    a second, by default what suits the task. `values` shows what a team thinks its joint actions
+    are worth, where it can: an exported team has no critic.
 
     Raises ValueError for what cannot be meant, FileExistsError for a file that is there,
     ImportError for a missing extra, `robots.CannotDraw`, a RuntimeError, where MuJoCo has nothing
@@ -78,7 +80,7 @@ def watch(
         raise ValueError(f"fps={short(fps)} must be from 0.1 to 100")
     check_drawable(task)
     with opened(task) as theatre:
-        direct = director(algorithm, task, agent, clock, theatre)
+        direct = director(algorithm, task, agent, clock, theatre, values)
         played = (
             play(
                 algorithm,
@@ -116,7 +118,7 @@ def check_drawable(task: Any) -> None:
 
 
 def director(
-    algorithm: Algorithm, task: Any, agent: PyTree, clock: Clock, theatre: Theatre
+    algorithm: Algorithm, task: Any, agent: PyTree, clock: Clock, theatre: Theatre, values: bool
 ) -> Director:
     """What makes scenes of a task's episodes. A task's own `render` comes before what is known of
     its family."""
@@ -125,8 +127,10 @@ def director(
     if isinstance(task, MatrixGame):
 
         def game(played: Played, size: int) -> Scene:
-            values = tables.team_values(task, algorithm, agent, clock, played.states[0])
-            return tables.matrix(task, played, size, values)
+            if not values:
+                return tables.matrix(task, played, size)
+            worth = tables.team_values(task, algorithm, agent, clock, played.states[0])
+            return tables.matrix(task, played, size, worth)
 
         return game
     if isinstance(task, MultiAgentMujoco):
