@@ -3,13 +3,17 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from comarl.algorithms.qmix import Qmix
 from comarl.play.player import make_player
-from comarl.teams.cross_play import cross_play, cross_play_rows
+from comarl.teams.acting import clock_of, unseen
+from comarl.teams.cross_play import Guest, Pair, cross_play, cross_play_rows
 from comarl.teams.team import Team, mixed
 from comarl.training.evaluate import evaluate, evaluation_plan
+from comarl.types import EnvSpec
 from tests.teams.small import config_of, run_of, trained_of
 from tests.training.tasks import HostWander, Stroll
 
@@ -61,6 +65,20 @@ def play(task, team, key):
         if terminated or truncated:
             break
     return total
+
+
+def test_one_agent_is_the_guest_and_the_others_are_at_home():
+    class Constant(Qmix):
+        """Every agent chooses the number that it has learnt, plus its team's."""
+
+        def act(self, state, team, memory, timestep, clock, key, *, explore):
+            return memory + 1, jnp.full(3, state + team)
+
+    pair = Pair(jnp.int32(10), jnp.int32(20), jnp.int32(1), jnp.int32(2))
+    seen = unseen(EnvSpec(3, 1, 1, 2, discrete=True, horizon=1))
+    guest, key = Guest(Constant()), jax.random.key(0)
+    memory, action = guest.act(pair, 1, (0, 5), seen, clock_of(0, 0), key, explore=False)
+    assert action.tolist() == [11, 22, 11] and memory == (1, 6)
 
 
 def test_agents_that_communicate_have_no_cross_play():

@@ -10,7 +10,7 @@ import pytest
 
 from comarl.envs import find_task
 from comarl.play.player import make_player
-from comarl.teams.acting import Acting, Form, clock_of, first_key, step_key
+from comarl.teams.acting import Acting, Form, begin, clock_of, first_key, step_key
 from comarl.teams.export import export, read
 from comarl.teams.team import About, Team, Which, mixed, read_key
 from comarl.types import Communicates, Timestep
@@ -74,6 +74,9 @@ def test_a_team_acts_as_evaluated_and_so_does_its_file_and_each_agent_alone(name
     team, episode, key = lively(run, which)
     discrete = run.spec.discrete
     same(replayed(team, episode, key), episode.action, discrete)
+    first = jax.tree.map(lambda x: jnp.asarray(x[0]), episode.timesteps)
+    began = begin(team.acting, first, key)
+    assert jax.tree.leaves(jax.tree.map(np.array_equal, began, episode.memory)).count(False) == 0
     # Its file
     again = read(export(team, tmp_path / "team.safetensors"))
     np.testing.assert_array_equal(replayed(again, episode, key), replayed(team, episode, key))
