@@ -1,6 +1,7 @@
 """Agents of different seeds in one team."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,7 @@ def test_one_agent_is_the_guest_and_the_others_are_at_home():
     class Constant(Qmix):
         """Every agent chooses the number that it has learnt, plus its team's."""
 
-        def act(self, state, team, memory, timestep, clock, key, *, explore):
+        def act(self, state: Any, team, memory: Any, timestep, clock, key, *, explore):
             return memory + 1, jnp.full(3, state + team)
 
     pair = Pair(jnp.int32(10), jnp.int32(20), jnp.int32(1), jnp.int32(2))
