@@ -9,8 +9,8 @@ ARGS =
 BIN = .venv/bin
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH"
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Compiled programs are kept between test runs, except in CI, where every run is the first.
-TESTS = $(if $(CI),,JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.jax_cache") $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+# Compiled programs are kept between test runs, and between the processes of one.
+TESTS = JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.jax_cache" $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 # Tests of one file share what they compile. Each process needs about 3 GiB.
 WORKERS = 2
 
