@@ -6,7 +6,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from comarl.escape import terminal
@@ -143,7 +143,9 @@ def show(console: Console, arguments: Sequence[str]) -> None:
 
 def print_table(console: Console, title: str, lines: Iterable[Line]) -> None:
     """A title, and a row for each line."""
-    columns = ("name", "kind" if title == "Algorithms" else "actions", "what it is")
+    columns = ("kind" if title == "Algorithms" else "actions", "what it is")
+    # A name stays whole on a narrow terminal, so that it can be copied
+    columns = (Column("name", no_wrap=True), *columns)
     table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
     for line in lines:
         table.add_row(*(Text(terminal(x)) for x in (line.name, line.kind, line.summary)))
