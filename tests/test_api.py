@@ -41,6 +41,10 @@ def test_train_returns_the_run_and_tells_its_events(run):
     assert kinds[0] is Note and str(trained.folder) in heard[0].text
     assert kinds.count(Started) == kinds.count(Ended) == 1 and kinds.count(Evaluated) == 6
     assert Progress in kinds
+    assert repr(trained) == (
+        f"<TrainedRun of {trained.config['algorithm_name']} on matrix/penalty: 2 seeds, 30 steps "
+        f"each: {trained.folder}>"
+    )
 
 
 def test_the_same_call_finds_the_run_done_and_the_command_line_the_same_run(run, capsys):
@@ -80,6 +84,10 @@ def test_report_draws_runs_and_folders(run, tmp_path):
     written = comarl.report([trained, trained.folder], tmp_path / "report")
     assert {path.name for path in written} >= {"curves.png", "table.md", "per_seed.csv"}
     assert all(path.exists() for path in written)
+    table = (tmp_path / "report" / "table.md").read_text()
+    for number, one in enumerate((trained, trained.folder, str(trained.folder))):
+        comarl.report(one, tmp_path / str(number))
+        assert (tmp_path / str(number) / "table.md").read_text() == table, "two were one run"
 
 
 def test_a_value_of_a_name_is_called_by_that_name(tmp_path):
@@ -185,7 +193,7 @@ def test_what_load_cannot_mean_is_refused(run, tmp_path):
         comarl.load(trained, seed=0, agents=[0, 1])
     with pytest.raises(ValueError, match="one for each agent"):
         comarl.load(trained, agents=[0])
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="nothing: there is neither a run's folder nor"):
         comarl.load(tmp_path / "nothing")
     path = comarl.export(trained, tmp_path / "team.safetensors")
     with pytest.raises(ValueError, match="has the team of seed 0 alone, not of 1"):

@@ -39,7 +39,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         (("train", "rce-matd3", "mamujoco/Hopper-3x1"), ("rce-matd3", "did you mean 'race-matd3'")),
         (("train", "matd3", "mamujoco/Hoper-3x1"), ("Hoper", "did you mean 'mamujoco/Hopper-3x1'")),
         (("train", "matd3", "mamujoco/Hopper-2x2"), ("partition", "2x2", "3x1")),
-        (("train", "matd3"), ("names of an algorithm and a task",)),
+        (("train", "matd3"), ("names of an algorithm and a task", "`comarl train --help`")),
         (("trane",), ("trane", "did you mean 'train'")),
         (("evaluate", "/nowhere"), ("/nowhere", "config.json")),
         (("report", "/nowhere"), ("/nowhere", "metrics.jsonl")),
@@ -129,13 +129,30 @@ def test_a_name_like_no_other_is_not_answered_with_all_names(capsys):
     [
         (("--version",), "comarl "),
         (("help",), "usage: comarl COMMAND"),
-        (("help", "train"), "train ALGORITHM TASK"),
         (("doctor", "--help"), "usage: comarl doctor"),
     ],
 )
 def test_what_people_try_first_works(arguments, words, capsys):
     assert main(arguments) == 0
     assert words in said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "more"),
+    [
+        ("train ALGORITHM TASK", "--checkpoint-seconds", "algorithm and of the task"),
+        ("evaluate RUN", "--cross-play", "algorithm and of the task"),
+        ("export RUN", "--stablehlo", ""),
+        ("watch RUN", "--fps", ""),
+        ("check TASK", "--seed", "options of the task"),
+    ],
+)
+def test_help_needs_no_names(command, option, more, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(("help", command.split()[0]))
+    text = said(capsys)
+    assert not end.value.code and f"usage: comarl {command}" in text and option in text
+    assert more in text and "--algorithm" not in text and "--task" not in text
 
 
 @pytest.mark.parametrize(

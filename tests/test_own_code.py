@@ -91,7 +91,7 @@ def test_a_folder_alone_imports_nothing(trained, at_examples, capsys):
     assert main(["evaluate", str(trained), "--episodes", "2"]) == 2
     assert "add --import deep_qmix" in " ".join(capsys.readouterr().err.split())
     assert not {"deep_qmix", "meeting"} & set(sys.modules)
-    with pytest.raises(ValueError, match="add --import meeting"):
+    with pytest.raises(ValueError, match=r"add --import meeting, or .* imports=\['meeting'\]"):
         comarl.evaluate(trained, 2, imports=["deep_qmix"])
     assert "meeting" not in sys.modules
     command = ["evaluate", str(trained), "--episodes", "2", "--import", "deep_qmix", "meeting"]
@@ -156,10 +156,14 @@ BAD = {
         r"importing bad_code failed: ZeroDivisionError.*bad_code.py, line 1",
     ),
     "bad_import:A": (ImportError, "No module named 'not_there_either'"),
+    "bad_word:A": (ImportError, r"SyntaxError: invalid syntax \(bad_word.py, line 1\)$"),
+    "bad_field:A": (ImportError, r"non-default argument 'b' .*bad_field.py, line 2\)$"),
     "loose:Loose": (WrongSetting, "must be a frozen dataclass"),
     "loose:needs": (WrongSetting, "must be a frozen dataclass"),
     "loose:Needs": (WrongSetting, "each of its fields needs a default"),
     "loose:Listed": (WrongSetting, "its field sizes must be hashable"),
+    "loose:Strange": (WrongSetting, "its __init__ must take its fields"),
+    "__main__:Gone": (UnknownName, "was defined in a script or a notebook"),
     "meeting:": (UnknownName, "must be module:Name"),
     ":Meeting": (UnknownName, "must be module:Name"),
     "../meeting:Meeting": (UnknownName, "must be module:Name"),
@@ -170,6 +174,10 @@ BAD = {
 def test_what_cannot_be_meant_is_named(where, at_examples, tmp_path, monkeypatch):
     (tmp_path / "bad_code.py").write_text("1 / 0\n")
     (tmp_path / "bad_import.py").write_text("import not_there_either\n")
+    (tmp_path / "bad_word.py").write_text("def (:\n")
+    (tmp_path / "bad_field.py").write_text(
+        "import dataclasses\n@dataclasses.dataclass\nclass A:\n    a: int = 1\n    b: int\n"
+    )
     (tmp_path / "loose.py").write_text(
         "import dataclasses\n"
         "class Loose: pass\n"
@@ -178,12 +186,13 @@ def test_what_cannot_be_meant_is_named(where, at_examples, tmp_path, monkeypatch
         "class Needs:\n    size: int\n"
         "@dataclasses.dataclass(frozen=True)\n"
         "class Listed:\n    sizes: list = dataclasses.field(default_factory=list)\n"
+        "class Strange(Listed):\n    def __init__(self): super().__init__(())\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     error, words = BAD[where]
     with pytest.raises(error, match=words):
         comarl.task(where)
-    forget("loose", "bad_code", "bad_import")
+    forget("loose", "bad_code", "bad_import", "bad_word", "bad_field")
 
 
 def test_a_class_inside_a_function_is_refused():

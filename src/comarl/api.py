@@ -75,6 +75,13 @@ class TrainedRun:
         """Whether every seed has had its steps."""
         return bool((np.asarray(self.state.clock.env_steps) >= self.settings.steps).all())
 
+    def __repr__(self) -> str:
+        # Short, because a notebook shows what a cell ends with, and the state is large
+        names = f"{self.config['algorithm_name']} on {self.config['task_name']}"
+        steps = int(np.asarray(self.state.clock.env_steps).min())
+        seeds = counted(self.settings.seeds, "seed")
+        return f"<TrainedRun of {names}: {seeds}, {steps:,} steps each: {self.folder}>"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -297,7 +304,7 @@ def evaluate(
 
 
 def report(
-    runs: Sequence[TrainedRun | Path | str],
+    runs: Sequence[TrainedRun | Path | str] | TrainedRun | Path | str,
     out: Path | str = "report",
     *,
     metric: str | None = None,
@@ -307,7 +314,8 @@ def report(
     """Draws learning curves and writes tables of runs, or of the runs in folders, into `out`.
 
     Args:
-        runs: what `train` returned, or folders; seeds of equal settings are one curve.
+        runs: what `train` returned, or folders, one or several; seeds of equal settings are one
+            curve.
         out: the folder for pictures, tables and the CSV.
         metric: what to compare by: `won`, `return`, or another metric of the tasks; by default
             `won` where the task has it.
@@ -320,7 +328,8 @@ def report(
     """
     from comarl.reporting import report as write_report
 
-    folders = [run.folder if isinstance(run, TrainedRun) else Path(run) for run in runs]
+    given = [runs] if isinstance(runs, TrainedRun | Path | str) else runs
+    folders = [run.folder if isinstance(run, TrainedRun) else Path(run) for run in given]
     return write_report(folders, Path(out), metric, middle, training)
 
 

@@ -17,7 +17,14 @@ from rich.table import Table
 from comarl import escape
 from comarl.machine.allocator import keep_freed_memory
 from comarl.machine.interrupt import StoppedAtOnce
-from comarl.options import UsageError, parsed, seeds_in, values_of, with_option
+from comarl.options import (
+    UsageError,
+    check_names,
+    parsed,
+    seeds_in,
+    values_of,
+    with_option,
+)
 from comarl.terminal import going_on, make_console, open_streams, sentence, warnings_as_lines
 from comarl.validation import WrongSetting, unknown
 
@@ -251,13 +258,8 @@ def is_user_error(error: Exception) -> bool:
 
 def train(arguments: Arguments, console: Console) -> int:
     """`comarl train`: trains, or resumes a run."""
-    if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
-        print(USAGE, end="")
-        if not arguments or arguments[0] in ("-h", "--help"):
-            return 0
-        raise UsageError(
-            "train needs the names of an algorithm and a task, in this order, before any option"
-        )
+    complaint = "train needs the names of an algorithm and a task, in this order, before any option"
+    check_names(arguments, "train ALGORITHM TASK", complaint, TrainSettings)
     from comarl.algorithms import tuned
     from comarl.envs import FIXED, find_task
     from comarl.machine.placement import see_a_device_for_each
@@ -342,17 +344,6 @@ def summarise(run: Any, console: Console) -> None:
     )
 
 
-def is_named(arguments: Arguments, complaint: str) -> bool:
-    """Whether a command's first argument is the name that it needs; False after the usage was shown
-    because somebody asked for help. Raises UsageError with the complaint otherwise."""
-    if arguments and not arguments[0].startswith("-"):
-        return True
-    print(USAGE, end="")
-    if arguments and arguments[0] in ("-h", "--help"):
-        return False
-    raise UsageError(complaint)
-
-
 def is_alone(command: str, arguments: Arguments, help_line: str) -> bool:
     """Whether a command that takes no arguments has none; False after its help was shown. Raises
     UsageError for any other argument."""
@@ -366,8 +357,8 @@ def is_alone(command: str, arguments: Arguments, help_line: str) -> bool:
 
 def evaluate(arguments: Arguments, console: Console) -> int:
     """`comarl evaluate`: greedy episodes of a trained team."""
-    if not is_named(arguments, "evaluate needs the folder of a run, before any option"):
-        return 0
+    complaint = "evaluate needs the folder of a run, before any option"
+    check_names(arguments, "evaluate RUN", complaint, EvaluateSettings)
     from comarl import api
     from comarl.envs import FIXED
     from comarl.teams.cross_play import cross_play_rows
@@ -411,23 +402,24 @@ def evaluate(arguments: Arguments, console: Console) -> int:
 
 def export(arguments: Arguments, console: Console) -> int:
     """`comarl export`: a trained team as a file."""
-    if not is_named(arguments, "export needs the folder of a run, before any option"):
-        return 0
+    complaint = "export needs the folder of a run, before any option"
+    check_names(arguments, "export RUN", complaint, ExportSettings)
     from comarl import api
+    from comarl.training.memory import size_text
 
     prog = f"comarl export {arguments[0]}"
     chosen = parsed(ExportSettings, ExportSettings(), arguments[1:], prog)
     settings = {name.rstrip("_"): value for name, value in vars(chosen).items()}
     path = api.export(arguments[0], imports=settings.pop("import"), **settings)
-    size = path.stat().st_size / 2**20
-    console.print(f"{path}, {size:.1f} MiB", highlight=False, soft_wrap=True, markup=False)
+    size = size_text(path.stat().st_size)
+    console.print(f"{path}, {size}", highlight=False, soft_wrap=True, markup=False)
     return 0
 
 
 def watch(arguments: Arguments, console: Console) -> int:
     """`comarl watch`: a film of a trained team."""
-    if not is_named(arguments, "watch needs the folder of a run or a file, before any option"):
-        return 0
+    complaint = "watch needs the folder of a run or a file, before any option"
+    check_names(arguments, "watch RUN", complaint, WatchSettings)
     from comarl import api
 
     prog = f"comarl watch {arguments[0]}"
@@ -458,8 +450,8 @@ def report(arguments: Arguments, console: Console) -> int:
 
 def check_task(arguments: Arguments, console: Console) -> int:
     """`comarl check`: the contract of a task."""
-    if not is_named(arguments, "check needs the name of a task, before any option"):
-        return 0
+    complaint = "check needs the name of a task, before any option"
+    check_names(arguments, "check TASK", complaint, CheckSettings)
     from comarl import api
     from comarl.envs import FIXED, find_task
     from comarl.envs.check import ContractViolation, report_text

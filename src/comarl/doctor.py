@@ -43,6 +43,7 @@ EXTRAS = {  # each extra in pyproject.toml that a user may want -> its modules, 
     ),
     "report": (("matplotlib",), "learning curves"),
     "watch": (("PIL", "imageio_ffmpeg"), "films of trained teams"),
+    "stablehlo": (("flatbuffers",), "exported teams as programs"),
 }
 FRAME = """
 import mujoco

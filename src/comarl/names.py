@@ -10,6 +10,7 @@ import difflib
 import functools
 import importlib
 import sys
+import sysconfig
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -65,6 +66,12 @@ def find_class(where: str) -> Any:
     found = import_named(module)
     for name in path.split("."):
         if not hasattr(found, name):
+            if module == "__main__":
+                raise UnknownName(
+                    f"{where[:200]} was defined in a script or a notebook, and this process is "
+                    "another or has not defined it yet; classes in a module can be used from "
+                    "everywhere"
+                )
             near = difflib.get_close_matches(name, [n for n in vars(found) if n[0] != "_"], n=3)
             meant = f"; did you mean {' or '.join(near)}?" if near else ""
             raise UnknownName(f"{where[:200]}: {module} has no {name!r:.60}{meant}")
@@ -84,11 +91,24 @@ def import_named(module: str) -> Any:
                 f"module {module!r:.100} does not exist, neither in the working directory nor "
                 "among the installed packages"
             ) from None
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[0] != "<"]
-        place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
         raise ImportError(
-            f"importing {module} failed: {type(error).__name__}: {error}{place}"
+            f"importing {module} failed: {type(error).__name__}: {error}{place_of(error)}"
         ) from error
+
+
+def place_of(error: Exception) -> str:
+    """Where an import failed, in brackets: the last line outside Python's own library, which may
+    have been told something wrong. Nothing for a SyntaxError, which says it."""
+    library = sysconfig.get_path("stdlib")
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename[0] != "<"
+        and ("site-packages" in frame.filename or not frame.filename.startswith(library))
+    ]
+    if isinstance(error, SyntaxError) or not frames:
+        return ""
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})"
 
 
 def check_frozen(kind: Kind, where: str, found: Any) -> None:
@@ -101,6 +121,14 @@ def check_frozen(kind: Kind, where: str, found: Any) -> None:
             "@dataclass(frozen=True) above the class",
             kind,
         )
+    try:
+        dataclasses.replace(found)
+    except TypeError as error:
+        raise WrongSetting(
+            f"{where}: its __init__ must take its fields, as a dataclass makes it; check values in "
+            f"__post_init__ instead: {error}",
+            kind,
+        ) from None
     for field in dataclasses.fields(found):
         try:
             hash(value := getattr(found, field.name))
@@ -140,5 +168,5 @@ def check_imports(where: str, imports: Sequence[str], what: str) -> None:
     if module not in sys.modules and not set(packages) & set(imports):
         raise ValueError(
             f"{what} is code of the module {short(module)}, which is imported only if you name it, "
-            f"too: add --import {module}"
+            f"too: add --import {module}, or in Python imports=[{short(module)}]"
         )

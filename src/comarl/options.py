@@ -69,6 +69,32 @@ def values_of(arguments: Sequence[str], option: str) -> list[str]:
     return [value for values in parser.parse_known_args(arguments)[0].given for value in values]
 
 
+@dataclasses.dataclass(frozen=True)
+class Unnamed:
+    """An algorithm or a task that no name has said yet, and so without options."""
+
+
+def check_names(arguments: Sequence[str], wanted: str, complaint: str, kind: Any) -> None:
+    """Raises UsageError with the complaint unless a command got the names that it needs in front of
+    its options; `wanted` is the command with words for them, such as `train ALGORITHM TASK`.
+
+    Asked for help without them, it shows the options of `kind`, which every name has, and ends the
+    process.
+    """
+    command, *words = wanted.split()
+    names = arguments[: len(words)]
+    if len(names) == len(words) and not any(name.startswith("-") for name in names):
+        return
+    if not {"-h", "--help"} & set(arguments):
+        raise UsageError(f"{complaint}; `comarl {command} --help` shows all options.")
+    own = [field.name for field in dataclasses.fields(kind) if field.name in ("algorithm", "task")]
+    if own:
+        parts = " and of the ".join(own)
+        print(f"`comarl {wanted} --help` shows the options of the {parts}, too.\n")
+    of_names = kind[(Unnamed,) * len(own)] if own else kind
+    parsed(of_names, kind(*[Unnamed() for _ in own]), ["--help"], f"comarl {wanted}")
+
+
 def parsed(
     kind: Any, usual: Any, arguments: Sequence[str], prog: str, fixed: Collection[str] = ()
 ) -> Any:

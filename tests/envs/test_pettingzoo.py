@@ -371,6 +371,7 @@ def test_a_module_without_such_an_environment_says_why_and_what_would_be_right(
             r'pip install "pettingzoo\[butterfly\]"',
         ),
         ("mpe2.simple_spread_v3", "mpe2", r'pip install "comarl\[pettingzoo\]"'),
+        ("toys.of_mine", "gymnasium", r'pip install "comarl\[pettingzoo\]"'),
         ("toys.of_mine", "toybox", "install it, or the extra of toys that brings it"),
     ],
 )

@@ -26,6 +26,8 @@ def load(
         run, config = load_settings(path, imports)
         trained = load_trained(path, run, config, checkpoint)
         return Team.of_run(run, config, trained, run.first_seed if seed is None else seed, which)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is neither a run's folder nor a file of a team")
     team = read(path, imports)
     if seed is not None and seed != team.about.seed:
         raise ValueError(f"{path} has the team of seed {team.about.seed} alone, not of {seed}")

@@ -83,5 +83,5 @@ def serialise(exported: jax.export.Exported) -> bytes:
         return bytes(exported.serialize())
     except ImportError:
         raise ModuleNotFoundError(
-            "writing a .stablehlo needs flatbuffers: pip install flatbuffers"
+            'writing a .stablehlo is an extra: pip install "comarl[stablehlo]"'
         ) from None

@@ -82,8 +82,10 @@ def _round_down(number: int) -> int:
 def size_text(number: int | float) -> str:
     """Bytes as a person reads them.
 
-    >>> size_text(3 * 2**30), size_text(2.5 * 2**20)
-    ('3.00 GiB', '2.5 MiB')
+    >>> size_text(3 * 2**30), size_text(2.5 * 2**20), size_text(2000)
+    ('3.00 GiB', '2.5 MiB', '2.0 KiB')
     """
-    giga = number / 2**30
-    return f"{giga:.2f} GiB" if giga >= 0.1 else f"{number / 2**20:.1f} MiB"
+    giga, mega = number / 2**30, number / 2**20
+    if giga >= 0.1:
+        return f"{giga:.2f} GiB"
+    return f"{mega:.1f} MiB" if mega >= 0.1 else f"{number / 2**10:.1f} KiB"

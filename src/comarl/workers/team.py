@@ -315,7 +315,7 @@ def load(module: str) -> ModuleType:
         if missing != module and not module.startswith(f"{missing}."):
             raise ImportError(
                 f"module={module!r} needs the package {missing!r}, which is not installed: "
-                f"{remedy(module)}"
+                f"{remedy(module, missing)}"
             ) from error
         parent, _, name = missing.rpartition(".")
         if parent:
@@ -342,15 +342,15 @@ def load(module: str) -> ModuleType:
         ) from error
 
 
-def remedy(module: str) -> str:
-    """What brings the packages that a module needs."""
+def remedy(module: str, missing: str) -> str:
+    """What brings a package that a module needs."""
     package, _, family = module.partition(".")
     family = family.partition(".")[0]
     if package == "pettingzoo" and family != "sisl":
         return f'pip install "pettingzoo[{family}]"'
     return (
         REMEDY
-        if package in ("pettingzoo", "mpe2")
+        if package in ("pettingzoo", "mpe2") or missing in ("pettingzoo", "gymnasium")
         else f"install it, or the extra of {package} that brings it"
     )
 
