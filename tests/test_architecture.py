@@ -16,6 +16,7 @@ import comarl
 SOURCE = Path(comarl.__file__).parent
 
 LAYERS = (
+    ("__main__",),
     ("cli",),
     ("doctor", "listing"),
     ("api",),

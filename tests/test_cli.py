@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -486,3 +487,10 @@ def test_an_impossible_setting_is_refused_by_its_name_and_what_would_be_right(
     except SystemExit as end:
         assert end.code == 2
     assert right in said(capsys).replace("│", "").replace("  ", " ")
+
+
+def test_the_package_is_the_command(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["comarl", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("comarl", run_name="__main__")
+    assert not end.value.code and said(capsys).startswith("comarl ")

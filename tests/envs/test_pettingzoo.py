@@ -351,7 +351,7 @@ def test_an_environment_that_is_no_task_for_a_team_is_refused_by_what_would_be_r
             ValueError,
             "no parallel_env, but env alone, whose agents act in turns",
         ),
-        ("json", ValueError, "module='json' has no parallel_env, but neither that nor env"),
+        ("json", ValueError, "module='json' has no parallel_env; agents"),
     ],
 )
 def test_a_module_without_such_an_environment_says_why_and_what_would_be_right(

@@ -289,11 +289,11 @@ def make_env(module: str, kwargs: Mapping[str, Any]) -> Any:
     make = getattr(imported, "parallel_env", None)
     if make is None:
         turns = hasattr(imported, "env") or hasattr(imported, "raw_env")
-        found = "env alone, whose agents act in turns" if turns else "neither that nor env"
+        found = ", but env alone, whose agents act in turns" if turns else ""
         raise ValueError(
-            f"module={module!r} has no parallel_env, but {found}; agents of a team act at once. "
-            "Name a module with a "
-            "parallel_env; one of your own may make it with pettingzoo.utils.aec_to_parallel"
+            f"module={module!r} has no parallel_env{found}; agents of a team act at once. Name a "
+            "module with a function or class parallel_env; one of your own may make it with "
+            "pettingzoo.utils.aec_to_parallel"
         )
     try:
         return make(**kwargs)
