@@ -1,5 +1,6 @@
 """The front door in Python, and the notebook that shows it."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -20,6 +21,26 @@ from comarl.validation import WrongSetting
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = comarl.Qmix(hidden=4, mixer_width=4, hypernet=4, replay=EpisodeRing(20, 4))
 BUDGET: Any = {"steps": 30, "evaluate_every": 10, "evaluation_episodes": 2, "seeds": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class NoCopies:
+    """A task outside JAX that makes nothing."""
+
+    spec = comarl.task("matrix/penalty").spec
+
+
+class NoMetrics(NoCopies):
+    """A task that counts nothing, and does not say so."""
+
+    reset = step = comarl.MatrixGame.step
+
+
+class MethodSpec(comarl.PredatorPrey):
+    """A task whose sizes are no property."""
+
+    def spec(self):  # type: ignore[override]
+        """Sizes."""
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +125,11 @@ def test_a_value_of_a_name_is_called_by_that_name(tmp_path):
 
 WRONG = {
     "an algorithm by a wrong name": (("qmux", "matrix/penalty"), {}, "did you mean 'qmix'"),
-    "a class": ((comarl.Qmix, "matrix/penalty"), {}, "must be an algorithm"),
-    "a task that is none": (("qmix", 3), {}, "must be a task"),
+    "a class": ((comarl.Qmix, "matrix/penalty"), {}, r"algorithm.*not its class: write Qmix\(\)$"),
+    "a task that is none": (("qmix", 3), {}, "must be a task, such as .*, not 3$"),
+    "no metrics": (("qmix", NoMetrics()), {}, r"not NoMetrics\(\), which lacks metrics$"),
+    "no copies": (("qmix", NoCopies()), {}, r"not NoCopies\(\), which lacks make$"),
+    "a method spec": (("qmix", MethodSpec()), {}, "spec of MethodSpec must be a property"),
     "actions it has not": (("qmix", "navigation/3"), {}, "algorithms for it are"),
     "no seeds": (("qmix", "matrix/penalty"), {"seeds": 0}, "seeds=0"),
     "words": (("qmix", "matrix/penalty"), {"keep": "often"}, "must be best, every N"),

@@ -99,7 +99,8 @@ def check_algorithm(algorithm: Any) -> None:
     if isinstance(algorithm, type) or not isinstance(algorithm, Algorithm):
         example = 'an algorithm, such as comarl.algorithm("qmix")'
         raise WrongSetting(
-            f"algorithm of Run must be {example}, not {short(algorithm)}", "algorithm"
+            f"algorithm of Run must be {example}, not {described(algorithm, Algorithm)}",
+            "algorithm",
         )
 
 
@@ -107,7 +108,25 @@ def check_task(task: Any) -> None:
     """Raises WrongSetting for what is no task, such as its name."""
     if isinstance(task, type) or not isinstance(task, Environment | Task):
         example = 'a task, such as comarl.task("matrix/climbing")'
-        raise WrongSetting(f"task of Run must be {example}, not {short(task)}", "task")
+        raise WrongSetting(
+            f"task of Run must be {example}, not {described(task, Environment, Task)}", "task"
+        )
+    if callable(getattr(type(task), "spec", None)):
+        raise WrongSetting(
+            f"spec of {type(task).__name__} must be a property: put @property above it", "task"
+        )
+
+
+def described(value: Any, *protocols: type) -> str:
+    """A value that keeps none of the protocols, with what would be right: one of its class, or what
+    it lacks of the protocol of which it lacks least."""
+    if isinstance(value, type):
+        return f"its class: write {value.__name__}()"
+    members = [{name for name in dir(protocol) if name[0] != "_"} for protocol in protocols]
+    nearest = min(members, key=lambda names: len(names - set(dir(value))))
+    missing = nearest - set(dir(value))
+    lacks = f", which lacks {', '.join(sorted(missing))}" if missing < nearest else ""
+    return f"{short(value)}{lacks}"
 
 
 def check_pair(algorithm: Algorithm, task: Any) -> None:
