@@ -116,7 +116,7 @@ class EvaluateSettings(Generic[AlgorithmT, TaskT]):
     import_: Annotated[
         tuple[str, ...], tyro.conf.arg(name="import", help_behavior_hint="(default: none)")
     ] = ()
-    """modules that the run's task may import; code that only the run's folder names is not
+    """modules that the run's algorithm and task may import; code that only its folder names is not
     imported"""
 
 
@@ -411,8 +411,12 @@ def export(arguments: Arguments, console: Console) -> int:
     chosen = parsed(ExportSettings, ExportSettings(), arguments[1:], prog)
     settings = {name.rstrip("_"): value for name, value in vars(chosen).items()}
     path = api.export(arguments[0], imports=settings.pop("import"), **settings)
-    size = size_text(path.stat().st_size)
-    console.print(f"{path}, {size}", highlight=False, soft_wrap=True, markup=False)
+    written = [path, path.with_suffix(".json")]
+    if chosen.stablehlo:
+        written.append(path.with_suffix(".stablehlo"))
+    for file in written:
+        size = size_text(file.stat().st_size)
+        console.print(f"{file}, {size}", highlight=False, soft_wrap=True, markup=False)
     return 0
 
 

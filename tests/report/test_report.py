@@ -625,3 +625,11 @@ def test_a_table_has_no_papers_column_where_no_paper_has_a_number(tmp_path):
         assert ("paper" in markdown_table(rows).splitlines()[0]) == there
         assert ("& paper" in latex_table(rows)) == there
         assert len(rich_table(rows).columns) == 6 + there
+
+
+def test_a_run_that_began_with_trained_networks_is_told_apart_in_words():
+    from comarl.reporting import _setting
+
+    assert _setting("begun_from", None) == "own start"
+    assert _setting("begun_from", "0123456789abcdef") == "begun from 012345"
+    assert _setting("beta", 0.1) == "beta=0.1"

@@ -224,7 +224,7 @@ def test_agents_of_unequal_size_take_rows_without_padding(spec):
         (lambda t: t.agent(2), "agent 2 must be between 0 and 1"),
         (lambda t: t.agent(0).reset().act(OBS, ALL[0]), "obs of agent 0 has shape .2, 2."),
         (lambda t: t.agent(1).reset().act(OBS[1]), "available of agent 1 is missing"),
-        (lambda t: mixed([t]), "teams has 1 team"),
+        (lambda t: mixed([t]), "1 team given; there must be"),
         (lambda t: mixed([t, mixed([t, t])]), "team 1 is itself mixed"),
         (lambda t: mixed([t, team_of(run_of("ndq"))]), "communicate"),
         (lambda t: mixed([t, team_of(run_of("matd3"))]), "task of other sizes"),

@@ -156,8 +156,15 @@ def _label(place: int, runs: Sequence[Curves], settings: Sequence[dict[str, Any]
     ]
     if not names:
         return run.algorithm
-    short = ", ".join(f"{name.rpartition('.')[2]}={mine.get(name)}" for name in names)
+    short = ", ".join(_setting(name.rpartition(".")[2], mine.get(name)) for name in names)
     return f"{run.algorithm} ({short if len(names) <= 3 else run.folders[0].resolve().name})"
+
+
+def _setting(name: str, value: Any) -> str:
+    """A setting in a label."""
+    if name == "begun_from":
+        return "own start" if value is None else f"begun from {value[:6]}"
+    return f"{name}={value}"
 
 
 def _pool(runs: Sequence[Curves]) -> Curves:

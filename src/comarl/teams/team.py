@@ -25,7 +25,7 @@ from comarl.types import (
     Key,
     Timestep,
 )
-from comarl.validation import is_whole, short
+from comarl.validation import counted, is_whole, short
 
 Which = Literal["marl_team", "best_team"]
 """of a population: the team that MARL trains, or the one that did best in training"""
@@ -227,8 +227,8 @@ def mixed(teams: Sequence[Team]) -> Team:
     those of different teams have no common language.
     """
     if not teams or len(teams) != (agents := teams[0].spec.num_agents):
-        needed = agents if teams else "one for each agent"
-        raise ValueError(f"teams has {len(teams)} teams; it must be {needed}, one for each agent")
+        needed = f"{agents}, one for each agent" if teams else "one for each agent"
+        raise ValueError(f"{counted(len(teams), 'team')} given; there must be {needed}")
     members: list[Acting] = []
     places = []
     for i, team in enumerate(teams):
