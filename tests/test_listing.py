@@ -11,6 +11,12 @@ EVOLUTIONARY = {"race", "merl", "ea"}
 VALUE_BASED = {"qmix", "vdn", "iql", "qtran", "qplex", "ndq", "maven", "cw", "ow"}
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """A terminal on which no line breaks."""
+    monkeypatch.setenv("COLUMNS", "300")
+
+
 def names(capsys, *arguments):
     """The first words of the lines of `comarl list` with these arguments."""
     assert main(("list", *arguments)) == 0

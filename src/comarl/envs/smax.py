@@ -140,8 +140,8 @@ class Smax:
             )
         if self.map_name not in MAPS:
             raise unknown("map", self.map_name, MAPS, "`comarl list` shows all.")
-        if self.horizon is not None:
-            check_range(self, 1, None, "horizon")
+        check_range(self, 1, None, "horizon")
+        check_range(self, 0, None, "reward_scale")
 
     @property
     def spec(self) -> EnvSpec:
