@@ -19,6 +19,7 @@ from comarl.training.events import Ended, Evaluated, Note, Progress, Started
 from comarl.validation import WrongSetting
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+GAME = comarl.task("matrix/penalty")
 TINY = comarl.Qmix(hidden=4, mixer_width=4, hypernet=4, replay=EpisodeRing(20, 4))
 BUDGET: Any = {"steps": 30, "evaluate_every": 10, "evaluation_episodes": 2, "seeds": 2}
 
@@ -234,3 +235,30 @@ def test_the_commands_export_evaluate_and_cross_play(run, tmp_path, capsys, monk
     assert "must end in .safetensors" in capsys.readouterr().err
     assert main(["evaluate", folder, "--cross-play", "--episodes", "2"]) == 0
     assert "others less own" in capsys.readouterr().out
+    assert main(["evaluate", folder, "--cross-play", "--folder", "kept"]) == 2
+    assert "leave out --cross-play" in capsys.readouterr().err
+
+
+def test_cross_play_takes_the_settings_that_evaluate_takes(run):
+    trained, _ = run
+    doubled = tuple(tuple(tuple(2 * x for x in row) for row in t) for t in GAME.payoff)
+    task = dataclasses.replace(GAME, payoff=doubled)
+    twice, once = comarl.cross_play(trained, 4, task=task), comarl.cross_play(trained, 4)
+    np.testing.assert_allclose(twice, 2 * once)
+
+
+def test_a_file_has_one_team_and_other_ones_are_refused(tmp_path):
+    base = comarl.Facmac(hidden=4, replay=EpisodeRing(20, 4))
+    ea = dataclasses.replace(comarl.presets.EA_FACMAC, base=base)
+    ea = dataclasses.replace(ea, breeding=dataclasses.replace(ea.breeding, population=2))
+    run = comarl.train(
+        ea, "matrix/penalty", steps=20, evaluate_every=20, folder=tmp_path / "run", show=False
+    )
+    path = comarl.export(run, tmp_path / "best.safetensors", which="best_team")
+    assert comarl.load(path).about.which == "best_team"
+    assert comarl.watch(path, tmp_path / "best.gif", size=200).exists()
+    for load in (comarl.load, lambda path, **how: comarl.watch(path, tmp_path / "x.gif", **how)):
+        with pytest.raises(ValueError, match="the best_team alone"):
+            load(path, which="marl_team")
+        with pytest.raises(ValueError, match="one team without checkpoints"):
+            load(path, checkpoint="best")

@@ -275,12 +275,7 @@ def evaluate(
         raise ValueError(
             f"folder {record}: it exists, and an evaluation is recorded in a new folder only"
         )
-    chosen = {
-        "algorithm": algorithm or trained.algorithm,
-        "task": task or trained.task,
-        "evaluation_episodes": episodes,
-    }
-    played = dataclasses.replace(trained, **chosen)
+    played = _played(trained, algorithm, task, episodes)
     team = load_trained(source, played, config, checkpoint)
     scores = evaluate_once(played, team)
     if record is not None:
@@ -350,7 +345,7 @@ def load(
     *,
     agents: Sequence[int] | None = None,
     checkpoint: str = NEWEST,
-    which: Which = "marl_team",
+    which: Which | None = None,
     imports: Sequence[str] = (),
 ) -> Team:
     """A trained team, which acts: `team.reset().act(obs, available)`.
@@ -360,7 +355,8 @@ def load(
         seed: whose team it is; by default the first seed's.
         agents: instead, the seed that each agent comes from: partners that never trained together.
         checkpoint: of a run: `newest`, or what it kept: `best`, or a number of steps.
-        which: of a population: the team that MARL trains, or `best_team`, the best in training.
+        which: of a population: `marl_team`, which MARL trains, or `best_team`, the best in
+            training; by default the first, and of a file the one that it has.
         imports: modules that may be imported, where the algorithm is a user's own.
 
     Raises FileNotFoundError, DamagedCheckpoint, or ValueError for what cannot be read or is not
@@ -382,7 +378,7 @@ def export(
     seed: int | None = None,
     *,
     checkpoint: str = NEWEST,
-    which: Which = "marl_team",
+    which: Which | None = None,
     stablehlo: bool = False,
     imports: Sequence[str] = (),
 ) -> Path:
@@ -397,7 +393,7 @@ def export(
     team = load(source, seed, checkpoint=checkpoint, which=which, imports=imports)
     if not _is_export(source):
         folder = source.folder if isinstance(source, TrainedRun) else Path(source)
-        team = team.with_scores(_scores_of(team, folder, which))
+        team = team.with_scores(_scores_of(team, folder))
     return write_team(team, out, stablehlo=stablehlo)
 
 
@@ -408,7 +404,7 @@ def watch(
     *,
     episodes: int = 1,
     checkpoint: str = NEWEST,
-    which: Which = "marl_team",
+    which: Which | None = None,
     start: int = 0,
     fps: float | None = None,
     size: int = 600,
@@ -422,7 +418,8 @@ def watch(
         seed: of a run, whose team it is; by default the first seed's.
         episodes: so many, one after the other.
         checkpoint: of a run: `newest`, or what it kept: `best`, or a number of steps.
-        which: of a population: the team that MARL trains, or `best_team`.
+        which: of a population: `marl_team`, which MARL trains, or `best_team`; by default the
+            first, and of a file the one that it has.
         start: a number that decides how the episodes begin.
         fps: steps shown in a second; by default what suits the task.
         size: width in pixels.
@@ -435,7 +432,7 @@ def watch(
 
     how: dict[str, Any] = {"episodes": episodes, "seed": start, "fps": fps, "size": size}
     if _is_export(source):
-        team = load(source, seed, imports=imports)
+        team = load(source, seed, checkpoint=checkpoint, which=which, imports=imports)
         task = rebuild_task(team.about.config, imports, "the team's")
         acting = team.acting
         assert isinstance(acting, Acting)  # as nothing else can be exported
@@ -447,7 +444,7 @@ def watch(
     trained = load_trained(folder, run, config, checkpoint)
     place = seed_place(run, run.first_seed if seed is None else seed)
     agent, clock = of_seed(trained, place)
-    index = team_index(run.algorithm, agent, which)
+    index = team_index(run.algorithm, agent, which or "marl_team")
     return watching.watch(run.algorithm, run.task, agent, clock, index, out, **how)
 
 
@@ -456,16 +453,20 @@ def cross_play(
     episodes: int = 32,
     *,
     checkpoint: str = NEWEST,
+    algorithm: Any = None,
+    task: Any = None,
     imports: Sequence[str] = (),
 ) -> Float[np.ndarray, "seeds seeds"]:
     """Mean returns of greedy episodes: (i, j) is of one agent of seed i in the team of seed j, each
     agent in turn; the diagonal is each seed's own team.
 
-    Raises ValueError where agents communicate, else as `evaluate`.
+    Arguments are those of `evaluate`. Raises ValueError where agents communicate, else as
+    `evaluate`.
     """
-    settings, config, folder = _settings_of(run, imports)
-    trained = load_trained(folder, settings, config, checkpoint)
-    return play_across(settings, trained, episodes)
+    trained, config, folder = _settings_of(run, imports)
+    played = _played(trained, algorithm, task, episodes)
+    team = load_trained(folder, played, config, checkpoint)
+    return play_across(played, team, episodes)
 
 
 def check(task: Any, steps: int = 1000, seed: int = 0) -> checking.Report:
@@ -478,13 +479,23 @@ def check(task: Any, steps: int = 1000, seed: int = 0) -> checking.Report:
     return checking.check_strictly(task, steps, seed)
 
 
-def _scores_of(team: Team, folder: Path, which: Which) -> dict[str, float]:
+def _scores_of(team: Team, folder: Path) -> dict[str, float]:
     """The means of the evaluation that a team had when it was saved; nothing if it had none."""
     now = team.about.seed, team.env_steps
     lines = [line for line in read(folder) if (line["seed"], line["env_steps"]) == now]
     names = (RETURN, *extra_metrics(lines[0])) if lines else ()
-    keys = {name: score_key(which, name) for name in names}
+    keys = {name: score_key(team.about.which, name) for name in names}
     return {name: float(np.mean(lines[0][key])) for name, key in keys.items() if lines[0].get(key)}
+
+
+def _played(trained: Run, algorithm: Any, task: Any, episodes: int) -> Run:
+    """A run that was trained, as it is to be played: with other settings where some are given."""
+    return dataclasses.replace(
+        trained,
+        algorithm=algorithm or trained.algorithm,
+        task=task or trained.task,
+        evaluation_episodes=episodes,
+    )
 
 
 def _is_export(source: TrainedRun | Path | str) -> TypeGuard[Path | str]:

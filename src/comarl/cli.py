@@ -130,8 +130,9 @@ class ExportSettings:
     """whose team; by default the first seed's"""
     checkpoint: str = "newest"
     """which of the run's teams: newest, or what `train --keep` kept: best, or a number of steps"""
-    which: Literal["marl_team", "best_team"] = "marl_team"
-    """of a population: the team that MARL trains, or the one that did best in training"""
+    which: Literal["marl_team", "best_team"] | None = None
+    """of a population: the team that MARL trains, or the one that did best in training; by default
+    the first, and of a file the one that it has"""
     stablehlo: bool = False
     """write one step of the team as a program, too, with its networks inside"""
     import_: Annotated[
@@ -152,8 +153,9 @@ class WatchSettings:
     """of a run, whose team; by default the first seed's"""
     checkpoint: str = "newest"
     """which of the run's teams: newest, or what `train --keep` kept: best, or a number of steps"""
-    which: Literal["marl_team", "best_team"] = "marl_team"
-    """of a population: the team that MARL trains, or the one that did best in training"""
+    which: Literal["marl_team", "best_team"] | None = None
+    """of a population: the team that MARL trains, or the one that did best in training; by default
+    the first, and of a file the one that it has"""
     start: int = 0
     """number that decides how the episodes begin"""
     fps: float | None = None
@@ -374,8 +376,15 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     settings = parsed(kind, usual, arguments[1:], prog, FIXED)
     names = f"{config['algorithm_name']} on {config['task_name']}: {folder}"
     if settings.cross_play:
+        if settings.folder is not None:
+            raise UsageError("--folder records returns of whole teams; leave out --cross-play")
         returns = api.cross_play(
-            folder, settings.episodes, checkpoint=settings.checkpoint, imports=imports
+            folder,
+            settings.episodes,
+            checkpoint=settings.checkpoint,
+            algorithm=settings.algorithm,
+            task=settings.task,
+            imports=imports,
         )
         console.print(names, highlight=False, markup=False)
         heads, *rows = cross_play_rows(trained, returns)

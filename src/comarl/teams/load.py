@@ -11,12 +11,13 @@ from comarl.training.load import NEWEST, load_settings, load_trained
 def load(
     source: Path | str,
     seed: int | None = None,
-    which: Which = "marl_team",
+    which: Which | None = None,
     checkpoint: str = NEWEST,
     imports: Sequence[str] = (),
 ) -> Team:
     """The team that one seed of a run has trained, by default the first, or the team in a file.
 
+    `which` is, by default, `marl_team` of a run's population, and of a file the team that it has.
     `checkpoint` is `newest`, or what the run kept: `best`, or a number of steps. `imports` are
     modules that a run or file may import, where it is of code of your own. Raises ValueError for
     what a run or a file has not; else as `comarl.training.load` and `comarl.teams.export.read`.
@@ -25,13 +26,14 @@ def load(
     if path.is_dir():
         run, config = load_settings(path, imports)
         trained = load_trained(path, run, config, checkpoint)
-        return Team.of_run(run, config, trained, run.first_seed if seed is None else seed, which)
+        number = run.first_seed if seed is None else seed
+        return Team.of_run(run, config, trained, number, which or "marl_team")
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is neither a run's folder nor a file of a team")
     team = read(path, imports)
     if seed is not None and seed != team.about.seed:
         raise ValueError(f"{path} has the team of seed {team.about.seed} alone, not of {seed}")
-    if which != team.about.which:
+    if which not in (None, team.about.which):
         raise ValueError(f"{path} has the {team.about.which} alone, not the {which}")
     if checkpoint != NEWEST:
         raise ValueError(f"{path} is one team without checkpoints: leave out {checkpoint!r}")
