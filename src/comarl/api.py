@@ -21,7 +21,7 @@ from comarl.envs import check as checking
 from comarl.envs import find_task, name_of_task
 from comarl.envs.matrix import MatrixGame
 from comarl.machine.placement import see_a_device_for_each
-from comarl.runs.identity import folder_name, identity
+from comarl.runs.identity import called, folder_name, identity
 from comarl.runs.lock import FolderInUse, locked
 from comarl.runs.records import RETURN, extra_metrics, read, score_key
 from comarl.teams.acting import Acting
@@ -77,10 +77,11 @@ class TrainedRun:
 
     def __repr__(self) -> str:
         # Short, because a notebook shows what a cell ends with, and the state is large
-        names = f"{self.config['algorithm_name']} on {self.config['task_name']}"
         steps = int(np.asarray(self.state.clock.env_steps).min())
         seeds = counted(self.settings.seeds, "seed")
-        return f"<TrainedRun of {names}: {seeds}, {steps:,} steps each: {self.folder}>"
+        return (
+            f"<TrainedRun of {called(self.config)}: {seeds}, {steps:,} steps each: {self.folder}>"
+        )
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,17 @@ class Plan:
     networks: Networks | None
 
     def __str__(self) -> str:
-        run = self.settings
-        names = f"{self.config['algorithm_name']} on {self.config['task_name']}"
+        run, names = self.settings, called(self.config)
         return f"{names}, {counted(run.seeds, 'seed')}, {run.steps:,} steps each: {self.folder}"
 
     def session(self, tell: Listener = ignore) -> Session:
         """What trains it, telling its events. Raises as `Session.open`."""
         run, networks = self.settings, self.networks
         return Session.open(run, self.config, self.folder, self.options, tell, networks)
+
+    def train(self, session: Session) -> TrainedRun:
+        """Trains it in one of its sessions. Raises as `Session.train`."""
+        return TrainedRun(self.folder, self.settings, self.config, session.train())
 
 
 def train(
@@ -185,8 +189,7 @@ def train(
     )
     tell = broadcast(going_on(Display(Console())) if show else ignore, on_event)
     tell(Note(str(planned)))
-    state = planned.session(tell).train()
-    return TrainedRun(planned.folder, planned.settings, planned.config, state)
+    return planned.train(planned.session(tell))
 
 
 def plan(
@@ -228,8 +231,7 @@ def plan(
     run = Run(algorithm, task, seeds, first_seed, steps, evaluate_every, evaluation_episodes)
     networks = None
     if begin_from is not None:
-        source = begin_from.folder if isinstance(begin_from, TrainedRun) else Path(begin_from)
-        networks = read_networks(source, run, from_checkpoint)
+        networks = read_networks(_place(begin_from), run, from_checkpoint)
         run = dataclasses.replace(run, begun_from=networks.fingerprint)
     elif from_checkpoint != NEWEST:
         name = short(from_checkpoint)
@@ -324,8 +326,7 @@ def report(
     from comarl.reporting import report as write_report
 
     given = [runs] if isinstance(runs, TrainedRun | Path | str) else runs
-    folders = [run.folder if isinstance(run, TrainedRun) else Path(run) for run in given]
-    return write_report(folders, Path(out), metric, middle, training)
+    return write_report([_place(run) for run in given], Path(out), metric, middle, training)
 
 
 def open_run(folder: Path | str, imports: Sequence[str] = ()) -> TrainedRun:
@@ -362,8 +363,7 @@ def load(
     Raises FileNotFoundError, DamagedCheckpoint, or ValueError for what cannot be read or is not
     there.
     """
-    path = source.folder if isinstance(source, TrainedRun) else source
-    team_of = lambda number: load_team(path, number, which, checkpoint, imports)
+    team_of = lambda number: load_team(_place(source), number, which, checkpoint, imports)
     if agents is None:
         return team_of(seed)
     if seed is not None:
@@ -392,8 +392,7 @@ def export(
     """
     team = load(source, seed, checkpoint=checkpoint, which=which, imports=imports)
     if not _is_export(source):
-        folder = source.folder if isinstance(source, TrainedRun) else Path(source)
-        team = team.with_scores(_scores_of(team, folder))
+        team = team.with_scores(_scores_of(team, _place(source)))
     return write_team(team, out, stablehlo=stablehlo)
 
 
@@ -496,6 +495,11 @@ def _played(trained: Run, algorithm: Any, task: Any, episodes: int) -> Run:
         task=task or trained.task,
         evaluation_episodes=episodes,
     )
+
+
+def _place(source: TrainedRun | Path | str) -> Path:
+    """Where a run or an exported team is."""
+    return source.folder if isinstance(source, TrainedRun) else Path(source)
 
 
 def _is_export(source: TrainedRun | Path | str) -> TypeGuard[Path | str]:

@@ -48,6 +48,10 @@ For example:
 AlgorithmT = TypeVar("AlgorithmT")
 TaskT = TypeVar("TaskT")
 Arguments = Sequence[str]
+Imports = Annotated[
+    tuple[str, ...], tyro.conf.arg(name="import", help_behavior_hint="(default: none)")
+]
+"""an option for modules that may be imported"""
 
 
 @dataclass(frozen=True)
@@ -113,9 +117,7 @@ class EvaluateSettings(Generic[AlgorithmT, TaskT]):
     folder: Path | None = None
     """a new folder to record the returns in, which `comarl report` takes as a run's; by default
     they are only shown"""
-    import_: Annotated[
-        tuple[str, ...], tyro.conf.arg(name="import", help_behavior_hint="(default: none)")
-    ] = ()
+    import_: Imports = ()
     """modules that the run's algorithm and task may import; code that only its folder names is not
     imported"""
 
@@ -135,9 +137,7 @@ class ExportSettings:
     the first, and of a file the one that it has"""
     stablehlo: bool = False
     """write one step of the team as a program, too, with its networks inside"""
-    import_: Annotated[
-        tuple[str, ...], tyro.conf.arg(name="import", help_behavior_hint="(default: none)")
-    ] = ()
+    import_: Imports = ()
     """modules that the run may import"""
 
 
@@ -162,9 +162,7 @@ class WatchSettings:
     """steps shown in a second; by default what suits the task"""
     size: int = 600
     """width of the film in pixels"""
-    import_: Annotated[
-        tuple[str, ...], tyro.conf.arg(name="import", help_behavior_hint="(default: none)")
-    ] = ()
+    import_: Imports = ()
     """modules that the run or the file may import"""
 
 
@@ -318,7 +316,7 @@ def run_training(
         return 0
     session = planned.session(going_on(Display(console)))
     try:
-        run = api.TrainedRun(planned.folder, planned.settings, planned.config, session.train())
+        run = planned.train(session)
     except KeyboardInterrupt:
         console.print(session.checkpoints.kept(), highlight=False, soft_wrap=True)
         raise
@@ -330,10 +328,11 @@ def summarise(run: Any, console: Console) -> None:
     """Shows the last evaluation of every seed, draws the curve, and says how to resume."""
     from comarl.training.summary import last_evaluations, restarts
 
-    console.print(last_evaluations(run.folder))
-    if died := restarts(run.folder):
+    records = run.records
+    console.print(last_evaluations(records))
+    if died := restarts(records):
         console.print(died)
-    if run.records:
+    if records:
         try:
             from comarl.reporting import single_run_curve
 
@@ -363,6 +362,7 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     check_names(arguments, "evaluate RUN", complaint, EvaluateSettings)
     from comarl import api
     from comarl.envs import FIXED
+    from comarl.runs.identity import called
     from comarl.teams.cross_play import cross_play_rows
     from comarl.training.load import load_settings
     from comarl.training.progress import Display
@@ -374,7 +374,7 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     usual = EvaluateSettings(trained.algorithm, trained.task)
     kind = EvaluateSettings[type(trained.algorithm), type(trained.task)]  # type: ignore[misc]
     settings = parsed(kind, usual, arguments[1:], prog, FIXED)
-    names = f"{config['algorithm_name']} on {config['task_name']}: {folder}"
+    names = f"{called(config)}: {folder}"
     if settings.cross_play:
         if settings.folder is not None:
             raise UsageError("--folder records returns of whole teams; leave out --cross-play")
@@ -409,6 +409,13 @@ def evaluate(arguments: Arguments, console: Console) -> int:
     return 0
 
 
+def chosen(command: str, kind: type, arguments: Arguments) -> dict[str, Any]:
+    """What the options after the name of a run or file set, as arguments of the function in Python
+    that does the same."""
+    settings = dict(vars(parsed(kind, kind(), arguments[1:], f"comarl {command} {arguments[0]}")))
+    return {"imports": settings.pop("import_"), **settings}
+
+
 def export(arguments: Arguments, console: Console) -> int:
     """`comarl export`: a trained team as a file."""
     complaint = "export needs the folder of a run, before any option"
@@ -416,12 +423,10 @@ def export(arguments: Arguments, console: Console) -> int:
     from comarl import api
     from comarl.training.memory import size_text
 
-    prog = f"comarl export {arguments[0]}"
-    chosen = parsed(ExportSettings, ExportSettings(), arguments[1:], prog)
-    settings = {name.rstrip("_"): value for name, value in vars(chosen).items()}
-    path = api.export(arguments[0], imports=settings.pop("import"), **settings)
+    settings = chosen("export", ExportSettings, arguments)
+    path = api.export(arguments[0], **settings)
     written = [path, path.with_suffix(".json")]
-    if chosen.stablehlo:
+    if settings["stablehlo"]:
         written.append(path.with_suffix(".stablehlo"))
     for file in written:
         size = size_text(file.stat().st_size)
@@ -435,10 +440,7 @@ def watch(arguments: Arguments, console: Console) -> int:
     check_names(arguments, "watch RUN", complaint, WatchSettings)
     from comarl import api
 
-    prog = f"comarl watch {arguments[0]}"
-    chosen = parsed(WatchSettings, WatchSettings(), arguments[1:], prog)
-    settings = {name.rstrip("_"): value for name, value in vars(chosen).items()}
-    path = api.watch(arguments[0], imports=settings.pop("import"), **settings)
+    path = api.watch(arguments[0], **chosen("watch", WatchSettings, arguments))
     console.print(str(path), highlight=False, soft_wrap=True, markup=False)
     return 0
 

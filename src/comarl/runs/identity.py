@@ -109,6 +109,15 @@ def folder_name(config: dict[str, Any]) -> str:
     return f"{names}-{fingerprint(config)}"
 
 
+def called(config: dict[str, Any]) -> str:
+    """What a run is called where people read it.
+
+    >>> called({"algorithm_name": "qmix", "task_name": "smax/3m"})
+    'qmix on smax/3m'
+    """
+    return f"{config['algorithm_name']} on {config['task_name']}"
+
+
 def first_difference(theirs: Any, ours: Any) -> tuple[str, str, str] | None:
     """The first of the `differences` of two configurations; None if there is none."""
     return next(differences(theirs, ours), None)

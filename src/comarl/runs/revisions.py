@@ -66,11 +66,12 @@ def users_revisions(places: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Revision, and whether there are changes, of each checkout besides comarl's own that the
     working directory or one of `places` lies in, with the names of what it holds."""
     holds: dict[Path, list[str]] = {}
+    own = checkout_of(OWN)
     with contextlib.suppress(OSError):  # it may have been deleted
         places = {**places, "working directory": Path.cwd()}
     for name, place in places.items():
         checkout = checkout_of(place)
-        if checkout is not None and checkout != checkout_of(OWN):
+        if checkout is not None and checkout != own:
             holds.setdefault(checkout, []).append(name)
     found = ((names, state_of(checkout)) for checkout, names in holds.items())
     return [{"holds": names, **state} for names, state in found if state is not None]

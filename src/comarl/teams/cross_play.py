@@ -129,7 +129,7 @@ def cross_play_rows(run: Run, returns: Float[np.ndarray, "seeds seeds"]) -> list
     The last row is the difference that partners make: the mean of each team with guests of other
     seeds, less its own.
     """
-    seeds = range(run.first_seed, run.first_seed + run.seeds)
+    seeds = run.seed_numbers
     rows = [["one agent of", *(f"in team of seed {seed}" for seed in seeds)]]
     for seed, row in zip(seeds, returns, strict=True):
         rows.append([f"seed {seed}", *(f"{value:.4g}" for value in row)])

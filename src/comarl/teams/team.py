@@ -261,11 +261,11 @@ def read_key(key: Any) -> Key:
 
 def seed_place(run: Run, seed: int) -> int:
     """The place of a seed among those of a run. Raises ValueError for one that it has not."""
-    last = run.first_seed + run.seeds - 1
-    if not is_whole(seed) or not run.first_seed <= seed <= last:
-        seeds = f"{run.first_seed}" if run.seeds == 1 else f"{run.first_seed} to {last}"
-        raise ValueError(f"seed={short(seed)} must be one that the run has: {seeds}")
-    return int(seed) - run.first_seed
+    seeds = run.seed_numbers
+    if not is_whole(seed) or seed not in seeds:
+        given = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        raise ValueError(f"seed={short(seed)} must be one that the run has: {given}")
+    return seeds.index(int(seed))
 
 
 def of_seed(trained: Trained, place: int) -> tuple[PyTree, Clock]:

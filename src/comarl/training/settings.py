@@ -69,6 +69,11 @@ class Run:
             )
 
     @property
+    def seed_numbers(self) -> range:
+        """The seeds themselves."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    @property
     def num_teams(self) -> int:
         """Teams that play: those that evolve, and the one that MARL trains."""
         return num_teams(self.algorithm)

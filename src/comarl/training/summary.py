@@ -1,6 +1,6 @@
 """What a run came to, as tables for a terminal or a notebook."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from jaxtyping import Float
@@ -12,15 +12,14 @@ from comarl.runs.records import (
     TEAM_LABELS,
     extra_metrics,
     metric_label,
-    read,
     score_key,
 )
 from comarl.training.progress import mean_text, number_text
 
 
-def last_evaluations(folder: Path) -> Table:
-    """The last evaluation of every seed of the run in `folder`."""
-    last = {line["seed"]: line for line in read(folder)}
+def last_evaluations(records: Sequence[dict[str, Any]]) -> Table:
+    """The last evaluation of every seed."""
+    last = {line["seed"]: line for line in records}
     metrics = [
         RETURN,
         *dict.fromkeys(name for line in last.values() for name in extra_metrics(line)),
@@ -38,9 +37,9 @@ def last_evaluations(folder: Path) -> Table:
     return table
 
 
-def restarts(folder: Path) -> str | None:
+def restarts(records: Sequence[dict[str, Any]]) -> str | None:
     """A sentence on worker processes that were replaced; None if there were none."""
-    count = max((line.get("worker_restarts", 0) for line in read(folder)), default=0)
+    count = max((line.get("worker_restarts", 0) for line in records), default=0)
     if not count:
         return None
     return (
